@@ -1,0 +1,79 @@
+"""A synchronous SDK for the ImageLabs text-to-image service.
+
+    >>> from imagelabs_sdk import ImageLabs
+    >>> with ImageLabs() as client:
+    ...     client.generate("a lighthouse").save("lighthouse.png")
+
+The names are loaded when they are first used, so that importing the package costs little.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .client import ImageLabs as ImageLabs
+    from .deadline import Deadline as Deadline
+    from .errors import APIConnectionError as APIConnectionError
+    from .errors import APIResponseError as APIResponseError
+    from .errors import APIStatusError as APIStatusError
+    from .errors import APITimeoutError as APITimeoutError
+    from .errors import ChallengeError as ChallengeError
+    from .errors import DownloadError as DownloadError
+    from .errors import ForbiddenAddressError as ForbiddenAddressError
+    from .errors import ImageLabsError as ImageLabsError
+    from .errors import InvalidRequestError as InvalidRequestError
+    from .errors import JobError as JobError
+    from .errors import JobFailedError as JobFailedError
+    from .errors import JobStalledError as JobStalledError
+    from .errors import JobTimeoutError as JobTimeoutError
+    from .errors import RateLimitError as RateLimitError
+    from .errors import SubmissionUnknownError as SubmissionUnknownError
+    from .images import GeneratedImage as GeneratedImage
+    from .images import ImageFormat as ImageFormat
+    from .images import Timings as Timings
+    from .jobs import Job as Job
+    from .jobs import Step as Step
+    from .models import ImageRequest as ImageRequest
+    from .models import Progress as Progress
+    from .models import State as State
+    from .polling import Backoff as Backoff
+    from .polling import FixedInterval as FixedInterval
+    from .polling import Look as Look
+    from .polling import Polling as Polling
+    from .transports.base import HttpRequest as HttpRequest
+    from .transports.base import HttpResponse as HttpResponse
+    from .transports.base import Transport as Transport
+    from .transports.handler import HandlerTransport as HandlerTransport
+    from .transports.requests import RequestsTransport as RequestsTransport
+
+_ROOMS = {
+    "client": "ImageLabs",
+    "deadline": "Deadline",
+    "errors": "APIConnectionError APIResponseError APIStatusError APITimeoutError ChallengeError "
+    "DownloadError ForbiddenAddressError ImageLabsError InvalidRequestError JobError "
+    "JobFailedError JobStalledError JobTimeoutError RateLimitError SubmissionUnknownError",
+    "images": "GeneratedImage ImageFormat Timings",
+    "jobs": "Job Step",
+    "models": "ImageRequest Progress State",
+    "polling": "Backoff FixedInterval Look Polling",
+    "transports.base": "HttpRequest HttpResponse Transport",
+    "transports.handler": "HandlerTransport",
+    "transports.requests": "RequestsTransport",
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - the names are text, built above
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

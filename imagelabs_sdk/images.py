@@ -1,0 +1,409 @@
+"""Finished pictures: fetching them safely, checking what came, saving it whole."""
+
+import io
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import urljoin, urlsplit
+
+import attrs
+
+from .deadline import Deadline
+from .errors import (
+    APIConnectionError,
+    APIStatusError,
+    DownloadError,
+    ForbiddenAddressError,
+    ImageLabsError,
+    printable,
+)
+from .models import ImageRequest, invalid
+from .transports.base import HttpRequest, HttpResponse, Transport, origin_of
+
+__all__ = ["GeneratedImage", "ImageFetcher", "ImageFormat", "Timings", "sniff"]
+
+log = logging.getLogger(__name__)
+
+_MAX_URL = 4096  # characters
+_MAX_HOPS = 5  # redirects of one picture
+_HEAD = 32  # bytes that tell a picture's format
+_TAIL = 64  # bytes at the end in which its end mark must be
+_ATTEMPTS = 3  # to fetch one picture; a GET may be repeated
+_PAUSE = 0.5  # seconds between them, times the attempt
+_STALE = (403, 404, 410)  # the link has expired, or never held
+_ODD = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")  # what no address needs unescaped
+
+
+@attrs.frozen
+class ImageFormat:
+    """A kind of picture.
+
+    Attributes:
+        name: Such as ``"PNG"``.
+        extension: With its dot.
+        media_type: Such as ``"image/png"``.
+    """
+
+    name: str
+    extension: str
+    media_type: str
+
+
+_PNG = ImageFormat("PNG", ".png", "image/png")
+_JPEG = ImageFormat("JPEG", ".jpg", "image/jpeg")
+_WEBP = ImageFormat("WebP", ".webp", "image/webp")
+_GIF = ImageFormat("GIF", ".gif", "image/gif")
+_AVIF = ImageFormat("AVIF", ".avif", "image/avif")
+_END_MARKS = {_PNG: b"IEND", _JPEG: b"\xff\xd9", _GIF: b";"}
+
+
+def sniff(head: bytes) -> ImageFormat | None:
+    """The format of a picture by its first 32 bytes; `None` when they are no picture's."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _PNG
+    if head.startswith(b"\xff\xd8\xff"):
+        return _JPEG
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return _WEBP
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return _GIF
+    if head[4:8] == b"ftyp" and (b"avif" in head[8:_HEAD] or b"avis" in head[8:_HEAD]):
+        return _AVIF
+    return None
+
+
+@attrs.frozen
+class Timings:
+    """How long a job took, in seconds since submit, as far as our looks could tell.
+
+    Attributes:
+        queued: Until the first look that saw it drawn.
+        running: From then until a look saw it finished.
+        total: Both.
+        looks: How often we asked.
+    """
+
+    queued: float
+    running: float
+    total: float
+    looks: int
+
+
+class Source(Protocol):
+    """What a picture needs of the job it came from."""
+
+    @property
+    def id(self) -> str:
+        """The task id."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def fresh_url(self, deadline: Deadline) -> str | None:
+        """The picture's address, asked for anew."""
+        ...  # pragma: no cover - a Protocol has no body
+
+
+@attrs.frozen(kw_only=True)
+class ImageFetcher:
+    """Fetches what an address from the server points to, without being steered by it.
+
+    Attributes:
+        transport: Carries the requests.
+        base_url: The API's; pictures of its own origin get its headers and cookies, and may
+            be on a private host.
+        headers, cookies: Those of the API.
+        foreign_headers: Those for every other host.
+        allow_private_hosts: Whether other hosts may be private, too.
+        max_bytes: No larger picture is taken.
+        request_timeout: Seconds for one exchange, its body included.
+        timeout: Seconds for everything about one picture, unless the caller says otherwise.
+        clock: A monotonic clock, in seconds.
+        sleep: Waits so many seconds of it.
+    """
+
+    transport: Transport
+    base_url: str
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    cookies: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    foreign_headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    allow_private_hosts: bool = False
+    max_bytes: int = 64 * 1024 * 1024
+    request_timeout: float = 30.0
+    timeout: float = 300.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def absolute(self, url: str) -> str:
+        """The address as it is, or joined to the API's if it is relative."""
+        with suppress(ValueError):  # malformed: `open` says so
+            return urljoin(self.base_url + "/", url)
+        return url
+
+    def open(self, url: str, deadline: Deadline) -> HttpResponse:
+        """A response with status 200 whose body may be a picture; the caller closes it.
+
+        Raises:
+            DownloadError: There is none.
+        """
+        deadline = deadline.within(self.request_timeout)
+        url = self.absolute(url)
+        for _ in range(_MAX_HOPS + 1):
+            self._check(url)
+            response = self._get(url, deadline)
+            if response.status == 200:
+                return self._of_sane_length(response, url)
+            response.close()
+            location = response.headers.get("location")
+            if response.status not in (301, 302, 303, 307, 308) or not location:
+                raise _failure(
+                    f"the picture's address answered {response.status}", url, response.status
+                )
+            with suppress(ValueError):  # malformed: the same address again, until the hops end
+                url = urljoin(url, location)
+        raise _failure("the picture's address redirects without end", url)
+
+    def _get(self, url: str, deadline: Deadline) -> HttpResponse:
+        own = origin_of(url) == origin_of(self.base_url)
+        request = HttpRequest(
+            method="GET",
+            url=url,
+            headers=self.headers if own else self.foreign_headers,
+            cookies=self.cookies if own else None,
+            public_only=not own and not self.allow_private_hosts,
+        )
+        try:
+            return self.transport.send(request, deadline=deadline)
+        except APIConnectionError as exc:
+            raise _failure(f"the picture cannot be fetched: {exc.message}", url) from exc
+
+    def _of_sane_length(self, response: HttpResponse, url: str) -> HttpResponse:
+        length = response.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self.max_bytes:
+            response.close()
+            raise _failure(f"the picture is larger than {self.max_bytes} bytes", url)
+        return response
+
+    def _check(self, url: str) -> None:
+        """Refuse an address that is not plain enough for every parser to read it the same way.
+
+        Where its host leads to is the transport's to check, when it connects.
+        """
+        try:
+            parts, own = urlsplit(url), origin_of(self.base_url)
+            scheme, host, _ = origin_of(url)
+        except ValueError as exc:
+            raise _failure("the picture's address is malformed", url) from exc
+        if scheme not in ("http", "https") or (scheme == "http" and own[0] == "https"):
+            raise _failure(f"a picture's address may not be {printable(scheme, 20)}:", url)
+        if not host or parts.username is not None or parts.password is not None:
+            raise _failure("a picture's address needs a host and no credentials", url)
+        if len(url) > _MAX_URL or _ODD.search(url):
+            raise _failure("the picture's address is too long, or has odd characters", url)
+
+
+@attrs.frozen(kw_only=True)
+class GeneratedImage:
+    """A finished picture; fetched when it is read or saved, not before.
+
+    It outlives its client, pickles, and can be read again and again as long as the service
+    keeps the picture. A link that has expired meanwhile is asked for anew, once.
+
+    Attributes:
+        url: The picture's address.
+        task_id: The service's name of the job.
+        request: What was asked for, with the seeds used; `None` if that is not known here.
+        timings: How long it took.
+        job: Where it came from.
+    """
+
+    url: str = attrs.field(repr=lambda url: repr(printable(url.partition("?")[0])))
+    task_id: str
+    request: ImageRequest | None
+    timings: Timings
+    job: Source = attrs.field(eq=False, repr=False)
+    _fetcher: ImageFetcher = attrs.field(eq=False, repr=False, alias="fetcher")
+
+    def read(self, *, timeout: float | None = None) -> bytes:
+        """The picture's bytes, checked as in `save`.
+
+        Args:
+            timeout: Seconds for everything; `None`: the client's `timeout`; infinity: no limit.
+
+        Raises:
+            DownloadError: It could not be had, or is no picture.
+        """
+        buffer = io.BytesIO()
+        self._fetch_into(buffer, self._deadline(timeout))
+        return buffer.getvalue()
+
+    def iter_bytes(self, *, timeout: float | None = None) -> Iterator[bytes]:
+        """The picture's bytes, piece by piece, as they arrive; for passing on, not for keeping.
+
+        The first piece comes after its format is known; a body that turns out to be cut
+        raises `DownloadError` at its end.
+        """
+        yield from self._pieces(self._deadline(timeout))
+
+    def save(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> Path:
+        """Write the picture to `path`, whole or not at all.
+
+        Only the whole body of a PNG, JPEG, WebP, GIF or AVIF is a picture. It is written beside
+        `path` and renamed, so that what was there survives a failure.
+
+        Args:
+            path: If it has no extension, the one of the picture's format is added. Its folder
+                must exist. A file that is there is replaced.
+            timeout: Seconds for everything; `None`: the client's `timeout`; infinity: no limit.
+
+        Returns:
+            Where it is now.
+
+        Raises:
+            InvalidRequestError: Nothing can be written at `path`; nothing was fetched.
+            DownloadError: The picture could not be had, or is none.
+            OSError: The disk did not take it.
+        """
+        target, deadline = Path(path), self._deadline(timeout)
+        if not target.name or target.is_dir() or not target.parent.is_dir():
+            raise invalid("path", str(path), "must be a file in a folder that exists")
+        with _written_beside(target) as draft:
+            found = self._fetch_into(draft.file, deadline)
+            if not target.suffix:
+                draft.target = target.with_name(target.name + found.extension)
+        return draft.target
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        if timeout is None:
+            timeout = self._fetcher.timeout
+        elif isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+            raise invalid("timeout", timeout, "must be a number of seconds above 0")
+        return Deadline.after(timeout, self._fetcher.clock)
+
+    def _fetch_into(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
+        """Write the whole picture, starting again after a failure that may pass."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            head = b""
+            try:
+                for piece in self._pieces(deadline):
+                    head = head or piece[:_HEAD]
+                    file.write(piece)
+            except DownloadError as error:
+                pause = _PAUSE * attempt
+                if attempt == _ATTEMPTS or not _may_pass(error) or pause >= deadline.remaining():
+                    raise
+                log.debug("fetching again in %.1f s: %s", pause, error)
+                self._fetcher.sleep(pause)
+                file.seek(0)
+                file.truncate()
+            else:
+                break
+        found = sniff(head)
+        assert found is not None  # _pieces has refused everything else
+        return found
+
+    def _pieces(self, deadline: Deadline) -> Iterator[bytes]:
+        try:
+            with self._open(deadline) as response:
+                yield from _checked_pieces(response, self._fetcher.max_bytes)
+        except APIConnectionError as exc:
+            error = _failure(f"the picture broke off: {exc.message}", self.url)
+            self._mine(error)
+            raise error from exc
+        except DownloadError as error:
+            self._mine(error)
+            raise
+
+    def _open(self, deadline: Deadline) -> HttpResponse:
+        try:
+            return self._fetcher.open(self.url, deadline)
+        except DownloadError as error:
+            if error.status_code not in _STALE:
+                raise
+            log.debug("the link of task %s is stale, asking anew", self.task_id)
+            return self._fetcher.open(self._fresh_url(deadline, error), deadline)
+
+    def _fresh_url(self, deadline: Deadline, stale: DownloadError) -> str:
+        try:
+            return self.job.fresh_url(deadline) or self.url
+        except ImageLabsError:
+            raise stale from None
+
+    def _mine(self, error: DownloadError) -> None:
+        error.task_id, error.job = self.task_id, self.job  # type: ignore[assignment]
+        error.url = error.url or printable(self.url.partition("?")[0])
+
+
+def _failure(message: str, url: str, status: int | None = None) -> DownloadError:
+    return DownloadError(message, url=printable(url.partition("?")[0]), status_code=status)
+
+
+def _may_pass(error: DownloadError) -> bool:
+    cause, status = error.__cause__, error.status_code or 0
+    if isinstance(cause, APIConnectionError):
+        return not isinstance(cause, ForbiddenAddressError)
+    return isinstance(cause, APIStatusError) or status >= 500 or status in (408, 425, 429)
+
+
+def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
+    """The body, once its first bytes are a picture's and as long as it is not too large."""
+    pieces = response.iter_bytes()
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= _HEAD:
+            break
+    found = sniff(head)
+    if found is None:
+        raise DownloadError("what came is no picture" if head else "nothing came")
+    total, tail = len(head), head[-_TAIL:]
+    yield head
+    for piece in pieces:
+        total += len(piece)
+        if total > max_bytes:
+            raise DownloadError(f"the picture is larger than {max_bytes} bytes")
+        tail = (tail + piece)[-_TAIL:]
+        yield piece
+    if not response.whole_by_length and _END_MARKS.get(found, b"") not in tail:
+        raise DownloadError("the picture broke off")
+
+
+# Writing ------------------------------------------------------------------------------
+
+
+@attrs.define
+class _Draft:
+    file: IO[bytes]
+    target: Path
+
+
+@contextmanager
+def _written_beside(target: Path) -> Iterator[_Draft]:
+    """A file that takes its target's place when the block ends well, and is gone otherwise."""
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with open(temporary, "xb") as file:
+            draft = _Draft(file, target)
+            yield draft
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(draft.target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename durable; a system that cannot open a folder does it by itself."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,363 @@
+"""A job that the service has accepted: looking, waiting, its result."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from . import wire
+from .deadline import Deadline
+from .endpoints import Endpoints, asked_in_vain
+from .errors import (
+    ChallengeError,
+    ImageLabsError,
+    JobError,
+    JobFailedError,
+    JobStalledError,
+    JobTimeoutError,
+    printable,
+)
+from .images import GeneratedImage, ImageFetcher, Timings
+from .models import ImageRequest, Progress, State, invalid
+from .polling import Look, Polling, after_failures
+
+__all__ = ["Job", "OnProgress", "Step"]
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[Progress], object]
+"""Called with each look that was answered; what it returns is ignored."""
+
+_MAX_FAILURES = 10  # looks that may fail in a row before a wait gives up
+_MAX_CHALLENGES = 2  # the same when it is Cloudflare that answers: waiting does not pass it
+_MAX_LOOKS = 64  # that a strategy is shown
+
+
+@attrs.frozen
+class Step:
+    """What one step of a job came to.
+
+    Attributes:
+        progress: The latest that is known; `None` when no look has been answered yet.
+        delay: Seconds until the next look is due; `None` when the job is done.
+        error: Why this look failed, if it did; the job may be healthy all the same.
+    """
+
+    progress: Progress | None
+    delay: float | None
+    error: ImageLabsError | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Wiring:
+    """What the jobs of one client share.
+
+    Attributes:
+        endpoints: To ask with.
+        fetcher: To fetch pictures with.
+        polling: When to look, and by which clock.
+        timeout: Seconds for a whole job, unless the caller says otherwise.
+    """
+
+    endpoints: Endpoints
+    fetcher: ImageFetcher
+    polling: Polling
+    timeout: float
+
+    def deadline(self, timeout: float | None) -> Deadline:
+        """`timeout` seconds from now; `None`: the default; infinity: never."""
+        if timeout is None:
+            timeout = self.timeout
+        elif isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+            raise invalid("timeout", timeout, "must be a number of seconds, 0 or more")
+        return Deadline.after(timeout, self.polling.clock)
+
+
+class Job:
+    """One accepted job. Made by `ImageLabs.submit` and `ImageLabs.get_job`, not by hand.
+
+    For one thread at a time. It pickles, and its id is all that another process needs.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        wiring: Wiring,
+        *,
+        request: ImageRequest | None = None,
+        submitted_at: float | None = None,
+        first_look_now: bool = True,
+    ) -> None:
+        self._id = task_id
+        self._wiring = wiring
+        self._request = request
+        self._submitted_at = time.time() if submitted_at is None else submitted_at
+        self._progress: Progress | None = None
+        self._looks: deque[Look] = deque(maxlen=_MAX_LOOKS)
+        self._look_count = 0
+        self._failures = 0
+        self._queued: float | None = None
+        self._ended: float | None = None
+        now = self._now()
+        self._origin = now - max(0.0, time.time() - self._submitted_at)
+        self._due = now if first_look_now else now + wiring.polling.delay([])
+
+    # What is known ---------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The service's name of the job."""
+        return self._id
+
+    @property
+    def request(self) -> ImageRequest | None:
+        """What was asked for, with the seeds used; `None` if it is not known here."""
+        return self._request
+
+    @property
+    def progress(self) -> Progress | None:
+        """The latest answer; `None` before the first. Asks nobody."""
+        return self._progress
+
+    @property
+    def done(self) -> bool:
+        """Whether the job is known to have ended, well or not. Asks nobody."""
+        return self._progress is not None and self._progress.state.ended
+
+    @property
+    def submitted_at(self) -> float:
+        """When it was submitted (or first heard of here), in seconds since 1970."""
+        return self._submitted_at
+
+    def __repr__(self) -> str:
+        state = self._progress.state.value if self._progress else "not yet looked at"
+        return f"<Job {printable(self._id, 64)}: {state}>"
+
+    # Asking ----------------------------------------------------------------------------
+
+    def refresh(self, *, timeout: float | None = None) -> Progress:
+        """Ask once how the job stands. Also a failed job is an answer.
+
+        Raises:
+            APIConnectionError, APIStatusError, APIResponseError: No usable answer; the job
+                may be healthy.
+        """
+        with self._carried():
+            return self._look(self._wiring.deadline(timeout))
+
+    def step(self, *, timeout: float | None = None) -> Step:
+        """Ask once and say when to ask next; never sleeps. A done job is not asked about.
+
+        For loops, queues and sweeps of your own. A look that fails is no error yet: see
+        `Step.error`.
+
+        Raises:
+            JobFailedError: The service says that it failed.
+            JobStalledError: Too many looks in a row have failed.
+            APIStatusError: The service refuses to tell (it has forgotten the task, say).
+        """
+        with self._carried():
+            return self._step(self._wiring.deadline(timeout))
+
+    def wait(self, *, timeout: float | None = None, on_progress: OnProgress | None = None) -> "Job":
+        """Wait until the picture is there. Answers the job itself.
+
+        Args:
+            timeout: Seconds; `None`: the client's `timeout`; 0: do not wait; infinity: no limit.
+            on_progress: Called with each answered look.
+
+        Raises:
+            JobFailedError, JobTimeoutError, JobStalledError, APIStatusError: As in `step`.
+        """
+        return self.wait_until(self._wiring.deadline(timeout), on_progress)
+
+    def result(
+        self, *, timeout: float | None = None, on_progress: OnProgress | None = None
+    ) -> GeneratedImage:
+        """Wait, and answer the picture. Arguments and errors as in `wait`."""
+        return self.wait(timeout=timeout, on_progress=on_progress).image()
+
+    def events(self, *, timeout: float | None = None) -> Iterator[Progress]:
+        """Each answered look while waiting, the last one included. Arguments as in `wait`."""
+        return self._events(self._wiring.deadline(timeout))
+
+    def wait_until(self, deadline: Deadline, on_progress: OnProgress | None = None) -> "Job":
+        """`wait`, for who has a deadline already."""
+        with self._carried():
+            for progress in self._events(deadline):
+                if on_progress is not None:
+                    on_progress(progress)
+        return self
+
+    def image(self) -> GeneratedImage:
+        """The picture of a job that is known to be done. Asks nobody.
+
+        Raises:
+            JobFailedError: It has ended without one.
+            JobTimeoutError: It is not known to be done; `result` waits for it.
+        """
+        with self._carried():
+            self._raise_if_failed()
+            if self._progress is None or self._progress.image_url is None:
+                raise self._timeout_error()
+            queued, total = self._queued or 0.0, self._ended or 0.0
+            return GeneratedImage(
+                url=self._wiring.fetcher.absolute(self._progress.image_url),
+                task_id=self._id,
+                request=self._request,
+                timings=Timings(queued, total - queued, total, self._look_count),
+                job=self,
+                fetcher=self._wiring.fetcher,
+            )
+
+    def fresh_url(self, deadline: Deadline) -> str | None:
+        """The picture's address, asked for anew: links expire."""
+        return self._wiring.endpoints.progress(self._id, deadline=deadline).image_url
+
+    # Keeping ---------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The job as plain JSON for `ImageLabs.job_from_dict`, in another process, another day.
+
+        Holds the request with its prompt, and no cookie, header or proxy.
+        """
+        return {
+            "version": 1,
+            "task_id": self._id,
+            "base_url": self._wiring.endpoints.base_url,
+            "submitted_at": self._submitted_at,
+            "request": self._request and wire.request_to_json(self._request),
+        }
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Job):
+            return NotImplemented
+        return self._value() == other._value()
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def _value(self) -> tuple[Any, ...]:
+        return self._id, self._wiring, self._request, self._submitted_at, self._progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A monotonic clock means nothing in another process: keep distances, not points.
+        now = self._now()
+        return {**self.__dict__, "_origin": now - self._origin, "_due": self._due - now}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        now = self._now()
+        self._origin, self._due = now - state["_origin"], now + state["_due"]
+
+    # How it is done --------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return self._wiring.polling.clock()
+
+    def _elapsed(self) -> float:
+        return self._now() - self._origin
+
+    def _events(self, deadline: Deadline) -> Iterator[Progress]:
+        if self.done:
+            self._raise_if_failed()
+        while not self.done:
+            self._sleep_until_due(deadline)
+            with self._carried():
+                step = self._step(deadline)
+            if step.error is None and step.progress is not None:
+                yield step.progress
+
+    def _sleep_until_due(self, deadline: Deadline) -> None:
+        with self._carried():
+            pause = min(self._due - self._now(), deadline.remaining())
+            if pause > 0:
+                self._wiring.polling.sleep(pause)
+            if deadline.passed:
+                raise self._timeout_error()
+
+    def _step(self, deadline: Deadline) -> Step:
+        if self.done:
+            self._raise_if_failed()
+            return Step(self._progress, None)
+        pause = self._wiring.polling.delay(self._looks)
+        try:
+            progress = self._look(deadline)
+        except ImageLabsError as error:
+            delay = self._after_failure(error, pause)
+            step = Step(self._progress, delay, error)
+        else:
+            self._failures = 0
+            self._raise_if_failed()
+            delay = self._wiring.polling.delay(self._looks)
+            step = Step(progress, None if self.done else delay)
+        self._due = self._now() + delay
+        return step
+
+    def _look(self, deadline: Deadline) -> Progress:
+        progress = self._wiring.endpoints.progress(self._id, deadline=deadline)
+        elapsed = self._elapsed()
+        self._progress = progress
+        self._look_count += 1
+        self._looks.append(Look(elapsed, progress))
+        if progress.state is not State.QUEUED and self._queued is None:
+            self._queued = elapsed
+        if progress.state.ended and self._ended is None:
+            self._ended = elapsed
+        log.debug("task %s: %s %s", self._id, progress.state.value, progress.fraction)
+        return progress
+
+    def _after_failure(self, error: ImageLabsError, pause: float) -> float:
+        """Seconds until the next look, or the end of our patience."""
+        self._failures += 1
+        log.debug("task %s: look failed, %d in a row: %s", self._id, self._failures, error)
+        if asked_in_vain(error):
+            raise error
+        if isinstance(error, ChallengeError) and self._failures >= _MAX_CHALLENGES:
+            raise error
+        if self._failures >= _MAX_FAILURES:
+            raise JobStalledError(
+                f"cannot reach the service: {self._failures} looks in a row failed, the last one: "
+                f"{error.message}; the job may be healthy",
+                waited=self._elapsed(),
+            ) from error
+        asked: float | None = getattr(error, "retry_after", None)
+        return after_failures(self._failures, pause, asked or 0.0)
+
+    def _raise_if_failed(self) -> None:
+        if self._progress is None or self._progress.state is not State.FAILED:
+            return
+        word = self._progress.status
+        message = f"the service says that the job failed: {word!r}"
+        if word.lower() == "done":
+            message = "the service says that the job is done and names no picture"
+        raise JobFailedError(message, status=word, waited=self._ended or 0.0)
+
+    def _timeout_error(self) -> JobError:
+        waited = self._elapsed()
+        # A single look cut off by the deadline says nothing about the service.
+        lost = self._failures > (1 if self._progress else 0)
+        how = "cannot reach the service" if lost else "the job is still running"
+        return JobTimeoutError(
+            f"{how} after {waited:.1f} s; it may yet finish: wait again, or ask for its id later",
+            waited=waited,
+        )
+
+    @contextmanager
+    def _carried(self) -> Iterator[None]:
+        """Whatever goes wrong in here names the job, so that it is not lost."""
+        try:
+            yield
+        except ImageLabsError as error:
+            error.about(self)
+            raise
+        except BaseException as error:
+            note = f"the job goes on at the service: task id {self._id}"
+            log.debug("interrupted by %s; %s", type(error).__name__, note)
+            if hasattr(error, "add_note") and note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+            raise

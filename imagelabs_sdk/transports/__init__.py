@@ -1,0 +1,1 @@
+"""Ways to carry one request to the service and one response back."""

@@ -1,0 +1,233 @@
+"""urllib3's connections, taught one deadline and one guard.
+
+urllib3 bounds each single wait; a peer that drips one byte at a time outlasts any such bound.
+Here the time left is set on the socket before every single read, so that all waits together
+end at the deadline. The guard looks at the address before it is connected to.
+"""
+
+import http.client
+import io
+import ipaddress
+import socket
+import time
+from contextvars import ContextVar
+from typing import Any
+
+import attrs
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from ..deadline import Deadline
+
+__all__ = ["Exchange", "PrivateAddressError", "current", "equip", "refuse_private"]
+
+_MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without our knowing
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+@attrs.define
+class Exchange:
+    """What the connections need to know of the exchange under way.
+
+    Attributes:
+        deadline: When everything about it is over.
+        public_only: Whether to connect to public addresses alone.
+        dialled: Whether a connection was opened for it.
+        sent: Whether any byte of the request may have left.
+    """
+
+    deadline: Deadline
+    public_only: bool
+    dialled: bool = False
+    sent: bool = False
+
+
+current: ContextVar[Exchange | None] = ContextVar("imagelabs_exchange", default=None)
+"""The exchange that this thread carries. Without one the connections are plain urllib3."""
+
+
+class PrivateAddressError(Exception):
+    """The host leads to an address that is not public. No OSError: urllib3 lets it through."""
+
+
+def _is_public(text: str) -> bool:
+    """Whether an address belongs to the public internet, also where it is wrapped in IPv6."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if address.teredo:
+            inner = address.teredo[1]
+        if inner:
+            return _is_public(str(inner))
+        if address.is_site_local or int(address) >> 32 == 0:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM)
+
+
+def refuse_private(host: str, found: list[Any]) -> None:
+    """Raise `PrivateAddressError` unless every address in `found` is public."""
+    for *_, address in found:
+        if not _is_public(str(address[0])):
+            raise PrivateAddressError(
+                f"{host} leads to {address[0]}, which is not a public address"
+            )
+
+
+def refuse_private_target(host: str) -> None:
+    """The same before a proxy is asked to connect. A name only the proxy knows is left to it."""
+    try:
+        found = _addresses(host, 0)
+    except (OSError, UnicodeError):
+        return
+    refuse_private(host, found)
+
+
+def _dial(host: str, port: int, exchange: Exchange, options: Any) -> socket.socket:
+    """Connect to the first address that answers; each gets its share of the time left."""
+    found = _addresses(host, port)
+    if exchange.public_only:
+        refuse_private(host, found)
+    failure = OSError("the host has no address")
+    for left, (family, kind, proto, _, address) in zip(
+        range(len(found), 0, -1), found, strict=True
+    ):
+        sock = socket.socket(family, kind, proto)
+        try:
+            for option in options or ():
+                sock.setsockopt(*option)
+            sock.settimeout(exchange.deadline.socket_timeout() / left)
+            sock.connect(address)
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
+
+
+class _TimedReader(io.RawIOBase):
+    """A socket's file that gives every single read no more than the time left."""
+
+    def __init__(self, file: Any, sock: Any, deadline: Deadline) -> None:
+        self._file, self._sock, self._deadline = file, sock, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._deadline.socket_timeout())
+        count: int | None = self._file.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        exchange = current.get()
+        if exchange is not None:
+            file = self.fp.detach()
+            self.fp = io.BufferedReader(_TimedReader(file, sock, exchange.deadline))
+
+
+class _Timed:
+    """Mixed into both kinds of connection."""
+
+    response_class: Any = _TimedResponse
+    _tunnelling = False
+    _last_used = 0.0
+
+    def _new_conn(self: Any) -> socket.socket:
+        exchange = current.get()
+        if exchange is None:
+            plain: socket.socket = super()._new_conn()  # type: ignore[misc]
+            return plain
+        exchange.dialled = True
+        # A proxy is the caller's own choice of host; its targets are checked before it is asked.
+        guarded = attrs.evolve(exchange, public_only=exchange.public_only and not self.proxy)
+        try:
+            return _dial(self._dns_host, self.port, guarded, self.socket_options)
+        except (socket.gaierror, UnicodeError) as exc:
+            raise NameResolutionError(self.host, self, exc) from exc  # type: ignore[arg-type]
+        except TimeoutError as exc:
+            raise ConnectTimeoutError(self, f"connecting to {self.host} took too long") from exc
+        except OSError as exc:
+            raise NewConnectionError(self, f"cannot connect: {exc}") from exc
+
+    def _tunnel(self: Any) -> None:
+        self._tunnelling = True
+        try:
+            super()._tunnel()  # type: ignore[misc]
+        finally:
+            self._tunnelling = False
+
+    def send(self: Any, data: Any) -> None:
+        exchange = current.get()
+        if exchange is not None:
+            if self.sock is None:
+                self.connect()
+            exchange.sent = exchange.sent or not self._tunnelling
+            self.sock.settimeout(exchange.deadline.socket_timeout())
+        super().send(data)  # type: ignore[misc]
+
+    def getresponse(self: Any) -> Any:
+        self._last_used = time.monotonic()
+        return super().getresponse()  # type: ignore[misc]
+
+    @property
+    def is_connected(self: Any) -> bool:
+        """urllib3 asks before it reuses a connection, and opens another if it is not."""
+        alive: bool = super().is_connected  # type: ignore[misc]
+        return alive and time.monotonic() - self._last_used < _MAX_IDLE
+
+
+class _Once:
+    """Mixed into both kinds of pool: an exchange of ours is never repeated below us."""
+
+    def urlopen(self, *args: Any, **kwargs: Any) -> Any:
+        if current.get() is not None:
+            kwargs["retries"] = Retry(0, read=False, redirect=False)
+        return super().urlopen(*args, **kwargs)  # type: ignore[misc]
+
+
+class _TimedHTTPConnection(_Timed, HTTPConnection):
+    pass
+
+
+class _TimedHTTPSConnection(_Timed, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(_Once, HTTPConnectionPool):
+    ConnectionCls = _TimedHTTPConnection
+
+
+class _HTTPSPool(_Once, HTTPSConnectionPool):
+    ConnectionCls = _TimedHTTPSConnection
+
+
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+_PLAIN = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+
+
+def equip(manager: PoolManager) -> None:
+    """Make `manager` open our kind of pools from now on, if it opens urllib3's own.
+
+    Outside an exchange of ours they behave as urllib3's.
+    """
+    if manager.pool_classes_by_scheme == _PLAIN:
+        manager.clear()  # the idle connections of plain pools, if there are any
+        manager.pool_classes_by_scheme = _POOLS

@@ -1,0 +1,133 @@
+"""The seam below the endpoints: one request, one response, one verb."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import attrs
+
+from ..deadline import Deadline
+from ..errors import APIResponseError
+
+__all__ = ["HttpRequest", "HttpResponse", "Transport", "origin_of"]
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def origin_of(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of an address: two addresses of one origin share all three.
+
+    Raises:
+        ValueError: The port is no number.
+    """
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _chunks(body: bytes | Iterable[bytes]) -> Iterable[bytes]:
+    return (body,) if isinstance(body, bytes) else body
+
+
+def _nothing() -> None:
+    """Closes a response that holds nothing open."""
+
+
+@attrs.frozen(kw_only=True)
+class HttpRequest:
+    """One HTTP request. Its repr shows neither body nor cookies nor the query.
+
+    Attributes:
+        method: ``"GET"`` or ``"POST"``.
+        url: Absolute, http or https.
+        headers: By lower-case name.
+        body: Empty for a GET.
+        cookies: To be sent, besides those that earlier answers of the same host have set.
+            `None`: send no cookie and keep none; that is how foreign hosts are asked.
+        public_only: Whether the transport must refuse to connect to an address that is not
+            on the public internet. The check is of the address that is connected to.
+    """
+
+    method: str
+    url: str = attrs.field(repr=lambda url: repr(url.partition("?")[0]))
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=_lower, repr=False)
+    body: bytes = attrs.field(default=b"", repr=lambda body: f"<{len(body)} bytes>")
+    cookies: Mapping[str, str] | None = attrs.field(default=None, repr=False)
+    public_only: bool = False
+
+
+@attrs.frozen
+class HttpResponse:
+    """One HTTP response; close it, or use it in a ``with``.
+
+    Attributes:
+        status: Such as 200. A redirect is a response like any other.
+        headers: By lower-case name.
+        chunks: The body, free of transfer and content codings: bytes, or an iterable that
+            can be walked once and raises `APIConnectionError` when the body breaks off.
+        on_close: Releases what the response holds open.
+        whole_by_length: Whether HTTP itself tells a whole body from one cut short. It does
+            not when the body ends where the connection does.
+    """
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=_lower, repr=False)
+    chunks: Iterable[bytes] = attrs.field(default=b"", converter=_chunks, repr=False)
+    on_close: Callable[[], None] = attrs.field(default=_nothing, repr=False)
+    whole_by_length: bool = True
+
+    def iter_bytes(self) -> Iterator[bytes]:
+        """The body, piece by piece, as it arrives. Once."""
+        return iter(self.chunks)
+
+    def read(self, limit: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            APIResponseError: It is longer than `limit` bytes.
+            APIConnectionError: It broke off.
+        """
+        body = bytearray()
+        for chunk in self.chunks:
+            body += chunk
+            if len(body) > limit:
+                raise APIResponseError(f"the answer is longer than {limit} bytes")
+        return bytes(body)
+
+    def close(self) -> None:
+        """Let go of the connection. May be called again."""
+        self.on_close()
+
+    def __enter__(self) -> "HttpResponse":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Transport(Protocol):
+    """Carries one request and brings back one response.
+
+    A transport does not judge: a 500 is a response like any other. It sends a request once
+    and follows no redirect. It raises `APIConnectionError` only when there is no response to
+    return, with ``delivered="no"`` if the request surely never left. It is over by `deadline`,
+    and so is the reading of the response's body. What it keeps open it keeps per process and
+    thread, so that one transport may be shared and inherited. It should pickle.
+    """
+
+    def send(self, request: HttpRequest, *, deadline: Deadline) -> HttpResponse:
+        """Carry `request` before `deadline`; the caller closes the response."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def close(self) -> None:
+        """Let go of every connection, of all threads. Sending again opens anew."""
+        ...  # pragma: no cover - a Protocol has no body
