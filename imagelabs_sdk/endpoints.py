@@ -20,6 +20,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import attrs
 
@@ -94,7 +95,7 @@ class Endpoints:
                 error.endpoint = "POST /txt2img"
                 pause = _pause_before_resend(error, attempt)
                 if attempt >= self.max_retries or pause is None or pause >= deadline.remaining():
-                    raise _as_submission(error) from error.__cause__
+                    _give_up(error)
                 log.debug("not accepted, sending again in %.1f s: %s", pause, error)
                 self.sleep(pause)
             else:
@@ -144,17 +145,15 @@ def _pause_before_resend(error: ImageLabsError, attempt: int) -> float | None:
     return max(pause, asked or 0.0)
 
 
-def _as_submission(error: ImageLabsError) -> ImageLabsError:
-    """What a failed submit is for the caller: an unclear one gets a name of its own."""
-    unclear = isinstance(error, APIConnectionError | APIResponseError)
-    if not unclear or error.delivered != "maybe":  # type: ignore[attr-defined]
-        return error
-    unknown = SubmissionUnknownError(
-        f"the request may or may not have been accepted, and was not sent again: {error.message}",
-        endpoint=error.endpoint,
-    )
-    unknown.__cause__ = error
-    return unknown
+def _give_up(error: ImageLabsError) -> NoReturn:
+    """Tell the caller of a failed submit; one that is unclear has a name of its own."""
+    if isinstance(error, APIConnectionError | APIResponseError) and error.delivered == "maybe":
+        raise SubmissionUnknownError(
+            f"the request may or may not have been accepted, so it was not sent again: "
+            f"{error.message}",
+            endpoint=error.endpoint,
+        ) from error
+    raise error
 
 
 # Reading an error status --------------------------------------------------------------

@@ -139,10 +139,8 @@ class ImageFetcher:
     sleep: Callable[[float], None] = time.sleep
 
     def absolute(self, url: str) -> str:
-        """The address as it is, or joined to the API's if it is relative."""
-        with suppress(ValueError):  # malformed: `open` says so
-            return urljoin(self.base_url + "/", url)
-        return url
+        """The address as it is; a path alone is one of the API's host."""
+        return urljoin(self.base_url, url) if re.match("/[^/]", url) else url
 
     def open(self, url: str, deadline: Deadline) -> HttpResponse:
         """A response with status 200 whose body may be a picture; the caller closes it.
@@ -286,22 +284,24 @@ class GeneratedImage:
 
     def _fetch_into(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
         """Write the whole picture, starting again after a failure that may pass."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            head = b""
+        for attempt in range(1, _ATTEMPTS):
             try:
-                for piece in self._pieces(deadline):
-                    head = head or piece[:_HEAD]
-                    file.write(piece)
+                return self._write_into(file, deadline)
             except DownloadError as error:
                 pause = _PAUSE * attempt
-                if attempt == _ATTEMPTS or not _may_pass(error) or pause >= deadline.remaining():
+                if not _may_pass(error) or pause >= deadline.remaining():
                     raise
                 log.debug("fetching again in %.1f s: %s", pause, error)
                 self._fetcher.sleep(pause)
                 file.seek(0)
                 file.truncate()
-            else:
-                break
+        return self._write_into(file, deadline)
+
+    def _write_into(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
+        head = b""
+        for piece in self._pieces(deadline):
+            head = head or piece[:_HEAD]
+            file.write(piece)
         found = sniff(head)
         assert found is not None  # _pieces has refused everything else
         return found
@@ -369,7 +369,7 @@ def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
         tail = (tail + piece)[-_TAIL:]
         yield piece
     if not response.whole_by_length and _END_MARKS.get(found, b"") not in tail:
-        raise DownloadError("the picture broke off")
+        raise APIConnectionError("it lacks its end")
 
 
 # Writing ------------------------------------------------------------------------------

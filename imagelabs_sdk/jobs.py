@@ -95,7 +95,8 @@ class Job:
         self._id = task_id
         self._wiring = wiring
         self._request = request
-        self._submitted_at = time.time() if submitted_at is None else submitted_at
+        wall = time.time()
+        self._submitted_at = wall if submitted_at is None else submitted_at
         self._progress: Progress | None = None
         self._looks: deque[Look] = deque(maxlen=_MAX_LOOKS)
         self._look_count = 0
@@ -103,7 +104,7 @@ class Job:
         self._queued: float | None = None
         self._ended: float | None = None
         now = self._now()
-        self._origin = now - max(0.0, time.time() - self._submitted_at)
+        self._origin = now - max(0.0, wall - self._submitted_at)
         self._due = now if first_look_now else now + wiring.polling.delay([])
 
     # What is known ---------------------------------------------------------------------

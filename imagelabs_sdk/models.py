@@ -20,7 +20,10 @@ LARGEST_INT = 2**63 - 1
 
 def invalid(field: str, value: object, remedy: str) -> InvalidRequestError:
     """The error for one bad argument: names the field, the value and what to write instead."""
-    shown = printable(repr(value), 60)
+    try:
+        shown = printable(repr(value), 60)
+    except ValueError:  # a whole number of more digits than Python prints
+        shown = f"<{type(value).__name__}>"
     return InvalidRequestError(f"{field}={shown}: {remedy}", field=field)
 
 

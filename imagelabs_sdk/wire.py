@@ -111,10 +111,7 @@ def decode_image_request(body: bytes) -> ImageRequest:
     Raises:
         InvalidRequestError: The body is no JSON object, or a field is wrong.
     """
-    fields = _query(body)
-    if "prompt" not in fields:
-        raise InvalidRequestError("prompt: is required", field="prompt")
-    return request_from_json(fields)
+    return request_from_json(_query(body))
 
 
 def encode_submission(task_id: str) -> bytes:
@@ -166,6 +163,8 @@ def request_from_json(fields: Mapping[str, Any]) -> ImageRequest:
     Raises:
         InvalidRequestError: A field is wrong.
     """
+    if "prompt" not in fields:
+        raise InvalidRequestError("prompt: is required", field="prompt")
     named = {name: fields[name] for name in _NAMED if name in fields}
     named.update({name: _digits(name, named[name]) for name in _SEEDS if name in named})
     extra = {name: value for name, value in fields.items() if name not in _NAMED}

@@ -74,7 +74,7 @@ class RequestsTransport:
     def _mine(self) -> "TimedSession":
         """This thread's session."""
         if self._opened.pid != os.getpid():  # a fork: what the parent opened stays the parent's
-            object.__setattr__(self, "_opened", _Opened())
+            object.__setattr__(self, "_opened", _Opened())  # pragma: no cover - in a child only
         opened = self._opened
         session: Any = getattr(opened.mine, "session", None)
         if session is None:

@@ -1,0 +1,105 @@
+"""Fixtures: servers on loopback, a clock that nobody waits for, an environment of our own."""
+
+import gc
+import ssl
+from collections.abc import Callable, Iterator
+from time import sleep
+
+import attrs
+import pytest
+import trustme
+from hypothesis import settings
+
+from imagelabs_sdk import FixedInterval, ImageLabs
+
+from .faulty import FaultyServer
+
+# Examples that a busy machine slows down are no failures.
+settings.register_profile("plain", deadline=None, max_examples=60)
+settings.load_profile("plain")
+
+
+@attrs.define
+class FakeTime:
+    """Passes only when somebody sleeps."""
+
+    now: float = 1000.0
+    slept: list[float] = attrs.Factory(list)
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def every(self, seconds: float) -> FixedInterval:
+        return FixedInterval(seconds, clock=self.clock, sleep=self.sleep)
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine sets must not steer a test."""
+    for name in ("BASE_URL", "PROXY", "TIMEOUT", "COOKIE", "USER_AGENT"):
+        monkeypatch.delenv(f"IMAGELABS_{name}", raising=False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    running = FaultyServer()
+    yield running
+    running.close()
+    gc.collect()  # a socket that only the collector closes is a warning, and warnings fail
+
+
+@pytest.fixture
+def other() -> Iterator[FaultyServer]:
+    """A second host, so to speak: another origin."""
+    running = FaultyServer()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_server(authority: trustme.CA) -> Iterator[FaultyServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    running = FaultyServer(context)
+    yield running
+    running.close()
+
+
+def nap(seconds: float) -> None:
+    """Sleep, but never for long: the pauses after failures are tested with a clock of our own."""
+    sleep(min(seconds, 0.02))
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., ImageLabs]]:
+    """Makes clients that look every 20 ms, and closes them."""
+    clients: list[ImageLabs] = []
+
+    def make(server: FaultyServer, **settings: object) -> ImageLabs:
+        settings.setdefault("polling", FixedInterval(0.02, sleep=nap))
+        client = ImageLabs(server.url, **{"timeout": 10, **settings})  # type: ignore[arg-type]
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()

@@ -1,0 +1,156 @@
+"""The rooms of the house and who may import whom, held against the code."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import imagelabs_sdk
+
+ROOT = Path(imagelabs_sdk.__file__).parent
+
+SPINE = [
+    "errors",
+    "deadline",
+    "models",
+    "wire",
+    "transports.base",
+    "endpoints",
+    "polling",
+    "images",
+]
+PUBLIC = ["__init__"]
+MAY_IMPORT = {
+    "__init__": [],
+    "errors": [],
+    "deadline": [],
+    "models": ["errors"],
+    "wire": ["errors", "models"],
+    "transports.__init__": [],
+    "transports.base": ["errors", "deadline"],
+    "transports.handler": ["errors", "deadline", "transports.base"],
+    "transports.requests": ["deadline", "transports.base", "transports._session"],
+    "transports._session": ["errors", "deadline", "transports.base", "transports._sockets"],
+    "transports._sockets": ["deadline"],
+    "endpoints": ["errors", "deadline", "models", "wire", "transports.base"],
+    "polling": ["errors", "models"],
+    "images": ["errors", "deadline", "models", "transports.base"],
+    "jobs": SPINE,
+    "client": [*SPINE, "jobs", "transports.requests"],
+    "server.__init__": [],
+    "server.engines.__init__": [],
+    "server.engines.base": ["models"],
+    "server.engines.procedural": ["models", "server.engines.base"],
+    "server.app": ["errors", "models", "wire", "transports.base", "server.engines.base"],
+    "server.http": ["errors", "transports.base", "server.app"],
+    "embedded": ["client", "polling", "server.app", "server.engines.base",
+                 "server.engines.procedural", "transports.handler"],
+    "cli": [*PUBLIC, "embedded", "server.app", "server.engines.procedural", "server.http"],
+    "__main__": ["cli"],
+    "contrib.__init__": [],
+    "contrib.g4f": PUBLIC,
+}  # fmt: skip
+
+EXTRAS = {
+    "cli": {"click", "rich"},
+    "server.engines.procedural": {"PIL"},
+    "server.http": {"waitress"},
+    "transports._session": {"requests", "urllib3"},
+    "transports._sockets": {"urllib3"},
+}
+
+
+def rooms() -> list[str]:
+    paths = (path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py"))
+    return sorted(".".join(path.parts) for path in paths)
+
+
+def is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def walk(node: ast.AST) -> list[ast.AST]:
+    if is_for_types_only(node):
+        return []
+    return [node, *(inner for child in ast.iter_child_nodes(node) for inner in walk(child))]
+
+
+def imports(room: str) -> set[str]:
+    """Absolute names of the modules that a room imports when it runs."""
+    tree = ast.parse((ROOT / (room.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    package = ["imagelabs_sdk", *room.split(".")[:-1]]
+    found: set[str] = set()
+    for node in walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {origin} if node.module else {f"{origin}.{name.name}" for name in node.names}
+    return found
+
+
+def own_room(name: str) -> str | None:
+    if not name.startswith("imagelabs_sdk"):
+        return None
+    inner = name.partition(".")[2]
+    if not inner or (ROOT / inner / "__init__.py").exists():
+        return f"{inner}.__init__".lstrip(".")
+    known = inner if inner in rooms() else inner.rpartition(".")[0]
+    return known or "__init__"
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_only_what_its_place_on_the_way_allows(room: str) -> None:
+    """Data flows one way; a room that reaches back or around makes every later change dearer."""
+    own = {own_room(name) for name in imports(room)} - {None}
+    assert own <= set(MAY_IMPORT[room])
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_no_package_that_is_not_its_own(room: str) -> None:
+    """The core needs requests and attrs alone, and requests only where bytes are carried."""
+    top = {name.partition(".")[0] for name in imports(room)}
+    foreign = top - set(sys.stdlib_module_names) - {"imagelabs_sdk", "attrs"}
+    assert foreign <= EXTRAS.get(room, set())
+
+
+def test_the_table_names_no_room_that_is_gone() -> None:
+    """A table that outlives its rooms holds nothing."""
+    assert set(MAY_IMPORT) == set(rooms())
+
+
+def test_every_public_name_can_be_had_from_the_package() -> None:
+    """Names are loaded lazily, so a wrong one would only show at its first use."""
+    for name in imagelabs_sdk.__all__:
+        assert getattr(imagelabs_sdk, name) is not None
+    assert set(imagelabs_sdk.__all__) <= set(dir(imagelabs_sdk))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = imagelabs_sdk.no_such_name  # type: ignore[attr-defined]
+
+
+def test_the_lazy_names_and_the_typed_names_are_the_same() -> None:
+    """Type checkers read one list, the interpreter another."""
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    typed = {
+        alias.name
+        for block in tree.body
+        if is_for_types_only(block)
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == set(imagelabs_sdk.__all__) - {"__version__"}
+
+
+def test_making_a_client_does_not_load_the_network_stack() -> None:
+    """Importing requests costs a fifth of a second, which many a script never needs."""
+    code = (
+        "import sys; before = set(sys.modules); from imagelabs_sdk import ImageLabs; ImageLabs();"
+        "print(*(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"requests", "urllib3", "http.client", "ssl", "email", "click", "rich", "PIL"}
+    assert not heavy & set(done.stdout.split())

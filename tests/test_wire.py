@@ -1,0 +1,270 @@
+"""The JSON dialect: what is sent, and that nothing a peer says can surprise us."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagelabs_sdk import APIResponseError, ImageRequest, InvalidRequestError, Progress, State, wire
+from imagelabs_sdk.models import LARGEST_INT
+
+words = st.text(max_size=40)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | words,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4),
+    max_leaves=12,
+)
+plain_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+seeds = st.none() | st.integers(0, LARGEST_INT)
+requests = st.builds(
+    ImageRequest,
+    prompt=st.text(min_size=1).filter(str.strip),
+    negative_prompt=words,
+    width=st.integers(1, 4096),
+    height=st.integers(1, 4096),
+    seed=seeds,
+    subseed=seeds,
+    attention=st.integers(-LARGEST_INT, LARGEST_INT),
+    tiling=st.booleans(),
+    reference_image=words,
+    reference_image_type=st.none() | words,
+    reference_strength=st.integers(0, 100),
+    extra_body=st.dictionaries(words.map("x_".__add__), plain_json, max_size=3),
+)
+progress_answers = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": json_values | st.sampled_from(["Done", "error: x", "Queue position 3", "FAILED"]),
+        "progress": json_values | st.sampled_from(["50%", "0.5", "nan", -1, 2, 1e999, 10**400]),
+        "current_image_url": json_values,
+        "final_image_url": json_values,
+    },
+)
+
+
+def progress_of(**answer: Any) -> Progress:
+    return wire.decode_progress(json.dumps(answer).encode())
+
+
+def test_the_body_is_the_reference_implementations() -> None:
+    """There is no specification: what the known clients send is what is known to work."""
+    request = ImageRequest("a lighthouse", seed=7, subseed=8)
+    assert json.loads(wire.encode_image_request(request)) == {
+        "prompt": "a lighthouse",
+        "negative_prompt": "",
+        "seed": "7",
+        "subseed": "8",
+        "attention": 0,
+        "width": 1152,
+        "height": 896,
+        "tiling": False,
+        "reference_image": "",
+        "reference_image_type": None,
+        "reference_strength": 30,
+    }
+
+
+def test_extra_fields_are_merged_last() -> None:
+    """The door for fields that the SDK does not name must not be overruled by those it names."""
+    request = ImageRequest("x", extra_body={"model": "m", "width": 7})
+    body = json.loads(wire.encode_image_request(request))
+    assert (body["model"], body["width"]) == ("m", 7)
+
+
+@given(requests)
+def test_a_request_survives_the_way_to_the_server(request: ImageRequest) -> None:
+    """Both halves speak one dialect."""
+    assert wire.decode_image_request(wire.encode_image_request(request)) == request
+
+
+@given(requests)
+def test_a_request_survives_being_kept(request: ImageRequest) -> None:
+    """Jobs are stored as JSON and resumed another day."""
+    kept = json.loads(json.dumps(wire.request_to_json(request)))
+    assert wire.request_from_json(kept) == request
+
+
+@given(st.text(min_size=1, max_size=256).filter(lambda t: t.strip() and t.isprintable()))
+def test_a_task_id_survives_both_ways(task_id: str) -> None:
+    """Whatever the service calls a task is what we ask for."""
+    assert wire.decode_submission(wire.encode_submission(task_id)) == task_id
+    assert wire.decode_progress_query(wire.encode_progress_query(task_id)) == task_id
+
+
+@given(
+    st.builds(
+        Progress,
+        state=st.just(State.RUNNING),
+        status=st.just("Processing"),
+        fraction=st.none() | st.floats(0, 1),
+        preview_url=st.none() | st.just("https://host/preview.png"),
+    )
+)
+def test_progress_survives_the_way_to_the_client(progress: Progress) -> None:
+    """What our server says is what our client reads."""
+    assert wire.decode_progress(wire.encode_progress(progress)) == progress
+
+
+@given(st.binary() | json_values.map(lambda v: json.dumps(v).encode()))
+def test_any_bytes_are_a_value_or_one_of_our_errors(body: bytes) -> None:
+    """A page, a cut answer or a hostile one must never escape as a stranger's exception."""
+    for decode in (wire.decode_submission, wire.decode_progress):
+        with suppress(APIResponseError):
+            decode(body)
+    for decode_query in (wire.decode_image_request, wire.decode_progress_query):
+        with suppress(InvalidRequestError):
+            decode_query(body)
+    assert isinstance(wire.decode_error(body), str)
+
+
+@given(progress_answers)
+def test_any_progress_answer_is_sane_or_one_of_our_errors(answer: dict[str, Any]) -> None:
+    """Who shows a bar must not have to check the numbers again."""
+    try:
+        progress = progress_of(**answer)
+    except APIResponseError:
+        return
+    assert progress.fraction is None or 0.0 <= progress.fraction <= 1.0
+    assert (progress.image_url is not None) == (progress.state is State.DONE)
+    assert len(progress.status) <= 200
+    assert progress.status.isprintable()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 200_000,
+        b'{"status":' * 100_000,
+        b'{"progress":' + b"9" * 100_000 + b"}",
+        b'{"progress": NaN}',
+        b"\xff\xfe",
+        b"",
+        b"<html><title>Just a moment...</title>",
+        b'"Done"',
+        b"null",
+        b"{}",
+        b'{"status": null}',
+        b'{"status": ["Done"]}',
+        b'{"status": true}',
+        b'{"final_image_url": ["https://host/x.png"]}',
+    ],
+)
+def test_an_answer_without_meaning_is_an_error_of_ours(body: bytes) -> None:
+    """It says nothing about the job, so it must not be taken for "still going" or "failed"."""
+    with pytest.raises(APIResponseError):
+        wire.decode_progress(body)
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ({"status": "Done", "final_image_url": "u"}, State.DONE),
+        ({"status": "Processing", "final_image_url": "u"}, State.DONE),
+        ({"status": "Some error", "final_image_url": "u"}, State.DONE),
+        ({"final_image_url": "u"}, State.DONE),
+        ({"status": "Done"}, State.FAILED),
+        ({"status": "DONE", "final_image_url": ""}, State.FAILED),
+        ({"status": "done", "final_image_url": None}, State.FAILED),
+        ({"status": "Internal ERROR"}, State.FAILED),
+        ({"status": "Failed"}, State.FAILED),
+        ({"status": "cancelled"}, State.FAILED),
+        ({"status": "Canceled"}, State.FAILED),
+        ({"status": "rejected: not allowed"}, State.FAILED),
+        ({"status": "Queue position 3", "progress": 0}, State.QUEUED),
+        ({"status": "pending"}, State.QUEUED),
+        ({"status": 4}, State.QUEUED),
+        ({"status": "queued", "progress": 0.1}, State.RUNNING),
+        ({"status": "Processing"}, State.RUNNING),
+        ({"status": "Painting the sky"}, State.RUNNING),
+        ({"progress": 0.5}, State.RUNNING),
+    ],
+)
+def test_a_status_is_read_once_for_all(answer: dict[str, Any], state: State) -> None:
+    """A link means done whatever the word; an unknown word means still going."""
+    assert progress_of(**answer).state is state
+
+
+@pytest.mark.parametrize(
+    ("told", "fraction"),
+    [(0, 0.0), (1, 1.0), (0.25, 0.25), ("0.5", 0.5), ("50%", 0.5), (True, None), (None, None)]
+    + [(bad, None) for bad in (-0.1, 1.5, 45, "x", "%", "nan", "inf", [], {}, 10**400)],
+)
+def test_a_fraction_is_between_0_and_1_or_not_known(told: object, fraction: float | None) -> None:
+    """A number outside the range is no number to draw a bar from."""
+    assert progress_of(status="Processing", progress=told).fraction == fraction
+
+
+def test_the_servers_word_is_kept_but_made_safe_to_print() -> None:
+    """A status ends in terminals and logs; it must not steer either."""
+    word = progress_of(status="Pain\x1b[2Jting\r\nnow " + "x" * 5000).status
+    assert word.startswith("Pain [2Jting now x")
+    assert len(word) == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "delivered"),
+    [
+        (b'{"error": "no more today"}', "yes"),
+        (b'{"status": "busy"}', "yes"),
+        (b"{}", "yes"),
+        (b'{"task_id": null}', "maybe"),
+        (b'{"task_id": ""}', "maybe"),
+        (b'{"task_id": " "}', "maybe"),
+        (b'{"task_id": 7}', "maybe"),
+        (b'{"task_id": "a\\u0000b"}', "maybe"),
+        (b'{"task_id": "%s"}' % (b"x" * 257), "maybe"),
+        (b"[]", "maybe"),
+        (b"<html>", "maybe"),
+    ],
+)
+def test_an_answer_without_a_usable_task_id_is_said_at_once(body: bytes, delivered: str) -> None:
+    """The reference client polls for `null` without end."""
+    with pytest.raises(APIResponseError) as caught:
+        wire.decode_submission(body)
+    assert caught.value.delivered == delivered
+    assert len(str(caught.value)) < 300
+
+
+def test_a_refusal_carries_the_services_own_words() -> None:
+    """ "Refused" alone leaves the user guessing."""
+    with pytest.raises(APIResponseError, match="no more today"):
+        wire.decode_submission(b'{"error": "no more\\u0007 today"}')
+    assert wire.decode_error(wire.encode_error("too large")) == "too large"
+    assert wire.decode_error(b'{"detail": {"x": 1}}') == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"{}", "prompt"),
+        (b"[]", ""),
+        (b"nonsense", ""),
+        (b'{"prompt": " "}', "prompt"),
+        (b'{"prompt": "x", "seed": "7x"}', "seed"),
+        (b'{"prompt": "x", "seed": "-7"}', "seed"),
+        (b'{"prompt": "x", "seed": true}', "seed"),
+        (b'{"prompt": "x", "width": "512"}', "width"),
+        (b'{"prompt": "x", "width": 0}', "width"),
+    ],
+)
+def test_the_server_names_the_field_that_is_wrong(body: bytes, field: str) -> None:
+    """Whoever writes a client against it should not have to guess."""
+    with pytest.raises(InvalidRequestError) as caught:
+        wire.decode_image_request(body)
+    assert caught.value.field == field
+
+
+def test_the_server_takes_numbers_for_seeds_and_keeps_unknown_fields() -> None:
+    """A lenient ear costs nothing."""
+    request = wire.decode_image_request(b'{"prompt": "x", "seed": 7, "model": "general"}')
+    assert request.seed == 7
+    assert request.extra_body == {"model": "general"}
+    with pytest.raises(InvalidRequestError, match="task_id"):
+        wire.decode_progress_query(b'{"task_id": 7}')
