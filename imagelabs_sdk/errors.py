@@ -22,6 +22,10 @@ Every error pickles, compares by value and says the same on the other side. No m
 holds a prompt, a cookie or a proxy's password; words of the server are shortened.
 """
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -46,6 +50,8 @@ __all__ = [
     "RateLimitError",
     "SubmissionUnknownError",
 ]
+
+log = logging.getLogger(__name__)
 
 Delivered = Literal["no", "maybe", "yes"]
 """Did the service take the request up?
@@ -108,6 +114,28 @@ class ImageLabsError(Exception):
         # Exception's own way calls the class with positional arguments and loses the rest.
         extra = {k: v for k, v in self.__dict__.items() if k == "__notes__"}
         return _revive, (type(self), self._fields()), extra
+
+
+@contextmanager
+def carrying(job: "Job") -> Iterator[None]:
+    """Whatever goes wrong in here names the job, so that what was accepted is not lost.
+
+    Errors of ours get it attached; those of others, Ctrl-C among them, get a note (from Python
+    3.11 on) and a line in the log.
+    """
+    try:
+        yield
+    except GeneratorExit:  # a reader who has had enough
+        raise
+    except ImageLabsError as error:
+        error.about(job)
+        raise
+    except BaseException as error:
+        note = f"the job goes on at the service: task id {printable(job.id, 256)}"
+        if sys.version_info >= (3, 11):  # pragma: no branch - by Python's version
+            error.add_note(note)
+        log.warning("interrupted by %s; %s", type(error).__name__, note)
+        raise
 
 
 def _revive(kind: type[ImageLabsError], fields: dict[str, Any]) -> ImageLabsError:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 import attrs
@@ -21,10 +21,14 @@ from .errors import (
     DownloadError,
     ForbiddenAddressError,
     ImageLabsError,
+    carrying,
     printable,
 )
 from .models import ImageRequest, invalid
 from .transports.base import HttpRequest, HttpResponse, Transport, origin_of
+
+if TYPE_CHECKING:
+    from .jobs import Job
 
 __all__ = ["GeneratedImage", "ImageFetcher", "ImageFormat", "Timings", "sniff"]
 
@@ -93,19 +97,6 @@ class Timings:
     running: float
     total: float
     looks: int
-
-
-class Source(Protocol):
-    """What a picture needs of the job it came from."""
-
-    @property
-    def id(self) -> str:
-        """The task id."""
-        ...  # pragma: no cover - a Protocol has no body
-
-    def fresh_url(self, deadline: Deadline) -> str | None:
-        """The picture's address, asked for anew."""
-        ...  # pragma: no cover - a Protocol has no body
 
 
 @attrs.frozen(kw_only=True)
@@ -219,11 +210,11 @@ class GeneratedImage:
         job: Where it came from.
     """
 
-    url: str = attrs.field(repr=lambda url: repr(printable(url.partition("?")[0])))
+    url: str = attrs.field(repr=lambda url: repr(_shown(url)))
     task_id: str
     request: ImageRequest | None
     timings: Timings
-    job: Source = attrs.field(eq=False, repr=False)
+    job: "Job" = attrs.field(eq=False, repr=False)
     _fetcher: ImageFetcher = attrs.field(eq=False, repr=False, alias="fetcher")
 
     def read(self, *, timeout: float | None = None) -> bytes:
@@ -235,9 +226,10 @@ class GeneratedImage:
         Raises:
             DownloadError: It could not be had, or is no picture.
         """
-        buffer = io.BytesIO()
-        self._fetch_into(buffer, self._deadline(timeout))
-        return buffer.getvalue()
+        with carrying(self.job):
+            buffer = io.BytesIO()
+            self._fetch_into(buffer, self._deadline(timeout))
+            return buffer.getvalue()
 
     def iter_bytes(self, *, timeout: float | None = None) -> Iterator[bytes]:
         """The picture's bytes, piece by piece, as they arrive; for passing on, not for keeping.
@@ -245,7 +237,8 @@ class GeneratedImage:
         The first piece comes after its format is known; a body that turns out to be cut
         raises `DownloadError` at its end.
         """
-        yield from self._pieces(self._deadline(timeout))
+        with carrying(self.job):
+            yield from self._pieces(self._deadline(timeout))
 
     def save(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> Path:
         """Write the picture to `path`, whole or not at all.
@@ -266,14 +259,15 @@ class GeneratedImage:
             DownloadError: The picture could not be had, or is none.
             OSError: The disk did not take it.
         """
-        target, deadline = Path(path), self._deadline(timeout)
-        if not target.name or target.is_dir() or not target.parent.is_dir():
-            raise invalid("path", str(path), "must be a file in a folder that exists")
-        with _written_beside(target) as draft:
-            found = self._fetch_into(draft.file, deadline)
-            if not target.suffix:
-                draft.target = target.with_name(target.name + found.extension)
-        return draft.target
+        with carrying(self.job):
+            target, deadline = Path(path), self._deadline(timeout)
+            if not target.name or target.is_dir() or not target.parent.is_dir():
+                raise invalid("path", str(path), "must be a file in a folder that exists")
+            with _written_beside(target) as draft:
+                found = self._fetch_into(draft.file, deadline)
+                if not target.suffix:
+                    draft.target = target.with_name(target.name + found.extension)
+            return draft.target
 
     def _deadline(self, timeout: float | None) -> Deadline:
         if timeout is None:
@@ -311,11 +305,9 @@ class GeneratedImage:
             with self._open(deadline) as response:
                 yield from _checked_pieces(response, self._fetcher.max_bytes)
         except APIConnectionError as exc:
-            error = _failure(f"the picture broke off: {exc.message}", self.url)
-            self._mine(error)
-            raise error from exc
+            raise _failure(f"the picture broke off: {exc.message}", self.url) from exc
         except DownloadError as error:
-            self._mine(error)
+            error.url = error.url or _shown(self.url)
             raise
 
     def _open(self, deadline: Deadline) -> HttpResponse:
@@ -333,13 +325,14 @@ class GeneratedImage:
         except ImageLabsError:
             raise stale from None
 
-    def _mine(self, error: DownloadError) -> None:
-        error.task_id, error.job = self.task_id, self.job  # type: ignore[assignment]
-        error.url = error.url or printable(self.url.partition("?")[0])
+
+def _shown(url: str) -> str:
+    """An address without its query, which may be a key."""
+    return printable(url.partition("?")[0])
 
 
 def _failure(message: str, url: str, status: int | None = None) -> DownloadError:
-    return DownloadError(message, url=printable(url.partition("?")[0]), status_code=status)
+    return DownloadError(message, url=_shown(url), status_code=status)
 
 
 def _may_pass(error: DownloadError) -> bool:

@@ -4,7 +4,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -19,6 +18,7 @@ from .errors import (
     JobFailedError,
     JobStalledError,
     JobTimeoutError,
+    carrying,
     printable,
 )
 from .images import GeneratedImage, ImageFetcher, Timings
@@ -147,7 +147,7 @@ class Job:
             APIConnectionError, APIStatusError, APIResponseError: No usable answer; the job
                 may be healthy.
         """
-        with self._carried():
+        with carrying(self):
             return self._look(self._wiring.deadline(timeout))
 
     def step(self, *, timeout: float | None = None) -> Step:
@@ -161,7 +161,7 @@ class Job:
             JobStalledError: Too many looks in a row have failed.
             APIStatusError: The service refuses to tell (it has forgotten the task, say).
         """
-        with self._carried():
+        with carrying(self):
             return self._step(self._wiring.deadline(timeout))
 
     def wait(self, *, timeout: float | None = None, on_progress: OnProgress | None = None) -> "Job":
@@ -188,9 +188,9 @@ class Job:
 
     def wait_until(self, deadline: Deadline, on_progress: OnProgress | None = None) -> "Job":
         """`wait`, for who has a deadline already."""
-        with self._carried():
-            for progress in self._events(deadline):
-                if on_progress is not None:
+        for progress in self._events(deadline):
+            if on_progress is not None:
+                with carrying(self):
                     on_progress(progress)
         return self
 
@@ -201,7 +201,7 @@ class Job:
             JobFailedError: It has ended without one.
             JobTimeoutError: It is not known to be done; `result` waits for it.
         """
-        with self._carried():
+        with carrying(self):
             self._raise_if_failed()
             if self._progress is None or self._progress.image_url is None:
                 raise self._timeout_error()
@@ -264,22 +264,21 @@ class Job:
         return self._now() - self._origin
 
     def _events(self, deadline: Deadline) -> Iterator[Progress]:
-        if self.done:
+        with carrying(self):
             self._raise_if_failed()
         while not self.done:
-            self._sleep_until_due(deadline)
-            with self._carried():
+            with carrying(self):
+                self._sleep_until_due(deadline)
                 step = self._step(deadline)
             if step.error is None and step.progress is not None:
                 yield step.progress
 
     def _sleep_until_due(self, deadline: Deadline) -> None:
-        with self._carried():
-            pause = min(self._due - self._now(), deadline.remaining())
-            if pause > 0:
-                self._wiring.polling.sleep(pause)
-            if deadline.passed:
-                raise self._timeout_error()
+        pause = min(self._due - self._now(), deadline.remaining())
+        if pause > 0:
+            self._wiring.polling.sleep(pause)
+        if deadline.passed:
+            raise self._timeout_error()
 
     def _step(self, deadline: Deadline) -> Step:
         if self.done:
@@ -347,18 +346,3 @@ class Job:
             f"{how} after {waited:.1f} s; it may yet finish: wait again, or ask for its id later",
             waited=waited,
         )
-
-    @contextmanager
-    def _carried(self) -> Iterator[None]:
-        """Whatever goes wrong in here names the job, so that it is not lost."""
-        try:
-            yield
-        except ImageLabsError as error:
-            error.about(self)
-            raise
-        except BaseException as error:
-            note = f"the job goes on at the service: task id {self._id}"
-            log.debug("interrupted by %s; %s", type(error).__name__, note)
-            if hasattr(error, "add_note") and note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
-            raise

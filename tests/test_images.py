@@ -189,13 +189,17 @@ def test_a_path_that_cannot_be_written_is_said_first(
 ) -> None:
     """Not after the download."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InvalidRequestError, match="path"):
+    with pytest.raises(InvalidRequestError, match="path") as caught:
         picture(faulty.reply(200, PNG)).save(path)
+    assert caught.value.task_id == "task-1"
     assert server.count("/picture.png") == 0
 
 
 def test_a_full_disk_leaves_nothing_behind(
-    picture: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    picture: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The system's own error passes through."""
 
@@ -205,6 +209,7 @@ def test_a_full_disk_leaves_nothing_behind(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         picture(faulty.reply(200, PNG)).save(tmp_path / "x.png")
+    assert "the job goes on at the service: task id task-1" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,6 +18,7 @@ import requests
 import responses
 import trustme
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import MaxRetryError, NewConnectionError
 from urllib3.util import Retry
 
 from imagelabs_sdk import (
@@ -505,6 +506,13 @@ def test_what_is_remembered_of_hosts_is_bounded() -> None:
         (requests.ConnectTimeout("slow"), "no"),
         (requests.ReadTimeout("slow"), "maybe"),
         (requests.ConnectionError("reset"), "maybe"),
+        (requests.exceptions.InvalidProxyURL("odd"), "no"),
+        (
+            requests.ConnectionError(
+                MaxRetryError(None, "/", NewConnectionError(None, "refused"))  # type: ignore[arg-type]
+            ),
+            "no",
+        ),
         (OSError("odd"), "maybe"),
     ],
 )

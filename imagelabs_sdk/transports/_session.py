@@ -208,10 +208,12 @@ def _never_left(exc: Exception, exchange: _sockets.Exchange) -> bool:
     """Whether surely no byte of the request went out."""
     if exchange.dialled:
         return not exchange.sent
-    # A connection that is not ours tells by the exception alone.
+    # A connection that is not ours tells by the exception alone. requests says ValueError for
+    # an address, a header or a proxy that it cannot use.
     reason = getattr(exc.args[0] if exc.args else None, "reason", None)
     refused = isinstance(reason, urllib3.exceptions.NewConnectionError)
-    return not exchange.sent and (refused or isinstance(exc, requests.ConnectTimeout))
+    unsent = isinstance(exc, requests.ConnectTimeout | ValueError)
+    return not exchange.sent and (refused or unsent)
 
 
 def _root(exc: BaseException) -> BaseException:
