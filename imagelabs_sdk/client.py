@@ -172,7 +172,7 @@ class ImageLabs:
             JobFailedError, JobTimeoutError, JobStalledError: It was accepted and came to no
                 picture (yet); `job` is set.
         """
-        deadline = self._deadline(timeout)
+        deadline = self.deadline(timeout)
         job = self._submit(prompt, options, deadline)
         return job.wait_until(deadline, on_progress).image()
 
@@ -180,7 +180,7 @@ class ImageLabs:
         self, prompt: str | ImageRequest, *, timeout: float | None = None, **options: Any
     ) -> Job:
         """Ask for one picture and do not wait. Arguments and errors as in `generate`."""
-        return self._submit(prompt, options, self._deadline(timeout))
+        return self._submit(prompt, options, self.deadline(timeout))
 
     def get_job(self, task_id: str) -> Job:
         """A job that was submitted before, perhaps elsewhere. Asks nobody."""
@@ -248,12 +248,17 @@ class ImageLabs:
         """The model that will draw: the default one, whatever is asked for."""
         return cls.default_model
 
-    # How it is done --------------------------------------------------------------------
+    def deadline(self, timeout: float | None = None) -> Deadline:
+        """The deadline of a job that begins now, for loops of your own.
 
-    def _deadline(self, timeout: float | None) -> Deadline:
+        Args:
+            timeout: Seconds; `None`: the client's; infinity: no limit.
+        """
         if timeout is not None:
             seconds("timeout", timeout)
         return self._wiring.deadline(timeout)
+
+    # How it is done --------------------------------------------------------------------
 
     def _submit(
         self, prompt: str | ImageRequest, options: Mapping[str, Any], deadline: Deadline

@@ -134,6 +134,11 @@ class Job:
         """When it was submitted (or first heard of here), in seconds since 1970."""
         return self._submitted_at
 
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look is due, by the polling strategy; 0.0: now. Asks nobody."""
+        return max(0.0, self._due - self._now())
+
     def __repr__(self) -> str:
         state = self._progress.state.value if self._progress else "not yet looked at"
         return f"<Job {printable(self._id, 64)}: {state}>"
@@ -158,6 +163,7 @@ class Job:
 
         Raises:
             JobFailedError: The service says that it failed.
+            JobTimeoutError: There was no time to ask.
             JobStalledError: Too many looks in a row have failed.
             APIStatusError: The service refuses to tell (it has forgotten the task, say).
         """
@@ -274,16 +280,16 @@ class Job:
                 yield step.progress
 
     def _sleep_until_due(self, deadline: Deadline) -> None:
-        pause = min(self._due - self._now(), deadline.remaining())
+        pause = min(self.pause, deadline.remaining())
         if pause > 0:
             self._wiring.polling.sleep(pause)
-        if deadline.passed:
-            raise self._timeout_error()
 
     def _step(self, deadline: Deadline) -> Step:
         if self.done:
             self._raise_if_failed()
             return Step(self._progress, None)
+        if deadline.passed:
+            raise self._timeout_error()
         pause = self._wiring.polling.delay(self._looks)
         try:
             progress = self._look(deadline)

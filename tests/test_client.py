@@ -114,11 +114,11 @@ def test_a_prompt_becomes_a_picture(time: FakeTime) -> None:
 
 def test_options_and_a_ready_request_are_the_same(time: FakeTime) -> None:
     """Whoever builds requests ahead should not have to take them apart."""
-    options = {"width": 512, "height": 640, "seed": 1, "subseed": 2, "negative_prompt": "fog"}
+    options: Any = {"width": 512, "height": 640, "seed": 1, "subseed": 2, "negative_prompt": "fog"}
     peer = service()
     client = client_of(peer, time)
     client.submit("x", **options)
-    client.submit(ImageRequest("x", **options))  # type: ignore[arg-type]
+    client.submit(ImageRequest("x", **options))
     assert peer.body(0) == peer.body(1)
 
 
@@ -348,7 +348,8 @@ def test_a_streak_of_bad_looks_ends_the_wait(bad: Say, time: FakeTime) -> None:
 
 def test_failures_must_be_in_a_row_to_count(time: FakeTime) -> None:
     """A service that answers every other time is slow, not gone."""
-    peer = service([RESET, HALF] * 20 + [DONE])
+    looks: list[Say] = [RESET, HALF]
+    peer = service([*looks * 20, DONE])
     assert client_of(peer, time, timeout=math.inf).generate("x").timings.looks == 21
 
 
@@ -571,7 +572,7 @@ def test_an_interrupt_names_the_job(time: FakeTime, caplog: pytest.LogCaptureFix
         raise KeyboardInterrupt
 
     polling = FixedInterval(1.0, clock=time.clock, sleep=interrupted)
-    caplog.set_level(logging.DEBUG, "imagelabs_sdk")
+    caplog.set_level(logging.WARNING, "imagelabs_sdk")
     with pytest.raises(KeyboardInterrupt) as caught:
         client_of(service(), time, polling=polling).generate("x")
     notes = getattr(caught.value, "__notes__", None)
@@ -753,7 +754,7 @@ def test_no_secret_is_shown_anywhere(time: FakeTime, caplog: pytest.LogCaptureFi
     with pytest.raises(ImageLabsError) as caught:
         client.generate("a whispered hush")
     job = caught.value.job
-    shown = [
+    shown: list[object] = [
         client,
         job,
         job and job.request,

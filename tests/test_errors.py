@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+from typing import Any
 
 import attrs
 import pytest
@@ -24,7 +25,7 @@ def every_class() -> list[type[errors.ImageLabsError]]:
 
 def example(kind: type[errors.ImageLabsError], **more: object) -> errors.ImageLabsError:
     """An error with every field set to something."""
-    samples = {
+    samples: Any = {
         "message": "it went wrong", "field": "width", "delivered": "no", "status_code": 429,
         "retry_after": 2.5, "status": "Failed", "waited": 1.5, "url": "https://host/x", "job": None,
         **CONTEXT, **more,

@@ -191,10 +191,13 @@ def test_a_status_is_read_once_for_all(answer: dict[str, Any], state: State) -> 
     assert progress_of(**answer).state is state
 
 
+SENSELESS: list[object] = [-0.1, 1.5, 45, "x", "%", "nan", "inf", [], {}, 10**400]
+
+
 @pytest.mark.parametrize(
     ("told", "fraction"),
     [(0, 0.0), (1, 1.0), (0.25, 0.25), ("0.5", 0.5), ("50%", 0.5), (True, None), (None, None)]
-    + [(bad, None) for bad in (-0.1, 1.5, 45, "x", "%", "nan", "inf", [], {}, 10**400)],
+    + [(bad, None) for bad in SENSELESS],
 )
 def test_a_fraction_is_between_0_and_1_or_not_known(told: object, fraction: float | None) -> None:
     """A number outside the range is no number to draw a bar from."""

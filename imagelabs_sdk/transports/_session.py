@@ -22,6 +22,7 @@ __all__ = ["TimedSession"]
 
 _CHUNK = 65_536
 _MAX_ORIGINS = 64
+_TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, zlib.error)
 
 
@@ -49,13 +50,13 @@ class TimedSession:
         except _sockets.PrivateAddressError as exc:
             raise ForbiddenAddressError(str(exc), delivered="no") from exc
         except _FAILURES as exc:
-            raise _translated(exc, exchange) from exc
+            raise _translated(exc, exchange, request.url) from exc
         finally:
             _sockets.current.reset(token)
         return HttpResponse(
             answer.status_code,
             answer.headers,
-            _body(answer, exchange),
+            _body(answer, exchange, request.url),
             on_close=answer.close,
             whole_by_length=_ends_by_length(answer, exchange),
         )
@@ -153,20 +154,25 @@ def _set_cookies(
 # The body -----------------------------------------------------------------------------
 
 
-def _body(answer: requests.Response, exchange: _sockets.Exchange) -> Iterator[bytes]:
+def _body(answer: requests.Response, exchange: _sockets.Exchange, url: str) -> Iterator[bytes]:
     try:
         yield from _decoded(_raw(answer, exchange.deadline), answer.headers)
     except _FAILURES as exc:
-        raise _translated(exc, exchange) from exc
+        raise _translated(exc, exchange, url) from exc
     finally:
         answer.close()
 
 
 def _raw(answer: requests.Response, deadline: Deadline) -> Iterator[bytes]:
     """The body as it is on the wire, free of chunking only."""
+    count = 0
     for chunk in answer.raw.stream(_CHUNK, decode_content=False):
         deadline.socket_timeout()  # for adapters whose sockets we could not teach
+        count += len(chunk)
         yield chunk
+    expected = answer.headers.get("content-length", "")
+    if expected.isdecimal() and count < int(expected[:20]):  # pragma: no cover - urllib3 2 says so
+        raise urllib3.exceptions.ProtocolError(f"{count} bytes of {expected[:20]} came")
 
 
 def _decoded(chunks: Iterable[bytes], headers: Mapping[str, str]) -> Iterator[bytes]:
@@ -196,12 +202,12 @@ def _ends_by_length(answer: requests.Response, exchange: _sockets.Exchange) -> b
 # Failures -----------------------------------------------------------------------------
 
 
-def _translated(exc: Exception, exchange: _sockets.Exchange) -> APIConnectionError:
-    root = _root(exc)
-    timed_out = isinstance(root, TimeoutError) or isinstance(exc, requests.Timeout)
+def _translated(exc: Exception, exchange: _sockets.Exchange, url: str) -> APIConnectionError:
+    root, peer = _root(exc), printable(urlsplit(url).netloc)
+    timed_out = any(isinstance(each, _TIMEOUTS) for each in (exc, root))
     kind = APITimeoutError if timed_out else APIConnectionError
-    words = "no answer in time" if timed_out else f"no answer: {_words(root)}"
-    return kind(words, delivered="no" if _never_left(exc, exchange) else "maybe")
+    words = "no answer in time" if timed_out else f"no answer ({_words(root)})"
+    return kind(f"{peer}: {words}", delivered="no" if _never_left(exc, exchange) else "maybe")
 
 
 def _never_left(exc: Exception, exchange: _sockets.Exchange) -> bool:

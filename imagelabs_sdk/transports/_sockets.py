@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from ..deadline import Deadline
 
@@ -160,11 +160,9 @@ class _Timed:
         guarded = attrs.evolve(exchange, public_only=exchange.public_only and not self.proxy)
         try:
             return _dial(self._dns_host, self.port, guarded, self.socket_options)
-        except (socket.gaierror, UnicodeError) as exc:
-            raise NameResolutionError(self.host, self, exc) from exc  # type: ignore[arg-type]
         except TimeoutError as exc:
             raise ConnectTimeoutError(self, f"connecting to {self.host} took too long") from exc
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:  # a name may be one that no encoding takes
             raise NewConnectionError(self, f"cannot connect: {exc}") from exc
 
     def _tunnel(self: Any) -> None:

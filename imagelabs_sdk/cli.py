@@ -1,0 +1,571 @@
+"""The command ``imagelabs``: from a prompt to a picture, in a shell.
+
+Results go to the standard output, everything said to a person goes to the standard error.
+"""
+
+import itertools
+import json
+import logging
+import re
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import Progress as Bar
+from rich.table import Column
+
+from . import (
+    APIConnectionError,
+    APIResponseError,
+    APIStatusError,
+    ChallengeError,
+    Deadline,
+    DownloadError,
+    GeneratedImage,
+    ImageLabs,
+    ImageLabsError,
+    ImageRequest,
+    InvalidRequestError,
+    Job,
+    JobFailedError,
+    JobStalledError,
+    JobTimeoutError,
+    Progress,
+    State,
+    SubmissionUnknownError,
+    __version__,
+)
+
+__all__ = ["EXIT_CODES", "cli"]
+
+log = logging.getLogger(__name__)
+
+EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
+    (2, "a value cannot be used; nothing was sent", (click.UsageError, InvalidRequestError)),
+    (3, "the service cannot be reached", (APIConnectionError, JobStalledError)),
+    (4, "the service refused, or its answer cannot be used", (APIStatusError, APIResponseError)),
+    (5, "the job may or may not have been accepted", (SubmissionUnknownError,)),
+    (6, "the job failed", (JobFailedError,)),
+    (7, "the job was still running when --timeout was over", (JobTimeoutError,)),
+    (8, "the finished picture could not be fetched", (DownloadError,)),
+    (130, "Ctrl-C", (KeyboardInterrupt, click.Abort)),
+    (1, "anything else, such as a full disk", (BaseException,)),
+)
+"""Code, meaning and errors of each bad end; the first row that fits an error counts."""
+
+_RESUMABLE = (
+    KeyboardInterrupt,
+    JobTimeoutError,
+    JobStalledError,
+    ChallengeError,
+    DownloadError,
+    InvalidRequestError,  # the folder has gone meanwhile
+    OSError,
+)
+"""What may end a wait although the service keeps the job."""
+
+_WIDEST_STATE = 40  # columns of a terminal; the service's words may be far longer
+
+
+# How a command ends -----------------------------------------------------------------------
+
+
+class _Commands(click.Group):
+    """The commands, and the one place where an error becomes a line and an exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run one command and end the process."""
+        # Without a handler warnings would appear by themselves; what they say is said here.
+        logging.getLogger("imagelabs_sdk").addHandler(logging.NullHandler())
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except Exception as error:  # noqa: BLE001 - a person gets a line; --debug, the traceback
+            code = _tell(error)
+        sys.exit(code)
+
+
+def _tell(error: BaseException) -> int:
+    """Say in one line what went wrong. Answers the exit code."""
+    log.debug("how it came to this", exc_info=error)
+    _say("imagelabs: " + " ".join(_line(error).splitlines()))
+    return next(code for code, _, kinds in EXIT_CODES if isinstance(error, kinds))
+
+
+def _line(error: BaseException) -> str:
+    match error:
+        case click.ClickException():
+            return error.format_message() + _where_to_read(error)
+        case KeyboardInterrupt() | click.Abort():
+            return "interrupted"
+        case ChallengeError():
+            return f"{error}; the command takes IMAGELABS_COOKIE and IMAGELABS_USER_AGENT"
+        case ImageLabsError():
+            return str(error)
+        case OSError():
+            return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _where_to_read(error: click.ClickException) -> str:
+    context: click.Context | None = getattr(error, "ctx", None)
+    return f" (see {context.command_path} --help)" if context else ""
+
+
+def _say(line: str) -> None:
+    """To a person; the standard output is kept for results."""
+    click.echo(line, err=True)
+
+
+@contextmanager
+def _hinting(hint: str, *kinds: type[BaseException]) -> Iterator[None]:
+    """Errors of these kinds end the command with a second line that says how to go on."""
+    try:
+        yield
+    except kinds as error:
+        code = _tell(error)
+        _say(hint)
+        raise click.exceptions.Exit(code) from error
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Names the remedy when what is imported in here is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        remedy = f'pip install "imagelabs_sdk[{name}]"'
+        raise click.ClickException(f"{error}: {remedy}") from error
+
+
+# Options that commands share --------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Errand:
+    """How a picture is to be brought.
+
+    Attributes:
+        output: The file; `None`: a name of our own in the working directory.
+        base_url: The service's address; `None`: the environment's, or the default.
+        embedded: Whether the built-in engine draws, in this process.
+        timeout: Seconds for submit and wait together.
+        poll_interval: Seconds between looks; `None`: the client's default.
+        as_json: Whether the result is told as JSON.
+    """
+
+    output: Path | None
+    base_url: str | None
+    embedded: bool
+    timeout: float
+    poll_interval: float | None
+    as_json: bool
+
+    def client(self) -> ImageLabs:
+        """A client for this errand; the caller closes it."""
+        settings: dict[str, Any] = {"timeout": self.timeout, "poll_interval": self.poll_interval}
+        if not self.embedded:
+            return ImageLabs(self.base_url, **settings)
+        with _extra("server"):
+            from .embedded import embedded_client  # needs an extra that others do without
+        return embedded_client(**settings)
+
+    def or_into(self, stem: str) -> "Errand":
+        """The same, into a new file of the working directory if none was named."""
+        return self if self.output else attrs.evolve(self, output=_writable(_unused(stem)))
+
+    def resumption(self, task_id: str) -> str:
+        """What a person can do when the picture of this task was not brought."""
+        if self.embedded:
+            return "The built-in engine ends with this command: there is nothing to resume."
+        words = ["-o", str(self.output)]
+        words += ["--base-url", self.base_url] if self.base_url else []
+        # A task id that looks like an option has to stand behind the end of the options.
+        words = [*words, "--", task_id] if task_id.startswith("-") else [task_id, *words]
+        program = click.get_current_context().find_root().info_name
+        return f"To go on: {program} wait {shlex.join(words)}"
+
+
+def _unused(stem: str) -> Path:
+    """A name that no picture here has yet. The extension comes with the picture."""
+    numbered = (f"{stem}-{number}" for number in itertools.count(2))
+    names = itertools.chain([stem], numbered)
+    return next(Path(name) for name in names if not any(Path().glob(f"{name}.*")))
+
+
+def _writable(path: Path) -> Path:
+    """Refuse, before its picture is paid for, a file that could not be written.
+
+    Raises:
+        click.BadParameter: It is no plain file in a folder that exists.
+        click.ClickException: The system does not let us write there.
+    """
+    # What the name becomes at most: a missing extension is added.
+    longest = path.parent / (path.name if path.suffix else path.name + ".avif")
+    try:
+        plain = path.name not in ("", "-") and (path.is_file() or not path.exists())
+        if not plain or not path.parent.is_dir():
+            raise click.BadParameter(f"{str(path)!r} must be a file in a folder that exists")
+        with suppress(FileNotFoundError):
+            longest.lstat()  # tells a name that is too long
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _check_output(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    return path and _writable(path)
+
+
+def _start_debugging(_: click.Context, __: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("imagelabs_sdk").setLevel(logging.DEBUG)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and height in pixels, from ``512x768``."""
+    found = re.fullmatch(r"([0-9]{1,5})[xX×]([0-9]{1,5})", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not like 1152x896")
+    return int(found[1]), int(found[2])
+
+
+_debug = click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_start_debugging,
+    help="Log to stderr and show tracebacks; no prompts, no cookies.",
+)
+_base_url = click.option(
+    "--base-url", metavar="URL", help="Where the service is. [env var: IMAGELABS_BASE_URL]"
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_errand_options = (
+    click.option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        callback=_check_output,
+        help="Where the picture goes; a missing extension is added. [default: a new file here]",
+    ),
+    _base_url,
+    click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=300.0,
+        show_default=True,
+        envvar="IMAGELABS_TIMEOUT",
+        show_envvar=True,
+        help="How long to wait in all.",
+    ),
+    click.option(
+        "--poll-interval", metavar="SECONDS", type=float, help="Time between looks. [default: 1]"
+    ),
+    _as_json,
+    _debug,
+)
+
+
+def _with_errand(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of an errand; its first argument becomes the `Errand`."""
+
+    @wraps(command)
+    def run(
+        *,
+        output: Path | None,
+        base_url: str | None,
+        timeout: float,
+        poll_interval: float | None,
+        as_json: bool,
+        embedded: bool = False,
+        **own: Any,
+    ) -> None:
+        errand = Errand(
+            output=output,
+            base_url=base_url,
+            embedded=embedded,
+            timeout=timeout,
+            poll_interval=poll_interval,
+            as_json=as_json,
+        )
+        command(errand, **own)
+
+    for option in reversed(_errand_options):
+        run = option(run)
+    return run
+
+
+# The commands -----------------------------------------------------------------------------
+
+_GUIDE = """\
+\b
+Exit codes:
+{codes}
+
+\b
+Environment:
+  IMAGELABS_BASE_URL    address of the service
+  IMAGELABS_TIMEOUT     seconds to wait for a picture
+  IMAGELABS_COOKIE      cookies of a browser that passed the service's check
+  IMAGELABS_USER_AGENT  the user-agent of that browser
+  IMAGELABS_PROXY       such as http://user:password@host:3128
+
+\b
+Example, without any service:
+  imagelabs generate "a lighthouse" -o lighthouse.png --embedded
+""".format(codes="\n".join(f"  {code:<5}{meaning}" for code, meaning, _ in sorted(EXIT_CODES)))
+
+
+@click.group("imagelabs", cls=_Commands, epilog=_GUIDE, invoke_without_command=True)
+@click.version_option(__version__, prog_name="imagelabs", message="%(prog)s %(version)s")
+@_debug
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Pictures from text, by the ImageLabs service."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command(epilog='Example: imagelabs generate "a lighthouse" -o lighthouse.png --seed 7')
+@click.argument("prompt")
+@click.option("--negative", metavar="TEXT", default="", help="What to keep out of the picture.")
+@click.option("--size", type=_size, metavar="WxH", help="In pixels. [default: 1152x896]")
+@click.option("--aspect-ratio", metavar="W:H", help="Such as 16:9, instead of --size.")
+@click.option("--seed", type=int, help="Start of the noise. [default: picked at random]")
+@click.option("--embedded", is_flag=True, help="Draw here, with the built-in engine; no network.")
+@click.option("--no-wait", is_flag=True, help="Print the task id and leave; wait brings it later.")
+@_with_errand
+def generate(
+    errand: Errand,
+    *,
+    prompt: str,
+    negative: str,
+    size: tuple[int, int] | None,
+    aspect_ratio: str | None,
+    seed: int | None,
+    no_wait: bool,
+) -> None:
+    """Draw PROMPT, wait for the picture and save it.
+
+    Prints the file's path. The seed that was used is told, too.
+    """
+    if errand.embedded and (no_wait or errand.base_url):
+        other = "--no-wait" if no_wait else "--base-url"
+        raise click.UsageError(f"--embedded draws in this process: it does not go with {other}.")
+    sides: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
+    request = ImageRequest(
+        prompt, negative_prompt=negative, aspect_ratio=aspect_ratio, seed=seed, **sides
+    ).with_seeds()
+    errand = errand.or_into(f"imagelabs-{request.seed}")
+    deadline = Deadline.after(errand.timeout)
+    with errand.client() as client:
+        job = _submit(client, request, errand)
+        if no_wait:
+            _hand_over(job, errand)
+        else:
+            _say(f"task {job.id}: accepted")
+            _bring(job, errand, deadline)
+
+
+@cli.command(
+    short_help="Bring the picture of a TASK that was submitted before.",
+    epilog="Example: imagelabs wait 8f14e45fceea -o lighthouse.png",
+)
+@click.argument("task")
+@_with_errand
+def wait(errand: Errand, *, task: str) -> None:
+    """Wait for the picture of TASK, which was submitted before, and save it."""
+    errand = errand.or_into(time.strftime("imagelabs-%Y%m%d-%H%M%S"))
+    deadline = Deadline.after(errand.timeout)
+    with errand.client() as client:
+        _bring(client.get_job(task), errand, deadline)
+
+
+@cli.command(epilog="Example: imagelabs status 8f14e45fceea --json")
+@click.argument("task")
+@_base_url
+@_as_json
+@_debug
+def status(task: str, base_url: str | None, as_json: bool) -> None:
+    """Look once how TASK stands. A job that failed is an answer, too: exit code 0."""
+    with ImageLabs(base_url) as client:
+        progress = client.get_job(task).refresh()
+    percent = None if progress.fraction is None else round(100 * progress.fraction, 1)
+    facts = {"state": progress.state.value, "status": progress.status, "percent": percent}
+    if as_json:
+        click.echo(json.dumps({"task_id": task, **facts}))
+    else:
+        click.echo(_described(progress) + ("" if percent is None else f", {percent:g} %"))
+
+
+@cli.command(
+    short_help="Serve pictures over HTTP, as the service would.",
+    epilog="Example: imagelabs serve --port 8000 --duration 2",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option(
+    "--duration",
+    metavar="SECONDS",
+    type=float,
+    default=4.0,
+    show_default=True,
+    help="How long a picture takes.",
+)
+@click.option(
+    "--workers", metavar="N", type=int, default=2, show_default=True, help="Drawn at once."
+)
+@_debug
+def serve(host: str, port: int, duration: float, workers: int) -> None:
+    """Serve pictures of the built-in engine over HTTP, as the service would, until Ctrl-C."""
+    with _extra("server"):
+        # They need an extra that the other commands do without.
+        from .server.app import App
+        from .server.engines.procedural import ProceduralEngine
+        from .server.http import serve as serve_http
+    engine = ProceduralEngine(duration=duration, workers=workers)
+    serve_http(App(engine), host=host, port=port, on_ready=_invite)
+    _say("")  # a terminal has shown ^C and no end of line
+
+
+def _invite(url: str) -> None:
+    click.echo(f"Serving on {url} (Ctrl-C stops). In another terminal:")
+    click.echo(f'  IMAGELABS_BASE_URL={url} imagelabs generate "a lighthouse" -o lighthouse.png')
+
+
+# From a job to a file ---------------------------------------------------------------------
+
+
+def _submit(client: ImageLabs, request: ImageRequest, errand: Errand) -> Job:
+    hint = "No task id had come yet: whether the service accepted the job is not known."
+    with _hinting(hint, KeyboardInterrupt), _bar("submitting"):
+        return client.submit(request, timeout=errand.timeout)
+
+
+def _hand_over(job: Job, errand: Errand) -> None:
+    """Leave the job to a later command."""
+    if errand.as_json:
+        click.echo(json.dumps({"task_id": job.id, **_asked_for(job.request)}))
+    else:
+        click.echo(job.id)
+    _say(errand.resumption(job.id))
+
+
+def _bring(job: Job, errand: Errand, deadline: Deadline) -> None:
+    """Wait for the picture, save it, and tell where it is."""
+    assert errand.output is not None
+    with _hinting(errand.resumption(job.id), *_RESUMABLE), _bar("waiting") as show:
+        patience = deadline.remaining()
+        image = job.result(timeout=patience, on_progress=show or _Lines(job.id))
+        path = image.save(errand.output)
+    if errand.as_json:
+        click.echo(json.dumps(_facts(image, path)))
+    else:
+        click.echo(click.format_filename(path))
+        _say(_summary(image))
+
+
+def _facts(image: GeneratedImage, path: Path) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "task_id": image.task_id,
+        "url": image.url,
+        **_asked_for(image.request),
+        "timings": attrs.asdict(image.timings),
+    }
+
+
+def _asked_for(request: ImageRequest | None) -> dict[str, int | None]:
+    """Seeds and size; all `None` when the job was submitted elsewhere."""
+    return {name: getattr(request, name, None) for name in ("seed", "subseed", "width", "height")}
+
+
+def _summary(image: GeneratedImage) -> str:
+    request, seconds = image.request, f"{image.timings.total:.1f} s"
+    if request is None:
+        return seconds
+    return f"seed {request.seed}, {request.width}x{request.height} pixels, {seconds}"
+
+
+# What is seen meanwhile -------------------------------------------------------------------
+
+
+@contextmanager
+def _bar(word: str) -> Iterator[Callable[[Progress], None] | None]:
+    """A bar on the terminal, which begins with `word`, and what shows a look in it.
+
+    `None` where there is no terminal, or where the lines of a log would tear the bar apart.
+    """
+    console = _console()
+    if not console.is_interactive or log.isEnabledFor(logging.DEBUG):
+        yield None
+        return
+    with Bar(*_columns(), console=console, transient=True) as bar:
+        row = bar.add_task(word, total=None)
+        yield lambda progress: bar.update(row, **_as_row(progress))
+
+
+def _console() -> Console:
+    # Colours can be forced by the environment; redrawing into a file helps nobody.
+    return Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
+
+
+def _columns() -> Iterator[ProgressColumn]:
+    yield BarColumn()
+    yield TaskProgressColumn("{task.percentage:>3.0f} %", " " * 5, markup=False)
+    yield TimeElapsedColumn()
+    # Last, so that its changing length moves nothing.
+    words = Column(no_wrap=True, overflow="ellipsis", max_width=_WIDEST_STATE)
+    yield TextColumn("{task.description}", markup=False, table_column=words)
+
+
+def _as_row(progress: Progress) -> Mapping[str, Any]:
+    """The fields of a bar. Without a fraction it keeps moving and gives no percentage."""
+    fraction = 1.0 if progress.state is State.DONE else progress.fraction
+    total = None if fraction is None else 1.0
+    return {"description": _described(progress), "completed": fraction, "total": total}
+
+
+@attrs.define
+class _Lines:
+    """Shows a job in plain lines, one per change of state.
+
+    Attributes:
+        task_id: Its name.
+        state: The one shown last; `None` before the first.
+    """
+
+    task_id: str
+    state: State | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.state is not self.state:
+            self.state = progress.state
+            _say(f"task {self.task_id}: {_described(progress)}")
+
+
+def _described(progress: Progress) -> str:
+    """Our reading, and the service's own word where it says more."""
+    state, word = progress.state.value, progress.status
+    return state if word.lower() in ("", state) else f"{state} ({word})"

@@ -1,0 +1,1 @@
+"""Rooms for neighbours: what other frameworks expect, told in the package's public names."""

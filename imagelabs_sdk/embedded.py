@@ -1,0 +1,50 @@
+"""Both ends of the protocol in one process: a client that needs no network and no account."""
+
+from typing import Any
+
+from .client import ImageLabs
+from .polling import Polling
+from .server.app import App
+from .server.engines.base import Engine
+from .server.engines.procedural import ProceduralEngine
+from .transports.handler import HandlerTransport
+
+__all__ = ["embedded_client"]
+
+_DURATION = 2.0  # seconds per picture: pleasant, and long enough for progress to be seen
+_POLL_INTERVAL = 0.1  # seconds; asking costs next to nothing here
+
+
+def embedded_client(
+    engine: Engine | None = None,
+    *,
+    base_url: str = "http://imagelabs.embedded",
+    polling: Polling | None = None,
+    poll_interval: float | None = None,
+    **client_options: Any,
+) -> ImageLabs:
+    """A client with its own service behind it. The whole protocol is spoken, without a socket.
+
+    Its jobs live in this process, so that neither the client nor its jobs pickle, and no
+    other process can ask for them.
+
+    Args:
+        engine: Draws; `None`: a `ProceduralEngine` with 2 seconds per picture. Its pictures
+            are a stand-in: no diffusion model is at work.
+        base_url: What the addresses of pictures begin with; nobody else can open them.
+        polling: When to look. `None`: every `poll_interval`.
+        poll_interval: Seconds between looks; `None`: 0.1, if there is no `polling`.
+        **client_options: The other settings of `ImageLabs`, but for `transport`.
+
+    Raises:
+        InvalidRequestError: A setting cannot be used.
+    """
+    if polling is None and poll_interval is None:
+        poll_interval = _POLL_INTERVAL
+    return ImageLabs(
+        base_url,
+        transport=HandlerTransport(App(engine or ProceduralEngine(duration=_DURATION))),
+        polling=polling,
+        poll_interval=poll_interval,
+        **client_options,
+    )

@@ -1,0 +1,1 @@
+"""The other end of the protocol: an application that answers, and engines that draw."""

@@ -1,0 +1,1 @@
+"""What draws: each engine speaks one Protocol, `base.Engine`."""
