@@ -11,10 +11,10 @@ a Cloudflare page                            never                         asked
 400, 401, 403, 404, 422, other 4xx           never                         never
 ===========================================  ============================  ===================
 
-The right-hand column is carried out by the job, look by look; `asked_in_vain` decides it.
+`resend_after` decides the first column. The other is carried out by the job, look by look;
+`asked_in_vain` decides it.
 """
 
-import itertools
 import logging
 import random
 import re
@@ -38,7 +38,7 @@ from .errors import (
 from .models import ImageRequest, Progress
 from .transports.base import HttpRequest, HttpResponse, Transport
 
-__all__ = ["Endpoints", "asked_in_vain"]
+__all__ = ["Endpoints", "asked_in_vain", "resend_after"]
 
 log = logging.getLogger(__name__)
 
@@ -87,21 +87,27 @@ class Endpoints:
         """
         body = wire.encode_image_request(request)
         shown = request.prompt if self.log_prompts else f"{len(request.prompt)} characters"
-        for attempt in itertools.count():
-            log.debug("submit, attempt %d: %s", attempt + 1, shown)
+        attempt = 0
+        while True:
+            attempt += 1
+            log.debug("submit, attempt %d: %s", attempt, shown)
             try:
-                task_id = wire.decode_submission(self._post("/txt2img", body, deadline))
+                return self._submit_once(body, deadline)
             except ImageLabsError as error:
-                error.endpoint = "POST /txt2img"
-                pause = _pause_before_resend(error, attempt)
-                if attempt >= self.max_retries or pause is None or pause >= deadline.remaining():
+                pause = resend_after(error, attempt)
+                if attempt > self.max_retries or pause is None or pause >= deadline.remaining():
                     _give_up(error)
                 log.debug("not accepted, sending again in %.1f s: %s", pause, error)
-                self.sleep(pause)
-            else:
-                log.debug("task %s accepted", task_id)
-                return task_id
-        raise AssertionError("unreachable")  # pragma: no cover - the loop has no other end
+            self.sleep(pause)
+
+    def _submit_once(self, body: bytes, deadline: Deadline) -> str:
+        try:
+            task_id = wire.decode_submission(self._post("/txt2img", body, deadline))
+        except ImageLabsError as error:
+            error.endpoint = "POST /txt2img"
+            raise
+        log.debug("task %s accepted", task_id)
+        return task_id
 
     def progress(self, task_id: str, *, deadline: Deadline) -> Progress:
         """Ask how a task stands: ``POST /progress``. Once; asking is harmless."""
@@ -134,15 +140,15 @@ def asked_in_vain(error: ImageLabsError) -> bool:
     return 400 <= error.status_code < 500 and error.status_code not in _TRANSIENT
 
 
-def _pause_before_resend(error: ImageLabsError, attempt: int) -> float | None:
-    """Seconds until a submit may be sent again, or `None`: it may not."""
+def resend_after(error: ImageLabsError, attempt: int) -> float | None:
+    """Seconds until a submit may be sent again after its `attempt`-th failure; `None`: never."""
     if getattr(error, "delivered", "maybe") != "no" or isinstance(error, ChallengeError):
         return None
     asked: float | None = getattr(error, "retry_after", None)
     if asked is not None and asked > _MAX_RETRY_AFTER:
         return None
-    pause = min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE) * (0.75 + random.random() / 4)
-    return max(pause, asked or 0.0)
+    pause = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
+    return max(pause * (0.75 + random.random() / 4), asked or 0.0)
 
 
 def _give_up(error: ImageLabsError) -> NoReturn:
