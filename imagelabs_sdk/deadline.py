@@ -39,7 +39,7 @@ class Deadline:
 
     def within(self, seconds: float) -> "Deadline":
         """The earlier of this deadline and `seconds` from now."""
-        return attrs.evolve(self, at=min(self.at, self.clock() + seconds))
+        return Deadline(min(self.at, self.clock() + seconds), self.clock)
 
     def socket_timeout(self) -> float:
         """What to give a socket before it may block.

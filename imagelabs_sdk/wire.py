@@ -181,13 +181,16 @@ def _dump(fields: Mapping[str, Any]) -> bytes:
 def _load(body: bytes) -> Any:
     """JSON or ValueError: the parser also answers deep nesting with RecursionError."""
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return _DECODER.decode(body.decode(json.detect_encoding(body)))
     except RecursionError as exc:
         raise ValueError("nested too deeply") from exc
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -492,9 +492,11 @@ def test_what_is_remembered_of_hosts_is_bounded() -> None:
     """A service may name a new host with every picture."""
     transport = RequestsTransport()
     for number in range(200):
-        responses.get(f"https://h{number}.test/x", body=b"x")
-        transport.send(get(f"https://h{number}.test/x"), deadline=Deadline.after(5)).close()
-    assert len(transport._mine()._environ) <= 64
+        url = f"https://h{number}.test/x"
+        responses.post(url, body=b"x")
+        request = HttpRequest(method="POST", url=url)
+        transport.send(request, deadline=Deadline.after(5)).close()
+    assert len(transport._mine()._routes) <= 64
     transport.close()
 
 

@@ -7,23 +7,34 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import attrs
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from requests.cookies import extract_cookies_to_jar, get_cookie_header
+from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.cookies import get_cookie_header
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 
 from ..deadline import Deadline
 from ..errors import APIConnectionError, APITimeoutError, ForbiddenAddressError, printable
 from . import _sockets
-from .base import HttpRequest, HttpResponse, origin_of
+from .base import HttpRequest, HttpResponse
 
 __all__ = ["TimedSession"]
 
 _CHUNK = 65_536
-_MAX_ORIGINS = 64
+_MAX_ROUTES = 64
 _TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, zlib.error)
+
+
+@attrs.frozen
+class _Route:
+    """What requests to one address have in common; found out once, as doing so is dear."""
+
+    headers: Mapping[str, str]
+    prepared: requests.PreparedRequest
+    adapter: BaseAdapter
+    proxies: dict[str, str]
 
 
 class TimedSession:
@@ -34,7 +45,7 @@ class TimedSession:
         self._session = own or _bare_session()
         self._proxies = {"http": proxy, "https": proxy} if proxy else None
         self._verify = _bundle() if verify is True else verify
-        self._environ: dict[tuple[str, str, int | None], dict[str, str]] = {}
+        self._routes: dict[str, _Route] = {}
 
     def send(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         """Carry one request; see `Transport.send`."""
@@ -67,20 +78,36 @@ class TimedSession:
             self._session.close()
 
     def _send(self, request: HttpRequest, limit: float) -> requests.Response:
-        """By our own session: only what differs from call to call is computed."""
-        prepared = _prepared(request)
-        adapter = self._session.get_adapter(request.url)
-        proxies = self._proxies or self._environment_proxies(request.url)
-        self._equip(adapter, request, proxies)
+        """By our own session: only what changes from call to call is computed.
+
+        What `Session.send` does besides is decided elsewhere (redirects) or has no place in a
+        session that nobody else sees (auth, hooks).
+        """
+        route, jar = self._route(request), self._session.cookies
+        prepared = route.prepared.copy()
+        if request.body:
+            prepared.prepare_body(request.body, None)
         if request.cookies is not None:
-            held = get_cookie_header(self._session.cookies, prepared)
-            _set_cookies(prepared, request.cookies, held)
-        answer = adapter.send(
-            prepared, stream=True, timeout=limit, verify=self._verify, proxies=proxies
+            _set_cookies(prepared, request.cookies, get_cookie_header(jar, prepared) if jar else "")
+        answer = route.adapter.send(
+            prepared, stream=True, timeout=limit, verify=self._verify, proxies=route.proxies
         )
-        if request.cookies is not None:
-            extract_cookies_to_jar(self._session.cookies, prepared, answer.raw)
+        if request.cookies is not None and answer.cookies:
+            jar.update(answer.cookies)
         return answer
+
+    def _route(self, request: HttpRequest) -> _Route:
+        """The API's two addresses are remembered, those of pictures are not: each has its own."""
+        known = self._routes.get(request.url)
+        if known and known.headers is request.headers:
+            return known
+        adapter = self._session.get_adapter(request.url)
+        proxies = self._proxies or get_environ_proxies(request.url)
+        self._equip(adapter, request, proxies)
+        route = _Route(request.headers, _unprepared(request, b"").prepare(), adapter, proxies)
+        if request.method == "POST" and len(self._routes) < _MAX_ROUTES:
+            self._routes[request.url] = route
+        return route
 
     def _send_plain(self, request: HttpRequest, limit: float) -> requests.Response:
         """By the caller's session, with all that it does besides: auth, hooks, adapters.
@@ -90,9 +117,9 @@ class TimedSession:
         """
         session = self._session
         if request.cookies is None:
-            prepared = _prepared(request)
+            prepared = _unprepared(request, request.body).prepare()
         else:
-            prepared = session.prepare_request(_unprepared(request))
+            prepared = session.prepare_request(_unprepared(request, request.body))
             _set_cookies(prepared, request.cookies, prepared.headers.get("Cookie"))
         settings = session.merge_environment_settings(request.url, {}, True, None, None)
         self._equip(session.get_adapter(request.url), request, settings["proxies"])
@@ -107,15 +134,6 @@ class TimedSession:
             proxy = proxy and prepend_scheme_if_needed(proxy, "http")
             _sockets.equip(adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager)
 
-    def _environment_proxies(self, url: str) -> dict[str, str]:
-        """What the standard variables say of this origin; read once, reading them is dear."""
-        origin = origin_of(url)
-        if origin not in self._environ:
-            if len(self._environ) >= _MAX_ORIGINS:
-                self._environ.clear()
-            self._environ[origin] = get_environ_proxies(url)
-        return self._environ[origin]
-
 
 def _bare_session() -> requests.Session:
     session = requests.Session()
@@ -127,15 +145,11 @@ def _bundle() -> bool | str:
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
 
-def _unprepared(request: HttpRequest) -> requests.Request:
+def _unprepared(request: HttpRequest, body: bytes) -> requests.Request:
     # gzip is what we undo ourselves, in bounded steps; without a word requests would offer
     # whatever decoders happen to be installed.
     headers = {"accept-encoding": "gzip", **request.headers}
-    return requests.Request(request.method, request.url, headers, data=request.body or None)
-
-
-def _prepared(request: HttpRequest) -> requests.PreparedRequest:
-    return _unprepared(request).prepare()
+    return requests.Request(request.method, request.url, headers, data=body or None)
 
 
 def _set_cookies(

@@ -23,6 +23,7 @@ from ..deadline import Deadline
 __all__ = ["Exchange", "PrivateAddressError", "current", "equip", "refuse_private"]
 
 _MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without our knowing
+_NEVER = Retry(0, read=False, redirect=False)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -197,7 +198,7 @@ class _Once:
 
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
         if current.get() is not None:
-            kwargs["retries"] = Retry(0, read=False, redirect=False)
+            kwargs["retries"] = _NEVER
         return super().urlopen(*args, **kwargs)  # type: ignore[misc]
 
 

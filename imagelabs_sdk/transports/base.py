@@ -54,7 +54,7 @@ class HttpRequest:
 
     method: str
     url: str = attrs.field(repr=lambda url: repr(url.partition("?")[0]))
-    headers: Mapping[str, str] = attrs.field(factory=dict, converter=_lower, repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=lambda body: f"<{len(body)} bytes>")
     cookies: Mapping[str, str] | None = attrs.field(default=None, repr=False)
     public_only: bool = False
