@@ -3,9 +3,9 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -20,6 +20,9 @@ from .models import ImageRequest, invalid
 from .polling import FixedInterval, Polling, seconds
 from .transports.base import Transport
 from .transports.requests import RequestsTransport
+
+if TYPE_CHECKING:
+    from .batch import Batch, Item, OnBatchProgress
 
 __all__ = ["ImageLabs"]
 
@@ -109,7 +112,7 @@ class ImageLabs:
         polling = polling or FixedInterval(
             1.0 if poll_interval is None else seconds("poll_interval", poll_interval)
         )
-        self._owned = None if transport else RequestsTransport(proxy=_proxy(proxy), verify=verify)
+        self._owned = None if transport else RequestsTransport(proxy=proxy or None, verify=verify)
         carrier: Transport = transport or self._owned  # type: ignore[assignment]
         sent = {**_default_headers(base), **_headers(headers)}
         crumbs = {
@@ -181,6 +184,61 @@ class ImageLabs:
     ) -> Job:
         """Ask for one picture and do not wait. Arguments and errors as in `generate`."""
         return self._submit(prompt, options, self.deadline(timeout))
+
+    def generate_many(
+        self,
+        items: "Iterable[Item]",
+        *,
+        max_in_flight: int = 64,
+        workers: int = 8,
+        timeout: float | None = None,
+        min_interval: float = 0.0,
+        on_progress: "OnBatchProgress | None" = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> "Batch":
+        """Ask for many pictures; iterate over their outcomes, in the order in which they end.
+
+        One failure stops nothing: it is the outcome of its item. A 429 holds back the submits
+        of all. Ctrl-C, an exception or `Batch.close` stop at once; `Batch.unfinished` then has
+        the jobs that go on at the service.
+
+        Args:
+            items: Prompts, requests, or mappings of a request's fields. Taken one by one, in
+                the thread that iterates, each when there is room for it; they may be endless.
+            max_in_flight: How many items are at work at most, waiting outcomes included.
+            workers: How many threads send requests, each over a connection of its own.
+            timeout: Seconds for each job, from the submit that was accepted, or from when it
+                was taken up again; `None`: the client's; infinity: no limit.
+            min_interval: Seconds between two submits; 0: none.
+            on_progress: Called with an item's index and the latest look at its job, in the
+                thread that iterates, while it waits for outcomes.
+            checkpoint: A file in which each submit and each end is kept, durably. With the same
+                items, and new ones at the end, a later call goes on where this one ended, even
+                by kill -9: what is finished is told again, what was accepted is waited for,
+                nothing is bought twice. It holds the prompts, is created for its owner alone,
+                and is for one call at a time. `None`: nothing is kept.
+
+        Raises:
+            InvalidRequestError: A setting or the checkpoint cannot be used.
+            OSError: The checkpoint cannot be opened.
+        """
+        from .batch import Batch  # costs time and memory that single pictures do without
+        from .schedule import Settings
+
+        settings = Settings(
+            max_in_flight=max_in_flight,
+            workers=workers,
+            timeout=timeout,
+            min_interval=min_interval,
+        )
+        return Batch(
+            items,
+            self._wiring,
+            job_from_dict=self.job_from_dict,
+            settings=settings,
+            on_progress=on_progress,
+            checkpoint=checkpoint,
+        )
 
     def get_job(self, task_id: str) -> Job:
         """A job that was submitted before, perhaps elsewhere. Asks nobody."""
@@ -300,7 +358,7 @@ def _default_headers(base: str) -> dict[str, str | None]:
         "origin": origin,
         "referer": origin + "/",
         "x-requested-with": "XMLHttpRequest",
-        "user-agent": os.environ.get("IMAGELABS_USER_AGENT") or USER_AGENT,
+        **_headers({"user-agent": os.environ.get("IMAGELABS_USER_AGENT") or USER_AGENT}),
     }
 
 
@@ -315,23 +373,6 @@ def _base_url(url: object) -> str:
         shown = "<hidden>" if "@" in str(url) else url
         raise invalid("base_url", shown, remedy)
     return str(url).rstrip("/")
-
-
-def _proxy(proxy: object) -> str | None:
-    """The proxy, checked; a message about it must not show its password."""
-    if not proxy:
-        return None
-    try:
-        parts = urlsplit(proxy if isinstance(proxy, str) else "")
-        usable = parts.scheme in ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-        usable = bool(usable and parts.hostname and parts.port != 0)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise InvalidRequestError(
-            'proxy: must be like "http://user:password@host:3128"', field="proxy"
-        )
-    return str(proxy)
 
 
 def _timeout() -> float:

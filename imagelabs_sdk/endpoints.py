@@ -19,7 +19,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 import attrs
@@ -34,6 +34,7 @@ from .errors import (
     ImageLabsError,
     RateLimitError,
     SubmissionUnknownError,
+    without,
 )
 from .models import ImageRequest, Progress
 from .transports.base import HttpRequest, HttpResponse, Transport
@@ -86,13 +87,14 @@ class Endpoints:
             APIConnectionError: It surely never arrived (``delivered == "no"``).
         """
         body = wire.encode_image_request(request)
+        hidden = (request.prompt, request.negative_prompt)
         shown = request.prompt if self.log_prompts else f"{len(request.prompt)} characters"
         attempt = 0
         while True:
             attempt += 1
             log.debug("submit, attempt %d: %s", attempt, shown)
             try:
-                return self._submit_once(body, deadline)
+                return self._submit_once(body, hidden, deadline)
             except ImageLabsError as error:
                 pause = resend_after(error, attempt)
                 if attempt > self.max_retries or pause is None or pause >= deadline.remaining():
@@ -100,23 +102,30 @@ class Endpoints:
                 log.debug("not accepted, sending again in %.1f s: %s", pause, error)
             self.sleep(pause)
 
-    def _submit_once(self, body: bytes, deadline: Deadline) -> str:
+    def _submit_once(self, body: bytes, hidden: Iterable[str], deadline: Deadline) -> str:
         try:
             task_id = wire.decode_submission(self._post("/txt2img", body, deadline))
         except ImageLabsError as error:
             error.endpoint = "POST /txt2img"
+            error.conceal([*hidden, *self.cookies.values()])
             raise
         log.debug("task %s accepted", task_id)
         return task_id
 
-    def progress(self, task_id: str, *, deadline: Deadline) -> Progress:
-        """Ask how a task stands: ``POST /progress``. Once; asking is harmless."""
+    def progress(self, task_id: str, *, deadline: Deadline, hidden: Iterable[str] = ()) -> Progress:
+        """Ask how a task stands: ``POST /progress``. Once; asking is harmless.
+
+        `hidden` are texts, such as the prompt, that the answer may quote and nobody shall see.
+        """
         try:
             answer = self._post("/progress", wire.encode_progress_query(task_id), deadline)
-            return wire.decode_progress(answer)
+            progress = wire.decode_progress(answer)
         except ImageLabsError as error:
             error.endpoint, error.task_id = "POST /progress", task_id
+            error.conceal([*hidden, *self.cookies.values()])
             raise
+        status = without(progress.status, [*hidden, *self.cookies.values()])
+        return progress if status == progress.status else attrs.evolve(progress, status=status)
 
     def _post(self, path: str, body: bytes, deadline: Deadline) -> bytes:
         request = HttpRequest(
@@ -168,7 +177,7 @@ def _give_up(error: ImageLabsError) -> NoReturn:
 def _status_error(response: HttpResponse) -> APIStatusError:
     body, status = _refusal(response), response.status
     asked = _retry_after(response.headers.get("retry-after", ""))
-    if response.headers.get("cf-mitigated") == "challenge" or (
+    if "challenge" in response.headers.get("cf-mitigated", "").lower() or (
         status in (403, 503) and _CHALLENGE.search(body)
     ):
         return ChallengeError(_REMEDY, status_code=status, retry_after=asked, delivered="no")
@@ -177,7 +186,8 @@ def _status_error(response: HttpResponse) -> APIStatusError:
     message = f"the service answered {status}" + (f": {words}" if words else "")
     if 300 <= status < 400:
         message += "; redirects of the API are not followed, check base_url"
-    turned_away = status == 429 or (status == 503 and asked is not None)
+    sane = asked is not None and asked <= _MAX_RETRY_AFTER
+    turned_away = status == 429 or (status == 503 and sane)
     judged = 400 <= status < 500 and status not in _TRANSIENT
     return kind(
         message,

@@ -24,7 +24,7 @@ holds a prompt, a cookie or a proxy's password; words of the server are shortene
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +53,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_TELLING = 12  # characters at the beginning of a secret that give it away
+_TOO_SHORT = 4  # what is shorter is in every other sentence
+
 Delivered = Literal["no", "maybe", "yes"]
 """Did the service take the request up?
 
@@ -66,6 +69,16 @@ def printable(text: object, limit: int = 200) -> str:
     raw = str(text)[: 4 * limit]
     words = " ".join("".join(c if c.isprintable() else " " for c in raw).split())
     return words if len(words) <= limit else words[: limit - 1] + "…"
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """`text` up to where it gives one of `secrets` away: services like to quote what they got."""
+    for secret in secrets:
+        telling = printable(secret)[:_TELLING].lower()
+        place = text.lower().find(telling) if len(telling) >= _TOO_SHORT else -1
+        if place >= 0:
+            text = text[:place] + "…"
+    return text
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False)
@@ -89,6 +102,11 @@ class ImageLabsError(Exception):
         """Attach the job that this error is about, unless one is attached already."""
         if self.job is None:
             self.job, self.task_id = job, job.id
+
+    def conceal(self, secrets: Iterable[str]) -> None:
+        """Cut the message off where it gives one of `secrets` away."""
+        self.message = without(self.message, secrets)
+        self.args = (self.message,)
 
     def __str__(self) -> str:
         where = [self.endpoint] if self.endpoint else []

@@ -1,6 +1,7 @@
 """Finished pictures: fetching them safely, checking what came, saving it whole."""
 
 import io
+import itertools
 import logging
 import os
 import re
@@ -37,11 +38,13 @@ log = logging.getLogger(__name__)
 _MAX_URL = 4096  # characters
 _MAX_HOPS = 5  # redirects of one picture
 _HEAD = 32  # bytes that tell a picture's format
-_TAIL = 64  # bytes at the end in which its end mark must be
+_TAIL = 16  # bytes, more than any format's end mark
 _ATTEMPTS = 3  # to fetch one picture; a GET may be repeated
 _PAUSE = 0.5  # seconds between them, times the attempt
 _STALE = (403, 404, 410)  # the link has expired, or never held
 _ODD = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")  # what no address needs unescaped
+
+_HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")  # a name or an IPv6 literal
 
 
 @attrs.frozen
@@ -64,7 +67,7 @@ _JPEG = ImageFormat("JPEG", ".jpg", "image/jpeg")
 _WEBP = ImageFormat("WebP", ".webp", "image/webp")
 _GIF = ImageFormat("GIF", ".gif", "image/gif")
 _AVIF = ImageFormat("AVIF", ".avif", "image/avif")
-_END_MARKS = {_PNG: b"IEND", _JPEG: b"\xff\xd9", _GIF: b";"}
+_END_MARKS = {_PNG: b"IEND\xaeB`\x82", _JPEG: b"\xff\xd9", _GIF: b";"}
 
 
 def sniff(head: bytes) -> ImageFormat | None:
@@ -80,6 +83,16 @@ def sniff(head: bytes) -> ImageFormat | None:
     if head[4:8] == b"ftyp" and (b"avif" in head[8:_HEAD] or b"avis" in head[8:_HEAD]):
         return _AVIF
     return None
+
+
+def is_whole(found: ImageFormat, head: bytes, tail: bytes, total: int) -> bool:
+    """Whether a picture of `total` bytes ends where its format says.
+
+    Needed only where HTTP does not tell. An AVIF does not say where it ends: never whole.
+    """
+    if found is _WEBP:
+        return total >= 8 + int.from_bytes(head[4:8], "little")
+    return found in _END_MARKS and tail.endswith(_END_MARKS[found])
 
 
 @attrs.frozen
@@ -191,7 +204,7 @@ class ImageFetcher:
             raise _failure(f"a picture's address may not be {printable(scheme, 20)}:", url)
         if not host or parts.username is not None or parts.password is not None:
             raise _failure("a picture's address needs a host and no credentials", url)
-        if len(url) > _MAX_URL or _ODD.search(url):
+        if len(url) > _MAX_URL or _ODD.search(url) or not _HOST.fullmatch(host):
             raise _failure("the picture's address is too long, or has odd characters", url)
 
 
@@ -238,7 +251,7 @@ class GeneratedImage:
         raises `DownloadError` at its end.
         """
         with carrying(self.job):
-            yield from self._pieces(self._deadline(timeout))
+            yield from self._pieces(_Link(self.url), self._deadline(timeout))
 
     def save(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> Path:
         """Write the picture to `path`, whole or not at all.
@@ -261,7 +274,7 @@ class GeneratedImage:
         """
         with carrying(self.job):
             target, deadline = Path(path), self._deadline(timeout)
-            if not target.name or target.is_dir() or not target.parent.is_dir():
+            if not _can_be_written(target):
                 raise invalid("path", str(path), "must be a file in a folder that exists")
             with _written_beside(target) as draft:
                 found = self._fetch_into(draft.file, deadline)
@@ -278,9 +291,10 @@ class GeneratedImage:
 
     def _fetch_into(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
         """Write the whole picture, starting again after a failure that may pass."""
+        link = _Link(self.url)
         for attempt in range(1, _ATTEMPTS):
             try:
-                return self._write_into(file, deadline)
+                return self._write_into(file, link, deadline)
             except DownloadError as error:
                 pause = _PAUSE * attempt
                 if not _may_pass(error) or pause >= deadline.remaining():
@@ -289,41 +303,53 @@ class GeneratedImage:
                 self._fetcher.sleep(pause)
                 file.seek(0)
                 file.truncate()
-        return self._write_into(file, deadline)
+        return self._write_into(file, link, deadline)
 
-    def _write_into(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
+    def _write_into(self, file: IO[bytes], link: "_Link", deadline: Deadline) -> ImageFormat:
         head = b""
-        for piece in self._pieces(deadline):
+        for piece in self._pieces(link, deadline):
             head = head or piece[:_HEAD]
             file.write(piece)
         found = sniff(head)
         assert found is not None  # _pieces has refused everything else
         return found
 
-    def _pieces(self, deadline: Deadline) -> Iterator[bytes]:
+    def _pieces(self, link: "_Link", deadline: Deadline) -> Iterator[bytes]:
         try:
-            with self._open(deadline) as response:
+            with self._open(link, deadline) as response:
                 yield from _checked_pieces(response, self._fetcher.max_bytes)
         except APIConnectionError as exc:
-            raise _failure(f"the picture broke off: {exc.message}", self.url) from exc
+            raise _failure(f"the picture broke off: {exc.message}", link.url) from exc
         except DownloadError as error:
-            error.url = error.url or _shown(self.url)
+            error.url = error.url or _shown(link.url)
             raise
 
-    def _open(self, deadline: Deadline) -> HttpResponse:
+    def _open(self, link: "_Link", deadline: Deadline) -> HttpResponse:
         try:
-            return self._fetcher.open(self.url, deadline)
+            return self._fetcher.open(link.url, deadline)
         except DownloadError as error:
-            if error.status_code not in _STALE:
+            if link.is_fresh or error.status_code not in _STALE:
                 raise
             log.debug("the link of task %s is stale, asking anew", self.task_id)
-            return self._fetcher.open(self._fresh_url(deadline, error), deadline)
+            link.renew(self._fresh_url(deadline, error))
+            return self._fetcher.open(link.url, deadline)
 
     def _fresh_url(self, deadline: Deadline, stale: DownloadError) -> str:
         try:
             return self.job.fresh_url(deadline) or self.url
         except ImageLabsError:
             raise stale from None
+
+
+@attrs.define
+class _Link:
+    """Where a picture is, as far as we know; asked for anew once at most."""
+
+    url: str
+    is_fresh: bool = False
+
+    def renew(self, url: str) -> None:
+        self.url, self.is_fresh = url, True
 
 
 def _shown(url: str) -> str:
@@ -353,19 +379,25 @@ def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
     found = sniff(head)
     if found is None:
         raise DownloadError("what came is no picture" if head else "nothing came")
-    total, tail = len(head), head[-_TAIL:]
-    yield head
-    for piece in pieces:
+    total, tail = 0, b""
+    for piece in itertools.chain([head], pieces):
         total += len(piece)
         if total > max_bytes:
             raise DownloadError(f"the picture is larger than {max_bytes} bytes")
         tail = (tail + piece)[-_TAIL:]
         yield piece
-    if not response.whole_by_length and _END_MARKS.get(found, b"") not in tail:
+    if not response.whole_by_length and not is_whole(found, head, tail, total):
         raise APIConnectionError("it lacks its end")
 
 
 # Writing ------------------------------------------------------------------------------
+
+
+def _can_be_written(target: Path) -> bool:
+    try:
+        return bool(target.name) and target.parent.is_dir() and not target.is_dir()
+    except (ValueError, OSError):  # a character, or a length, that no path may have
+        return False
 
 
 @attrs.define

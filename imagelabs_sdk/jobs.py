@@ -1,6 +1,7 @@
 """A job that the service has accepted: looking, waiting, its result."""
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -105,7 +106,8 @@ class Job:
         self._ended: float | None = None
         now = self._now()
         self._origin = now - max(0.0, wall - self._submitted_at)
-        self._due = now if first_look_now else now + wiring.polling.delay([])
+        # Not yet asked of the strategy: it may be the caller's own, and fail.
+        self._due: float | None = now if first_look_now else None
 
     # What is known ---------------------------------------------------------------------
 
@@ -136,8 +138,15 @@ class Job:
 
     @property
     def pause(self) -> float:
-        """Seconds until the next look is due, by the polling strategy; 0.0: now. Asks nobody."""
-        return max(0.0, self._due - self._now())
+        """Seconds until the next look is due, by the polling strategy; 0.0: now. Asks nobody.
+
+        Raises:
+            InvalidRequestError: The strategy answers no number of seconds.
+        """
+        with carrying(self):
+            if self._due is None:
+                self._due = self._origin + self._delay()
+            return max(0.0, self._due - self._now())
 
     def __repr__(self) -> str:
         state = self._progress.state.value if self._progress else "not yet looked at"
@@ -180,7 +189,9 @@ class Job:
         Raises:
             JobFailedError, JobTimeoutError, JobStalledError, APIStatusError: As in `step`.
         """
-        return self.wait_until(self._wiring.deadline(timeout), on_progress)
+        with carrying(self):
+            deadline = self._wiring.deadline(timeout)
+        return self.wait_until(deadline, on_progress)
 
     def result(
         self, *, timeout: float | None = None, on_progress: OnProgress | None = None
@@ -190,7 +201,9 @@ class Job:
 
     def events(self, *, timeout: float | None = None) -> Iterator[Progress]:
         """Each answered look while waiting, the last one included. Arguments as in `wait`."""
-        return self._events(self._wiring.deadline(timeout))
+        with carrying(self):
+            deadline = self._wiring.deadline(timeout)
+        return self._events(deadline)
 
     def wait_until(self, deadline: Deadline, on_progress: OnProgress | None = None) -> "Job":
         """`wait`, for who has a deadline already."""
@@ -254,12 +267,14 @@ class Job:
     def __getstate__(self) -> dict[str, Any]:
         # A monotonic clock means nothing in another process: keep distances, not points.
         now = self._now()
-        return {**self.__dict__, "_origin": now - self._origin, "_due": self._due - now}
+        due = None if self._due is None else self._due - now
+        return {**self.__dict__, "_origin": now - self._origin, "_due": due}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         now = self._now()
-        self._origin, self._due = now - state["_origin"], now + state["_due"]
+        self._origin = now - state["_origin"]
+        self._due = None if state["_due"] is None else now + state["_due"]
 
     # How it is done --------------------------------------------------------------------
 
@@ -290,7 +305,7 @@ class Job:
             return Step(self._progress, None)
         if deadline.passed:
             raise self._timeout_error()
-        pause = self._wiring.polling.delay(self._looks)
+        pause = self._delay()
         try:
             progress = self._look(deadline)
         except ImageLabsError as error:
@@ -299,13 +314,22 @@ class Job:
         else:
             self._failures = 0
             self._raise_if_failed()
-            delay = self._wiring.polling.delay(self._looks)
+            delay = self._delay()
             step = Step(progress, None if self.done else delay)
         self._due = self._now() + delay
         return step
 
+    def _delay(self) -> float:
+        delay = self._wiring.polling.delay(self._looks)
+        number = isinstance(delay, int | float) and not isinstance(delay, bool)
+        if not number or not 0.0 <= delay < math.inf:
+            raise invalid("polling", delay, "delay() must answer seconds, 0.0 or more")
+        return delay
+
     def _look(self, deadline: Deadline) -> Progress:
-        progress = self._wiring.endpoints.progress(self._id, deadline=deadline)
+        hidden = (self._request.prompt, self._request.negative_prompt) if self._request else ()
+        ask = self._wiring.endpoints.progress
+        progress = ask(self._id, deadline=deadline, hidden=hidden)
         elapsed = self._elapsed()
         self._progress = progress
         self._look_count += 1

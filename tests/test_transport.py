@@ -494,7 +494,7 @@ def test_what_is_remembered_of_hosts_is_bounded() -> None:
     for number in range(200):
         url = f"https://h{number}.test/x"
         responses.post(url, body=b"x")
-        request = HttpRequest(method="POST", url=url)
+        request = HttpRequest(method="POST", url=url, cookies={})
         transport.send(request, deadline=Deadline.after(5)).close()
     assert len(transport._mine()._routes) <= 64
     transport.close()

@@ -11,20 +11,29 @@ import attrs
 import requests
 import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
-from requests.cookies import get_cookie_header
+from requests.cookies import RequestsCookieJar, get_cookie_header
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 
 from ..deadline import Deadline
 from ..errors import APIConnectionError, APITimeoutError, ForbiddenAddressError, printable
 from . import _sockets
-from .base import HttpRequest, HttpResponse
+from .base import HttpRequest, HttpResponse, checked_proxy, checked_verify, origin_of
 
 __all__ = ["TimedSession"]
 
 _CHUNK = 65_536
+_GZIP = b"\x1f\x8b"
 _MAX_ROUTES = 64
+_MAX_COOKIE, _MAX_COOKIES = 4096, 50  # bytes of one, and how many; browsers keep no larger ones
 _TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
-_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, zlib.error)
+# ValueError: what http.client and urllib3 say to some numbers and encodings that make no sense.
+_FAILURES = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+    ValueError,
+    zlib.error,
+)
 
 
 @attrs.frozen
@@ -35,6 +44,7 @@ class _Route:
     prepared: requests.PreparedRequest
     adapter: BaseAdapter
     proxies: dict[str, str]
+    jar: RequestsCookieJar
 
 
 class TimedSession:
@@ -46,6 +56,7 @@ class TimedSession:
         self._proxies = {"http": proxy, "https": proxy} if proxy else None
         self._verify = _bundle() if verify is True else verify
         self._routes: dict[str, _Route] = {}
+        self._jars: dict[tuple[str, str, int | None], RequestsCookieJar] = {}  # by origin
 
     def send(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         """Carry one request; see `Transport.send`."""
@@ -54,10 +65,7 @@ class TimedSession:
         exchange = _sockets.Exchange(deadline, request.public_only)
         token = _sockets.current.set(exchange)
         try:
-            # What urllib3 is told hardly matters, our sockets ask the deadline; but adapters
-            # of another kind have only this.
-            limit = max(deadline.remaining(), 0.001)
-            answer = (self._send_plain if self._own else self._send)(request, limit)
+            answer = (self._send_plain if self._own else self._send)(request, exchange)
         except _sockets.PrivateAddressError as exc:
             raise ForbiddenAddressError(str(exc), delivered="no") from exc
         except _FAILURES as exc:
@@ -77,62 +85,90 @@ class TimedSession:
         if not self._own:
             self._session.close()
 
-    def _send(self, request: HttpRequest, limit: float) -> requests.Response:
+    def _send(self, request: HttpRequest, exchange: _sockets.Exchange) -> requests.Response:
         """By our own session: only what changes from call to call is computed.
 
         What `Session.send` does besides is decided elsewhere (redirects) or has no place in a
         session that nobody else sees (auth, hooks).
         """
-        route, jar = self._route(request), self._session.cookies
-        prepared = route.prepared.copy()
+        route = self._route(request, exchange)
+        prepared, jar = route.prepared.copy(), route.jar
         if request.body:
             prepared.prepare_body(request.body, None)
         if request.cookies is not None:
             _set_cookies(prepared, request.cookies, get_cookie_header(jar, prepared) if jar else "")
         answer = route.adapter.send(
-            prepared, stream=True, timeout=limit, verify=self._verify, proxies=route.proxies
+            prepared,
+            stream=True,
+            timeout=exchange.deadline.socket_timeout(),
+            verify=self._verify,
+            proxies=route.proxies,
         )
-        if request.cookies is not None and answer.cookies:
-            jar.update(answer.cookies)
+        if request.cookies is not None:
+            _keep(jar, answer.cookies)
         return answer
 
-    def _route(self, request: HttpRequest) -> _Route:
+    def _route(self, request: HttpRequest, exchange: _sockets.Exchange) -> _Route:
         """The API's two addresses are remembered, those of pictures are not: each has its own."""
         known = self._routes.get(request.url)
         if known and known.headers is request.headers:
             return known
         adapter = self._session.get_adapter(request.url)
         proxies = self._proxies or get_environ_proxies(request.url)
-        self._equip(adapter, request, proxies)
-        route = _Route(request.headers, _unprepared(request, b"").prepare(), adapter, proxies)
-        if request.method == "POST" and len(self._routes) < _MAX_ROUTES:
-            self._routes[request.url] = route
+        _equip(adapter, request.url, proxies, exchange)
+        prepared, jar = _unprepared(request, b"").prepare(), RequestsCookieJar()
+        if request.cookies is None:
+            return _Route(request.headers, prepared, adapter, proxies, jar)
+        if len(self._routes) >= _MAX_ROUTES:
+            self._routes.clear()
+            self._jars.clear()
+        jar = self._jars.setdefault(origin_of(request.url), jar)
+        route = _Route(request.headers, prepared, adapter, proxies, jar)
+        self._routes[request.url] = route
         return route
 
-    def _send_plain(self, request: HttpRequest, limit: float) -> requests.Response:
+    def _send_plain(self, request: HttpRequest, exchange: _sockets.Exchange) -> requests.Response:
         """By the caller's session, with all that it does besides: auth, hooks, adapters.
 
-        Its headers, cookies and auth go to the API alone, so a foreign host gets a request
-        that the session has not prepared.
+        Its headers, cookies, auth and certificate go to the API alone, so a foreign host gets a
+        request that the session has not prepared, and the session gets no cookie of it.
         """
         session = self._session
+        settings: dict[str, Any] = {
+            **session.merge_environment_settings(request.url, {}, True, None, None),
+            "timeout": exchange.deadline.socket_timeout(),
+        }
+        adapter = session.get_adapter(request.url)
+        _equip(adapter, request.url, settings["proxies"], exchange)
         if request.cookies is None:
             prepared = _unprepared(request, request.body).prepare()
-        else:
-            prepared = session.prepare_request(_unprepared(request, request.body))
-            _set_cookies(prepared, request.cookies, prepared.headers.get("Cookie"))
-        settings = session.merge_environment_settings(request.url, {}, True, None, None)
-        self._equip(session.get_adapter(request.url), request, settings["proxies"])
-        return session.send(prepared, allow_redirects=False, timeout=limit, **settings)
+            return adapter.send(prepared, **{**settings, "cert": None})
+        prepared = session.prepare_request(_unprepared(request, request.body))
+        _set_cookies(prepared, request.cookies, prepared.headers.get("Cookie"))
+        prepared.register_hook("response", _hide_redirect)
+        return session.send(prepared, allow_redirects=False, **settings)
 
-    def _equip(self, adapter: Any, request: HttpRequest, proxies: Mapping[str, str]) -> None:
-        """Make sure that the connections which will be used know deadline and guard."""
-        proxy = select_proxy(request.url, dict(proxies))
-        if proxy and request.public_only:
-            _sockets.refuse_private_target(urlsplit(request.url).hostname or "")
-        if isinstance(adapter, HTTPAdapter):
-            proxy = proxy and prepend_scheme_if_needed(proxy, "http")
-            _sockets.equip(adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager)
+
+def _equip(
+    adapter: BaseAdapter, url: str, proxies: Mapping[str, str], exchange: _sockets.Exchange
+) -> None:
+    """Make sure that the connections which will be used know deadline and guard."""
+    proxy = select_proxy(url, dict(proxies))
+    taught = isinstance(adapter, HTTPAdapter)
+    if exchange.public_only and (proxy or not taught):
+        _sockets.refuse_private_target(urlsplit(url).hostname or "")
+    if proxy:
+        # A proxy is the caller's own choice of host. It connects, not we.
+        exchange.public_only = False
+        proxy = checked_proxy(prepend_scheme_if_needed(proxy, "http"))
+    if isinstance(adapter, HTTPAdapter):
+        _sockets.equip(adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager)
+
+
+def _hide_redirect(answer: requests.Response, **_: Any) -> None:
+    """Keep `Session.send` from looking where it leads: it would read the body, without bound."""
+    if "location" in answer.headers:
+        answer.headers["x-location"] = answer.headers.pop("location")
 
 
 def _bare_session() -> requests.Session:
@@ -142,7 +178,8 @@ def _bare_session() -> requests.Session:
 
 
 def _bundle() -> bool | str:
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+    path = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    return checked_verify(path) if path else True
 
 
 def _unprepared(request: HttpRequest, body: bytes) -> requests.Request:
@@ -163,6 +200,13 @@ def _set_cookies(
             cookies[name] = value
     if cookies:
         prepared.headers["Cookie"] = "; ".join(f"{k}={v}" for k, v in cookies.items())
+
+
+def _keep(jar: RequestsCookieJar, fresh: RequestsCookieJar) -> None:
+    """Keep cookies as a browser does: not too large ones, and not too many."""
+    for cookie in fresh:
+        if len(cookie.name) + len(cookie.value or "") <= _MAX_COOKIE and len(jar) < _MAX_COOKIES:
+            jar.set_cookie(cookie)
 
 
 # The body -----------------------------------------------------------------------------
@@ -191,26 +235,44 @@ def _raw(answer: requests.Response, deadline: Deadline) -> Iterator[bytes]:
 
 def _decoded(chunks: Iterable[bytes], headers: Mapping[str, str]) -> Iterator[bytes]:
     """Undo gzip in bounded steps: no answer can blow up in memory."""
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("identity", ""):
+    names = [name.strip() for name in headers.get("content-encoding", "").lower().split(",")]
+    codings = [name for name in names if name not in ("identity", "")]
+    if not codings:
         yield from chunks
-    elif encoding in ("gzip", "x-gzip", "deflate"):
-        inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # finds out which of the two
-        for chunk in chunks:
-            left = chunk
-            while left and not inflate.eof:
-                yield inflate.decompress(left, _CHUNK)
-                left = inflate.unconsumed_tail
-        if not inflate.eof:
-            raise zlib.error("the compressed body is cut short")
+    elif codings[0] in ("gzip", "x-gzip", "deflate") and len(codings) == 1:
+        yield from _inflated(chunks)
     else:
-        raise zlib.error(f"unknown content-encoding {printable(encoding, 40)}")
+        raise zlib.error(f"unknown content-encoding {printable(', '.join(codings), 40)}")
+
+
+def _inflated(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    inflate = None
+    for chunk in chunks:
+        left = chunk
+        while left:
+            if inflate is None:
+                inflate = _inflater(left)
+            elif inflate.eof:
+                if not left.startswith(_GZIP):
+                    break  # what follows the last member is nobody's business
+                inflate = _inflater(left)
+            yield inflate.decompress(left, _CHUNK)
+            left = inflate.unconsumed_tail or inflate.unused_data
+    if inflate is None or not inflate.eof:
+        raise zlib.error("the compressed body is cut short")
+
+
+def _inflater(head: bytes) -> "zlib._Decompress":
+    """For gzip, zlib, or what some servers call deflate: neither, and without a header."""
+    headed = head.startswith(_GZIP) or head[0] & 0x0F == zlib.DEFLATED
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32 if headed else -zlib.MAX_WBITS)
 
 
 def _ends_by_length(answer: requests.Response, exchange: _sockets.Exchange) -> bool:
     """Whether HTTP tells a cut body from a whole one. Bodies made in process are whole."""
     chunked = getattr(answer.raw, "chunked", False)
-    return not exchange.sent or "content-length" in answer.headers or bool(chunked)
+    length = answer.headers.get("content-length", "")
+    return not exchange.sent or length.isdecimal() or bool(chunked)
 
 
 # Failures -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Here the time left is set on the socket before every single read, so that all wa
 end at the deadline. The guard looks at the address before it is connected to.
 """
 
+import functools
 import http.client
 import io
 import ipaddress
@@ -14,8 +15,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import attrs
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3 import HTTPConnectionPool, PoolManager, Retry
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from ..deadline import Deadline
@@ -24,7 +25,9 @@ __all__ = ["Exchange", "PrivateAddressError", "current", "equip", "refuse_privat
 
 _MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without our knowing
 _NEVER = Retry(0, read=False, redirect=False)
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 in its last 32 bits
+_UNICAST = ipaddress.ip_network("2000::/3")  # all that is public in IPv6; what follows is in it
+_DOCUMENTATION = ipaddress.ip_network("3fff::/20")  # older Pythons do not know of it
 
 
 @attrs.define
@@ -55,17 +58,17 @@ class PrivateAddressError(Exception):
 def _is_public(text: str) -> bool:
     """Whether an address belongs to the public internet, also where it is wrapped in IPv6."""
     address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if address.teredo:
-            inner = address.teredo[1]
-        if inner:
-            return _is_public(str(inner))
-        if address.is_site_local or int(address) >> 32 == 0:
-            return False
-    return address.is_global and not address.is_multicast
+    if isinstance(address, ipaddress.IPv4Address):
+        relay = address in ipaddress.ip_network("192.88.99.0/24")  # into other networks
+        return address.is_global and not address.is_multicast and not relay
+    inner = address.ipv4_mapped or address.sixtofour
+    if address in _NAT64:
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.teredo:
+        inner = address.teredo[1]
+    if inner:
+        return _is_public(str(inner))
+    return address in _UNICAST and address.is_global and address not in _DOCUMENTATION
 
 
 def _addresses(host: str, port: int) -> list[Any]:
@@ -84,7 +87,7 @@ def refuse_private(host: str, found: list[Any]) -> None:
 def refuse_private_target(host: str) -> None:
     """The same before a proxy is asked to connect. A name only the proxy knows is left to it."""
     try:
-        found = _addresses(host, 0)
+        found = _addresses(host.rstrip("."), 0)
     except (OSError, UnicodeError):
         return
     refuse_private(host, found)
@@ -105,6 +108,7 @@ def _dial(host: str, port: int, exchange: Exchange, options: Any) -> socket.sock
                 sock.setsockopt(*option)
             sock.settimeout(exchange.deadline.socket_timeout() / left)
             sock.connect(address)
+            sock.settimeout(exchange.deadline.socket_timeout())  # for a handshake that follows
         except OSError as exc:
             sock.close()
             failure = exc
@@ -143,24 +147,30 @@ class _TimedResponse(http.client.HTTPResponse):
             file = self.fp.detach()
             self.fp = io.BufferedReader(_TimedReader(file, sock, exchange.deadline))
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """http.client takes 103 and its like for the answer; only 100 it reads past."""
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        return version, 100 if 101 < status < 200 else status, reason
+
 
 class _Timed:
-    """Mixed into both kinds of connection."""
+    """Mixed into every kind of connection."""
 
     response_class: Any = _TimedResponse
     _tunnelling = False
     _last_used = 0.0
+    _exchange: Exchange | None = None  # the latest; its body may be read after it has been sent
 
     def _new_conn(self: Any) -> socket.socket:
-        exchange = current.get()
+        exchange, plain = current.get(), super()._new_conn  # type: ignore[misc]
         if exchange is None:
-            plain: socket.socket = super()._new_conn()  # type: ignore[misc]
-            return plain
-        exchange.dialled = True
-        # A proxy is the caller's own choice of host; its targets are checked before it is asked.
-        guarded = attrs.evolve(exchange, public_only=exchange.public_only and not self.proxy)
+            return plain()  # type: ignore[no-any-return]
+        exchange.dialled, self._exchange = True, exchange
+        if plain.__func__ is not HTTPConnection._new_conn:  # one that dials by a way of its own
+            self.timeout = exchange.deadline.socket_timeout()
+            return plain()  # type: ignore[no-any-return]
         try:
-            return _dial(self._dns_host, self.port, guarded, self.socket_options)
+            return _dial(self._dns_host, self.port, exchange, self.socket_options)
         except TimeoutError as exc:
             raise ConnectTimeoutError(self, f"connecting to {self.host} took too long") from exc
         except (OSError, UnicodeError) as exc:  # a name may be one that no encoding takes
@@ -173,12 +183,27 @@ class _Timed:
         finally:
             self._tunnelling = False
 
+    def _connect_tls_proxy(self: Any, hostname: str, sock: Any) -> Any:
+        """TLS within TLS reads the outer socket in a loop of its own, which needs the deadline."""
+        outer = super()._connect_tls_proxy(hostname, sock)  # type: ignore[misc]
+        receive = outer.recv
+
+        def recv(size: int, flags: int = 0) -> bytes:
+            if self._exchange is not None:
+                outer.settimeout(self._exchange.deadline.socket_timeout())
+            return receive(size, flags)  # type: ignore[no-any-return]
+
+        outer.recv = recv
+        return outer
+
     def send(self: Any, data: Any) -> None:
         exchange = current.get()
         if exchange is not None:
             if self.sock is None:
                 self.connect()
-            exchange.sent = exchange.sent or not self._tunnelling
+            if exchange.public_only:  # a kept connection was perhaps opened for another purpose
+                refuse_private(self.host, [(self.sock.getpeername(),)])
+            exchange.sent, self._exchange = exchange.sent or not self._tunnelling, exchange
             self.sock.settimeout(exchange.deadline.socket_timeout())
         super().send(data)  # type: ignore[misc]
 
@@ -194,7 +219,7 @@ class _Timed:
 
 
 class _Once:
-    """Mixed into both kinds of pool: an exchange of ours is never repeated below us."""
+    """Mixed into every kind of pool: an exchange of ours is never repeated below us."""
 
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
         if current.get() is not None:
@@ -202,31 +227,21 @@ class _Once:
         return super().urlopen(*args, **kwargs)  # type: ignore[misc]
 
 
-class _TimedHTTPConnection(_Timed, HTTPConnection):
-    pass
-
-
-class _TimedHTTPSConnection(_Timed, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(_Once, HTTPConnectionPool):
-    ConnectionCls = _TimedHTTPConnection
-
-
-class _HTTPSPool(_Once, HTTPSConnectionPool):
-    ConnectionCls = _TimedHTTPSConnection
-
-
-_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
-_PLAIN = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+@functools.lru_cache(maxsize=64)
+def _taught(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+    """A kind of pool that does what `pool` does, and knows of exchanges."""
+    if issubclass(pool, _Once):
+        return pool
+    connection = type("Timed", (_Timed, pool.ConnectionCls), {})
+    return type("Once", (_Once, pool), {"ConnectionCls": connection})
 
 
 def equip(manager: PoolManager) -> None:
-    """Make `manager` open our kind of pools from now on, if it opens urllib3's own.
+    """Make `manager` open pools of our kind from now on.
 
-    Outside an exchange of ours they behave as urllib3's.
+    Outside an exchange of ours they behave as those that it opened before.
     """
-    if manager.pool_classes_by_scheme == _PLAIN:
-        manager.clear()  # the idle connections of plain pools, if there are any
-        manager.pool_classes_by_scheme = _POOLS
+    kinds = manager.pool_classes_by_scheme
+    if not all(issubclass(kind, _Once) for kind in kinds.values()):
+        manager.clear()  # the idle connections of the pools so far, if there are any
+        manager.pool_classes_by_scheme = {scheme: _taught(kind) for scheme, kind in kinds.items()}

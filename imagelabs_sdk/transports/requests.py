@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..deadline import Deadline
-from .base import HttpRequest, HttpResponse
+from .base import HttpRequest, HttpResponse, checked_proxy, checked_verify
 
 if TYPE_CHECKING:
     import requests
@@ -54,8 +54,10 @@ class RequestsTransport:
             and then the deadline is checked between the pieces of a body only.
     """
 
-    proxy: str | None = attrs.field(default=None, repr=False)
-    verify: bool | str = True
+    proxy: str | None = attrs.field(
+        default=None, repr=False, converter=attrs.converters.optional(checked_proxy)
+    )
+    verify: bool | str = attrs.field(default=True, converter=checked_verify)
     session: "requests.Session | None" = None
     _opened: _Opened = attrs.field(factory=_Opened, init=False, eq=False, repr=False)
 
