@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .models import ImageRequest as ImageRequest
     from .models import Progress as Progress
     from .models import State as State
+    from .polling import Adaptive as Adaptive
     from .polling import Backoff as Backoff
     from .polling import FixedInterval as FixedInterval
     from .polling import Look as Look
@@ -57,7 +58,7 @@ _ROOMS = {
     "images": "GeneratedImage ImageFormat Timings",
     "jobs": "Job Step",
     "models": "ImageRequest Progress State",
-    "polling": "Backoff FixedInterval Look Polling",
+    "polling": "Adaptive Backoff FixedInterval Look Polling",
     "transports.base": "HttpRequest HttpResponse Transport",
     "transports.handler": "HandlerTransport",
     "transports.requests": "RequestsTransport",

@@ -11,7 +11,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
@@ -51,6 +51,7 @@ from . import (
     SubmissionUnknownError,
     __version__,
 )
+from .cli_batch import Board, Ending, Plan, Prompt, bring, read_prompts, summary
 
 __all__ = ["EXIT_CODES", "cli"]
 
@@ -80,6 +81,7 @@ _RESUMABLE = (
 )
 """What may end a wait although the service keeps the job."""
 
+_JOBS = 64  # of a batch at once
 _WIDEST_STATE = 40  # columns of a terminal; the service's words may be far longer
 
 
@@ -104,6 +106,10 @@ def _tell(error: BaseException) -> int:
     """Say in one line what went wrong. Answers the exit code."""
     log.debug("how it came to this", exc_info=error)
     _say("imagelabs: " + " ".join(_line(error).splitlines()))
+    return _code(error)
+
+
+def _code(error: BaseException) -> int:
     return next(code for code, _, kinds in EXIT_CODES if isinstance(error, kinds))
 
 
@@ -233,6 +239,12 @@ def _check_output(_: click.Context, __: click.Parameter, path: Path | None) -> P
     return path and _writable(path)
 
 
+def _check_sheet(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path and path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise click.BadParameter(f"{str(path)!r} must end in .png, .jpg or .webp")
+    return path and _writable(path)
+
+
 def _start_debugging(_: click.Context, __: click.Parameter, wanted: bool) -> None:
     if wanted:
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
@@ -316,6 +328,89 @@ def _with_errand(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+_file = click.Path(path_type=Path, dir_okay=False)
+_batch_options = (
+    click.option(
+        "--batch",
+        metavar="FILE",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Many pictures: one prompt a line, # begins a comment. Needs --out-dir.",
+    ),
+    click.option(
+        "--out-dir",
+        metavar="DIR",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Where they go, as 0001.png and so on; made if it is missing.",
+    ),
+    click.option("--jobs", metavar="N", type=click.IntRange(1), help="At once. [default: 64]"),
+    click.option(
+        "--checkpoint",
+        metavar="FILE",
+        type=_file,
+        help="Keep what was bought, for the same command again; holds the prompts.",
+    ),
+    click.option(
+        "--contact-sheet",
+        "sheet",
+        metavar="FILE",
+        type=_file,
+        callback=_check_sheet,
+        help="All pictures on one sheet; such as sheet.png.",
+    ),
+)
+
+
+def _with_plan(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of a batch; its keyword argument `plan` may be `None`."""
+
+    @wraps(command)
+    def run(
+        errand: Errand,
+        *,
+        batch: Path | None,
+        out_dir: Path | None,
+        jobs: int | None,
+        checkpoint: Path | None,
+        sheet: Path | None,
+        **own: Any,
+    ) -> None:
+        given = {
+            "--out-dir": out_dir,
+            "--jobs": jobs,
+            "--checkpoint": checkpoint,
+            "--contact-sheet": sheet,
+        }
+        if batch is None:
+            for name in (name for name, value in given.items() if value is not None):
+                raise click.UsageError(f"{name} needs --batch.")
+            command(errand, plan=None, **own)
+            return
+        if out_dir is None:
+            raise click.UsageError("--batch needs --out-dir.")
+        plan = Plan(
+            prompts=_prompts(batch),
+            folder=out_dir,
+            jobs=jobs or _JOBS,
+            checkpoint=checkpoint,
+            sheet=sheet,
+        )
+        command(errand, plan=plan, **own)
+
+    for option in reversed(_batch_options):
+        run = option(run)
+    return run
+
+
+def _prompts(path: Path) -> list[Prompt]:
+    try:
+        prompts = read_prompts(path)
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"{str(path)!r} is no text in UTF-8") from error
+    if not prompts:
+        raise click.BadParameter(f"{str(path)!r} has no prompt in it")
+    return prompts
+
+
 # The commands -----------------------------------------------------------------------------
 
 _GUIDE = """\
@@ -347,8 +442,13 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@cli.command(epilog='Example: imagelabs generate "a lighthouse" -o lighthouse.png --seed 7')
-@click.argument("prompt")
+@cli.command(
+    epilog="""\b
+Example: imagelabs generate "a lighthouse" -o lighthouse.png --seed 7
+Many:    imagelabs generate --batch prompts.txt --out-dir pictures --checkpoint run.jsonl
+"""
+)
+@click.argument("prompt", required=False)
 @click.option("--negative", metavar="TEXT", default="", help="What to keep out of the picture.")
 @click.option("--size", type=_size, metavar="WxH", help="In pixels. [default: 1152x896]")
 @click.option("--aspect-ratio", metavar="W:H", help="Such as 16:9, instead of --size.")
@@ -356,27 +456,51 @@ def cli(context: click.Context) -> None:
 @click.option("--embedded", is_flag=True, help="Draw here, with the built-in engine; no network.")
 @click.option("--no-wait", is_flag=True, help="Print the task id and leave; wait brings it later.")
 @_with_errand
+@_with_plan
 def generate(
     errand: Errand,
     *,
-    prompt: str,
+    prompt: str | None,
     negative: str,
     size: tuple[int, int] | None,
     aspect_ratio: str | None,
     seed: int | None,
     no_wait: bool,
+    plan: Plan | None,
 ) -> None:
-    """Draw PROMPT, wait for the picture and save it.
+    """Draw PROMPT, wait for the picture and save it; with --batch, draw many.
 
     Prints the file's path. The seed that was used is told, too.
     """
-    if errand.embedded and (no_wait or errand.base_url):
-        other = "--no-wait" if no_wait else "--base-url"
-        raise click.UsageError(f"--embedded draws in this process: it does not go with {other}.")
+    _check_together(errand, prompt, no_wait, plan)
     sides: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
-    request = ImageRequest(
-        prompt, negative_prompt=negative, aspect_ratio=aspect_ratio, seed=seed, **sides
-    ).with_seeds()
+    options = {"negative_prompt": negative, "aspect_ratio": aspect_ratio, "seed": seed, **sides}
+    if plan is None:
+        _bring_one(errand, ImageRequest(prompt or "", **options).with_seeds(), no_wait)
+    else:
+        _bring_many(errand, [ImageRequest(each.text, **options) for each in plan.prompts], plan)
+
+
+def _check_together(errand: Errand, prompt: str | None, no_wait: bool, plan: Plan | None) -> None:
+    if (prompt is None) is (plan is None):
+        raise click.UsageError("Give either a PROMPT or --batch.")
+    given = {
+        "--no-wait": no_wait,
+        "--base-url": errand.base_url,
+        "--checkpoint": plan and plan.checkpoint,
+        "--output": errand.output,
+    }
+    here = "--embedded draws in this process: it"
+    for who, others in (
+        (errand.embedded and here, ("--no-wait", "--base-url", "--checkpoint")),
+        (plan and "--batch", ("--no-wait", "--output")),
+    ):
+        for other in others:
+            if who and given[other]:
+                raise click.UsageError(f"{who} does not go with {other}.")
+
+
+def _bring_one(errand: Errand, request: ImageRequest, no_wait: bool) -> None:
     errand = errand.or_into(f"imagelabs-{request.seed}")
     deadline = Deadline.after(errand.timeout)
     with errand.client() as client:
@@ -508,6 +632,104 @@ def _summary(image: GeneratedImage) -> str:
     return f"seed {request.seed}, {request.width}x{request.height} pixels, {seconds}"
 
 
+# From a file of prompts to a folder -------------------------------------------------------
+
+
+def _bring_many(errand: Errand, requests: Sequence[ImageRequest], plan: Plan) -> None:
+    """Draw and save all, and tell what came of it. The first failure gives the exit code."""
+    _check_room(plan)
+    with errand.client() as client:
+        endings = _endings(client, requests, errand, plan)
+    _draw_sheet(endings, plan)
+    failed = [(ending.index, _code(ending.error)) for ending in endings if ending.error]
+    if failed:
+        raise click.exceptions.Exit(min(failed)[1])
+
+
+def _endings(
+    client: ImageLabs, requests: Sequence[ImageRequest], errand: Errand, plan: Plan
+) -> list[Ending]:
+    """What came of each. If something ends them early it is told how to go on."""
+    shown = Board(plan, _say, _bar_console())
+    endings: list[Ending] = []
+    in_hand: dict[int, Job | None] = {}
+    batch = client.generate_many(
+        requests, max_in_flight=plan.jobs, on_progress=shown.look, checkpoint=plan.checkpoint
+    )
+    try:
+        with shown, batch:
+            for outcome in batch:
+                in_hand = {outcome.index: outcome.job}
+                endings.append(bring(outcome, plan))
+                in_hand.clear()
+                _print(endings[-1], plan, errand)
+                shown.end(endings[-1])
+    except (KeyboardInterrupt, OSError) as error:
+        code, left = _tell(error), {**in_hand, **batch.unfinished}
+        for line in (*summary(endings, plan, _line), *_resumptions(left, errand, plan)):
+            _say(line)
+        raise click.exceptions.Exit(code) from error
+    for line in summary(endings, plan, _line):
+        _say(line)
+    return endings
+
+
+def _check_room(plan: Plan) -> None:
+    """Refuse what could not be saved, or would replace a picture, before anything is bought."""
+    if plan.sheet is not None:
+        with _extra("server"):
+            from . import contact_sheet  # noqa: F401 - a package that is missing is said at once
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    _writable(plan.stem(0))
+    if plan.checkpoint is None or not plan.checkpoint.exists():
+        for there in filter(None, map(plan.there, range(len(plan.prompts)))):
+            raise click.UsageError(
+                f"{str(there)!r} is there already: give the --checkpoint of the run that drew it, "
+                "or another --out-dir."
+            )
+
+
+def _print(ending: Ending, plan: Plan, errand: Errand) -> None:
+    """One result, on the standard output."""
+    line = {"line": plan.prompts[ending.index].line}
+    if ending.image is None or ending.path is None:
+        if errand.as_json:
+            error = ending.error
+            click.echo(
+                json.dumps({**line, "task_id": error and error.task_id, "error": str(error)})
+            )
+    elif errand.as_json:
+        click.echo(json.dumps({**line, **_facts(ending.image, ending.path)}))
+    else:
+        click.echo(click.format_filename(ending.path))
+
+
+def _resumptions(left: Mapping[int, Job | None], errand: Errand, plan: Plan) -> Iterator[str]:
+    """What a person can do about the jobs that go on at the service."""
+    if plan.checkpoint:
+        yield f"To go on: the same command again; {plan.checkpoint} knows what was bought."
+    elif errand.embedded:
+        yield errand.resumption("")
+    else:
+        for index, job in left.items():
+            if job is not None:
+                yield attrs.evolve(errand, output=plan.stem(index)).resumption(job.id)
+
+
+def _draw_sheet(endings: Sequence[Ending], plan: Plan) -> None:
+    paths = {ending.index: ending.path for ending in endings if ending.path}
+    if plan.sheet is None or not paths:
+        return
+    with _extra("server"):
+        from .contact_sheet import Tile, draw_sheet  # needs an extra that others do without
+    tiles = [
+        Tile(paths[index], plan.stem(index).name, plan.prompts[index].text)
+        for index in sorted(paths)
+    ]
+    draw_sheet(tiles).save(plan.sheet)
+    _say(f"contact sheet: {plan.sheet}")
+
+
 # What is seen meanwhile -------------------------------------------------------------------
 
 
@@ -517,13 +739,18 @@ def _bar(word: str) -> Iterator[Callable[[Progress], None] | None]:
 
     `None` where there is no terminal, or where the lines of a log would tear the bar apart.
     """
-    console = _console()
-    if not console.is_interactive or log.isEnabledFor(logging.DEBUG):
+    console = _bar_console()
+    if console is None:
         yield None
         return
     with Bar(*_columns(), console=console, transient=True) as bar:
         row = bar.add_task(word, total=None)
         yield lambda progress: bar.update(row, **_as_row(progress))
+
+
+def _bar_console() -> Console | None:
+    console = _console()
+    return console if console.is_interactive and not log.isEnabledFor(logging.DEBUG) else None
 
 
 def _console() -> Console:

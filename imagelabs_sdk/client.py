@@ -17,7 +17,7 @@ from .errors import InvalidRequestError
 from .images import GeneratedImage, ImageFetcher
 from .jobs import Job, OnProgress, Wiring
 from .models import ImageRequest, invalid
-from .polling import FixedInterval, Polling, seconds
+from .polling import Adaptive, FixedInterval, Polling, seconds
 from .transports.base import Transport
 from .transports.requests import RequestsTransport
 
@@ -77,7 +77,7 @@ class ImageLabs:
                 ``https://editor.imagelabs.net``.
             transport: How requests travel; it stays yours to close. `None`:
                 `RequestsTransport` with `proxy` and `verify`.
-            polling: When to look; also the clock of everything. `None`: every second.
+            polling: When to look; also the clock of everything. `None`: `Adaptive()`.
             timeout: Seconds for a whole job, submit included; ``IMAGELABS_TIMEOUT``;
                 default 300; infinity: no limit.
             poll_interval: Seconds between looks; short for ``polling=FixedInterval(...)``.
@@ -109,9 +109,9 @@ class ImageLabs:
             raise InvalidRequestError(
                 "poll_interval: give either polling or poll_interval", field="poll_interval"
             )
-        polling = polling or FixedInterval(
-            1.0 if poll_interval is None else seconds("poll_interval", poll_interval)
-        )
+        if poll_interval is not None:
+            polling = FixedInterval(seconds("poll_interval", poll_interval))
+        polling = polling or Adaptive()
         self._owned = None if transport else RequestsTransport(proxy=proxy or None, verify=verify)
         carrier: Transport = transport or self._owned  # type: ignore[assignment]
         sent = {**_default_headers(base), **_headers(headers)}

@@ -47,6 +47,7 @@ _MAX_ANSWER = 1024 * 1024  # bytes; the answers that were seen have a few hundre
 _MAX_RETRY_AFTER = 300.0  # seconds; who asks for more is not obeyed but told to the caller
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between attempts to submit
 _TRANSIENT = (408, 425, 429)  # the statuses below 500 that another try may cure
+_PLAIN_WORDS = ("", "Done", "Processing")  # hide nothing; most answers have one of them
 _CHALLENGE = re.compile(rb"<title>\s*just a moment", re.IGNORECASE)
 _REMEDY = (
     "a Cloudflare check stands in front: give the client the cookies (cf_clearance) and the exact "
@@ -124,8 +125,10 @@ class Endpoints:
             error.endpoint, error.task_id = "POST /progress", task_id
             error.conceal([*hidden, *self.cookies.values()])
             raise
-        status = without(progress.status, [*hidden, *self.cookies.values()])
-        return progress if status == progress.status else attrs.evolve(progress, status=status)
+        if progress.status not in _PLAIN_WORDS:
+            status = without(progress.status, [*hidden, *self.cookies.values()])
+            progress = attrs.evolve(progress, status=status)
+        return progress
 
     def _post(self, path: str, body: bytes, deadline: Deadline) -> bytes:
         request = HttpRequest(

@@ -23,6 +23,7 @@ holds a prompt, a cookie or a proxy's password; words of the server are shortene
 """
 
 import logging
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _TELLING = 12  # characters at the beginning of a secret that give it away
-_TOO_SHORT = 4  # what is shorter is in every other sentence
+_TOO_SHORT = 4  # characters; what is shorter is in every other sentence
+_WORDS = 100  # of a secret that are looked for
 
 Delivered = Literal["no", "maybe", "yes"]
 """Did the service take the request up?
@@ -72,12 +74,16 @@ def printable(text: object, limit: int = 200) -> str:
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
-    """`text` up to where it gives one of `secrets` away: services like to quote what they got."""
+    """`text` with nothing in it that gives one of `secrets` away: services quote what they got.
+
+    It ends where a secret begins; of one that is quoted in part, the longer words are left out.
+    """
     for secret in secrets:
-        telling = printable(secret)[:_TELLING].lower()
-        place = text.lower().find(telling) if len(telling) >= _TOO_SHORT else -1
-        if place >= 0:
-            text = text[:place] + "…"
+        telling = printable(secret)[:_TELLING]
+        if len(telling) >= _TOO_SHORT:
+            text = re.sub(f"(?is){re.escape(telling)}.*", "…", text)
+        for word in re.findall(r"\w{6,}", secret)[:_WORDS]:
+            text = re.sub(f"(?i){re.escape(word)}", "…", text)
     return text
 
 

@@ -85,14 +85,35 @@ def sniff(head: bytes) -> ImageFormat | None:
     return None
 
 
-def is_whole(found: ImageFormat, head: bytes, tail: bytes, total: int) -> bool:
-    """Whether a picture of `total` bytes ends where its format says.
+class _Boxes:
+    """Follows an AVIF, a row of boxes that say their sizes, and tells whether the last is whole."""
 
-    Needed only where HTTP does not tell. An AVIF does not say where it ends: never whole.
-    """
+    def __init__(self) -> None:
+        self._total = self._next = 0  # bytes seen, and where the next box begins
+        self._head = b""
+
+    def watch(self, piece: bytes) -> None:
+        start, self._total = self._total, self._total + len(piece)
+        while True:
+            here = max(self._next + len(self._head) - start, 0)
+            self._head += piece[here : max(self._next + 8 - start, 0)]
+            if len(self._head) < 8:
+                return
+            self._next += max(int.from_bytes(self._head[:4], "big"), 8)
+            self._head = b""
+
+    @property
+    def whole(self) -> bool:
+        return self._total == self._next
+
+
+def is_whole(found: ImageFormat, head: bytes, tail: bytes, total: int, boxes: _Boxes) -> bool:
+    """Whether a picture of `total` bytes ended where its format says, if HTTP does not tell."""
+    if found is _AVIF:
+        return boxes.whole
     if found is _WEBP:
         return total >= 8 + int.from_bytes(head[4:8], "little")
-    return found in _END_MARKS and tail.endswith(_END_MARKS[found])
+    return tail.endswith(_END_MARKS[found])
 
 
 @attrs.frozen
@@ -379,14 +400,15 @@ def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
     found = sniff(head)
     if found is None:
         raise DownloadError("what came is no picture" if head else "nothing came")
-    total, tail = 0, b""
+    total, tail, boxes = 0, b"", _Boxes()
     for piece in itertools.chain([head], pieces):
         total += len(piece)
         if total > max_bytes:
             raise DownloadError(f"the picture is larger than {max_bytes} bytes")
-        tail = (tail + piece)[-_TAIL:]
+        tail = piece[-_TAIL:] if len(piece) >= _TAIL else (tail + piece)[-_TAIL:]
+        boxes.watch(piece)
         yield piece
-    if not response.whole_by_length and not is_whole(found, head, tail, total):
+    if not (response.whole_by_length or is_whole(found, head, tail, total, boxes)):
         raise APIConnectionError("it lacks its end")
 
 
@@ -394,8 +416,9 @@ def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
 
 
 def _can_be_written(target: Path) -> bool:
+    named = bool(target.name) and "\0" not in target.name
     try:
-        return bool(target.name) and target.parent.is_dir() and not target.is_dir()
+        return named and target.parent.is_dir() and not target.is_dir()
     except (ValueError, OSError):  # a character, or a length, that no path may have
         return False
 

@@ -36,6 +36,7 @@ OnProgress = Callable[[Progress], object]
 _MAX_FAILURES = 10  # looks that may fail in a row before a wait gives up
 _MAX_CHALLENGES = 2  # the same when it is Cloudflare that answers: waiting does not pass it
 _MAX_LOOKS = 64  # that a strategy is shown
+_LAST_LOOK = 0.5  # seconds before the deadline, if the strategy would look after it
 
 
 @attrs.frozen
@@ -295,7 +296,9 @@ class Job:
                 yield step.progress
 
     def _sleep_until_due(self, deadline: Deadline) -> None:
-        pause = min(self.pause, deadline.remaining())
+        pause, left = self.pause, deadline.remaining()
+        if pause >= left:  # too late to be of use: look a last time while it is
+            pause = left - _LAST_LOOK if left > _LAST_LOOK else left
         if pause > 0:
             self._wiring.polling.sleep(pause)
 

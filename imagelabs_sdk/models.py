@@ -63,6 +63,8 @@ def _json_object(value: object) -> dict[str, Any]:
         raise InvalidRequestError(
             f"extra_body: must be a mapping with text keys, not {kind}", field="extra_body"
         )
+    if not value:
+        return {}
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as exc:

@@ -8,12 +8,18 @@ from typing import Any, Protocol
 
 import attrs
 
-from .models import Progress, invalid
+from .models import Progress, State, invalid
 
-__all__ = ["Backoff", "FixedInterval", "Look", "Polling", "after_failures"]
+__all__ = ["Adaptive", "Backoff", "FixedInterval", "Look", "Polling", "after_failures"]
 
 _LONGEST_PAUSE = 10.0  # seconds between looks while the service cannot be reached
 _LONGEST_ASKED = 60.0  # seconds that the service may make us wait between looks
+
+_LATE = 1.5  # seconds after its end by which a job is noticed,
+_LATE_SHARE = 0.15  # or this share of its time, if that is longer
+_ROUND_TRIP = 0.1  # seconds of that which one look itself may take
+_DOUBT = 0.25  # a reported fraction may fall short of the truth by so much
+_MARGIN = 0.4  # of the blind pace, by which a look aims behind the expected end
 
 
 @attrs.frozen
@@ -135,6 +141,88 @@ class Backoff:
         growth = min(math.log(self.multiplier) * len(looks), 50.0)  # keeps the power finite
         pause = min(self.initial * math.exp(growth), self.maximum)
         return pause * (1.0 - self.jitter * self.random())
+
+
+@attrs.frozen
+class Adaptive:
+    """Look rarely while nothing moves, then just after the end that the progress foretells.
+
+    A job is noticed at the latest 1.5 s or 15 % of its time after its end, whichever is longer, as
+    long as no reported fraction falls short of the share of time that has passed by more than a
+    quarter; twice as late at the worst, whatever the service reports. ``docs/polling.md`` derives
+    it and says where it ends.
+
+    Attributes:
+        worth: Seconds of delay that one look is worth: less looks more often, and notices sooner.
+        minimum: No pause is shorter, in seconds.
+        maximum: No pause is longer, in seconds.
+        shortest: Seconds that drawing takes at the very least, once it has begun. A picture that
+            is drawn sooner is noticed as if it had taken so long.
+        clock: A monotonic clock, in seconds.
+        sleep: Waits so many seconds of that clock.
+    """
+
+    worth: float = attrs.field(default=0.06, validator=_seconds)
+    minimum: float = attrs.field(default=0.25, validator=_seconds)
+    maximum: float = attrs.field(default=15.0, validator=_seconds)
+    shortest: float = attrs.field(default=1.0, validator=_seconds)
+    clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
+    sleep: Callable[[float], None] = attrs.field(default=time.sleep, kw_only=True)
+
+    @maximum.validator
+    def _not_below_minimum(self, field: Any, value: float) -> None:
+        if value < self.minimum:
+            raise invalid(field.name, value, "must not be below minimum")
+
+    def delay(self, looks: Sequence[Look]) -> float:
+        """By the looks alone: the same looks, the same answer."""
+        return min(max(self._pause(looks), self.minimum), self.maximum)
+
+    def _pause(self, looks: Sequence[Look]) -> float:
+        now = looks[-1].elapsed if looks else 0.0
+        if not looks or looks[-1].progress.state is State.QUEUED:
+            return _patience(now) + self.shortest  # all the drawing is still to come
+        if not _has_moved(looks):
+            return self._blind_pace(now)
+        guess, surely = _remaining(looks, self.shortest)
+        aim = guess + _MARGIN * self._blind_pace(now)
+        return min(aim, _patience(now) + min(surely, _patience(now)))
+
+    def _blind_pace(self, now: float) -> float:
+        """The cheapest pause when the end may come at any time."""
+        return min(math.sqrt(2.0 * self.worth * now), _patience(now))
+
+
+def _patience(now: float) -> float:
+    """The longest pause that still keeps the promise if the job ends right after its look."""
+    return max(_LATE, _LATE_SHARE * now) - _ROUND_TRIP
+
+
+def _fraction(look: Look) -> float:
+    return look.progress.fraction or 0.0
+
+
+def _has_moved(looks: Sequence[Look]) -> bool:
+    """Whether the last look brought news to extrapolate; 1.0 is none: the end is open again."""
+    before = _fraction(looks[-2]) if len(looks) > 1 else 0.0
+    return 0.0 < _fraction(looks[-1]) < 1.0 and _fraction(looks[-1]) != before
+
+
+def _remaining(looks: Sequence[Look], shortest: float) -> tuple[float, float]:
+    """Seconds to the end: as far as we can guess, and surely.
+
+    Drawing began between the last look without movement and the first one with it, so the line
+    through the former goes too far, and only the line between two readings may be trusted: for
+    the guess as it is, for what is sure as steep as the doubt about the last reading makes it.
+    """
+    start = next(n for n, look in enumerate(looks) if _fraction(look))
+    first, last = looks[start], looks[-1]
+    begun = looks[start - 1].elapsed if start else 0.0
+    done, gained = _fraction(last), max(_fraction(last) - _fraction(first), 0.0)
+    span = last.elapsed - first.elapsed
+    whole = min((last.elapsed - begun) / done, span / gained if gained else math.inf)
+    least = max(span / (gained + _DOUBT), shortest)
+    return (1.0 - done) * whole, max(1.0 - done - _DOUBT, 0.0) * least
 
 
 def after_failures(failures: int, pause: float, asked: float) -> float:

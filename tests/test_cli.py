@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import attrs
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 from rich.console import Console
 
 import imagelabs_sdk
@@ -34,6 +36,8 @@ from imagelabs_sdk import (
     JobError,
     __main__,
     cli,
+    cli_batch,
+    contact_sheet,
     embedded,
 )
 from imagelabs_sdk.server import http
@@ -325,6 +329,316 @@ def test_the_timeout_may_come_from_the_environment(
     assert run("generate", "x").exit_code == 2
 
 
+# Many pictures --------------------------------------------------------------------------
+
+PROMPTS = """\
+# landscapes
+a lighthouse
+  a [red] boat
+
+a castle
+"""
+
+
+@attrs.define
+class Gallery:
+    """A service that draws at the second look; a prompt, with dashes, is its task id.
+
+    No look is answered before `crowd` jobs were submitted.
+    """
+
+    crowd: int = 0
+    crowded: threading.Event = attrs.Factory(threading.Event)
+
+    refusals: dict[str, int] = attrs.Factory(dict)
+    pictures: dict[str, Say] = attrs.Factory(dict)
+    looks: dict[str, list[Say]] = attrs.Factory(dict)
+    submits: list[str] = attrs.Factory(list)
+    fetched: list[str] = attrs.Factory(list)
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        path = request.url.rpartition("/")[2]
+        if path == "txt2img":
+            self.submits.append(json.loads(request.body)["prompt"])
+            if len(self.submits) >= self.crowd:
+                self.crowded.set()
+            status = self.refusals.get(self.submits[-1], 200)
+            return attrs.evolve(ok(task_id=self.submits[-1].replace(" ", "-")), status=status)
+        if path == "progress":
+            assert self.crowded.wait(5)
+            task = json.loads(request.body)["task_id"]
+            script = self.looks.setdefault(task, [HALF])
+            answer = script.pop(0) if script else look("Done", 1, f"/{task}")
+        else:
+            self.fetched.append(path)
+            answer = self.pictures.get(path, HttpResponse(200, {}, PNG))
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def gallery(peer: Peer, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Gallery:
+    Path("prompts.txt").write_text(PROMPTS)
+    gallery = Gallery()
+    monkeypatch.setattr(Peer, "__call__", lambda _, request: gallery(request))
+    return gallery
+
+
+def batch(*arguments: object) -> Result:
+    return run("generate", "--batch", "prompts.txt", "--out-dir", "pictures", *arguments)
+
+
+def saved() -> list[str]:
+    return sorted(path.name for path in Path("pictures").iterdir())
+
+
+def test_a_file_of_prompts_becomes_a_folder_of_pictures(gallery: Gallery) -> None:
+    """Their paths are the standard output; numbers, no names of the server's, name them."""
+    result = batch("--seed", 7, "--size", "512x640", "--jobs", 2)
+    assert result.exit_code == 0
+    assert sorted(gallery.submits) == ["a [red] boat", "a castle", "a lighthouse"]
+    assert saved() == ["0001.png", "0002.png", "0003.png"]
+    assert sorted(result.stdout.split()) == [f"pictures/{name}" for name in saved()]
+    lines = result.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        *(f"{n} of 3" for n in (1, 2, 3)),
+        "3 saved",
+    ]
+
+
+def test_a_batch_tells_json_line_by_line(gallery: Gallery) -> None:
+    """Also of what failed."""
+    gallery.refusals = {"a castle": 422}
+    result = batch("--json", "--seed", 7)
+    facts = {each["line"]: each for each in map(json.loads, result.stdout.splitlines())}
+    assert sorted(facts) == [2, 3, 5]
+    assert facts[3]["path"] == "pictures/0002.png"
+    assert facts[3]["seed"] == 7
+    assert facts[5]["task_id"] is None
+    assert "answered 422" in facts[5]["error"]
+
+
+def test_what_failed_is_told_at_the_end_with_its_line_and_reason(gallery: Gallery) -> None:
+    """Among a thousand lines that scrolled by nobody finds it."""
+    gallery.refusals = {"a castle": 422}
+    gallery.pictures = {"a-lighthouse": HttpResponse(200, {}, b"<html>" * 99)}
+    result = batch()
+    assert result.exit_code == 8  # of the first one in the file
+    assert "line 5 (0003) failed" in result.stderr
+    *_, counts, first, second = result.stderr.splitlines()
+    assert counts == "1 saved, 2 failed:"
+    assert first.startswith("  line 2 (0001): what came is no picture")
+    assert second.startswith("  line 5 (0003): the service answered 422")
+    assert saved() == ["0002.png"]
+
+
+def test_the_same_command_again_brings_what_is_missing(gallery: Gallery) -> None:
+    """Nothing is bought twice, and pictures that are there are not even fetched."""
+    gallery.refusals = {"a castle": 422}
+    assert batch("--checkpoint", "run.jsonl").exit_code == 4
+    gallery.refusals.clear()
+    gallery.fetched.clear()
+    Path("pictures/0001.png").unlink()
+    result = batch("--checkpoint", "run.jsonl")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[-1] == "2 saved, 1 there already"
+    assert len(result.stdout.splitlines()) == 3
+    assert sorted(gallery.fetched) == ["a-castle", "a-lighthouse"]
+    assert sorted(gallery.submits) == ["a [red] boat", "a castle", "a castle", "a lighthouse"]
+
+
+def test_a_batch_never_replaces_the_pictures_of_another(gallery: Gallery) -> None:
+    """Without the checkpoint that drew them, they are somebody else's."""
+    assert batch().exit_code == 0
+    Path("pictures/0001.png").unlink()
+    for more in ((), ("--checkpoint", "new.jsonl")):
+        result = batch(*more)
+        assert result.exit_code == 2
+        assert "'pictures/0002.png' is there already" in result.stderr
+    assert len(gallery.submits) == 3
+
+
+def test_changed_prompts_are_refused_with_their_checkpoint(gallery: Gallery) -> None:
+    """Places count: a line put in at the top would buy everything again."""
+    batch("--checkpoint", "run.jsonl")
+    Path("prompts.txt").write_text("new\n" + PROMPTS)
+    result = batch("--checkpoint", "run.jsonl")
+    assert result.exit_code == 2
+    assert "item 0" in result.stderr
+    assert len(gallery.submits) == 3
+
+
+def test_an_interrupted_batch_names_what_goes_on(gallery: Gallery) -> None:
+    """Each line can be pasted; the picture in hand is not forgotten either."""
+    gallery.crowd = 3
+    gallery.looks = {"a-castle": [HALF] * 999, "a-[red]-boat": [HALF] * 999}
+    gallery.pictures = {"a-lighthouse": KeyboardInterrupt()}
+    result = batch()
+    assert result.exit_code == 130
+    lines = result.stderr.splitlines()
+    assert lines[0] == "imagelabs: interrupted"
+    assert lines[1] == "0 saved, 3 not finished"
+    assert sorted(lines[2:]) == [
+        "To go on: imagelabs wait 'a-[red]-boat' -o pictures/0002",
+        "To go on: imagelabs wait a-castle -o pictures/0003",
+        "To go on: imagelabs wait a-lighthouse -o pictures/0001",
+    ]
+
+
+def test_an_interrupted_batch_with_a_checkpoint_is_resumed_by_the_same_command(
+    gallery: Gallery,
+) -> None:
+    """Which needs no list of ids."""
+    gallery.pictures = {"a-lighthouse": KeyboardInterrupt()}
+    result = batch("--checkpoint", "run.jsonl")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == (
+        "To go on: the same command again; run.jsonl knows what was bought."
+    )
+    gallery.pictures.clear()
+    assert batch("--checkpoint", "run.jsonl").exit_code == 0
+    assert saved() == ["0001.png", "0002.png", "0003.png"]
+    assert len(gallery.submits) == 3
+
+
+def test_an_interrupt_before_anything_was_accepted_has_nothing_to_resume(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outcome without a job may be in hand."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    gallery.refusals = dict.fromkeys(["a lighthouse", "a [red] boat", "a castle"], 422)
+    monkeypatch.setattr(cli, "bring", interrupt)
+    result = batch()
+    assert result.stderr == "imagelabs: interrupted\n0 saved, 3 not finished\n"
+
+
+def test_a_full_disk_ends_a_batch(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buying on would be pictures for nobody."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(imagelabs_sdk.GeneratedImage, "save", full)
+    result = batch()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("imagelabs: No space left on device")
+    assert "To go on: imagelabs wait " in result.stderr
+
+
+def test_an_embedded_batch_needs_no_service_and_leaves_nothing_to_resume(folder: Path) -> None:
+    """The whole way in one process, as for one picture."""
+    Path("prompts.txt").write_text("a\nb\n")
+    result = batch("--embedded", "--size", "16x16", "--poll-interval", 0.01, "--timeout", 0.05)
+    assert result.exit_code == 7
+    assert result.stderr.splitlines()[-3] == "0 saved, 2 failed:"
+
+
+def test_an_interrupted_embedded_batch_has_nothing_to_resume(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its service ends with the process."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("prompts.txt").write_text("a\n")
+    monkeypatch.setattr(cli_batch.Board, "look", interrupt)
+    result = batch("--embedded", "--size", "16x16", "--poll-interval", 0.01)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1].endswith("there is nothing to resume.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ("generate", "either a PROMPT or --batch"),
+        ("generate x --batch prompts.txt --out-dir y", "either a PROMPT or --batch"),
+        ("generate --batch prompts.txt", "--batch needs --out-dir"),
+        ("generate x --out-dir y", "--out-dir needs --batch"),
+        ("generate x --jobs 4", "--jobs needs --batch"),
+        ("generate x --checkpoint y", "--checkpoint needs --batch"),
+        ("generate x --contact-sheet y.png", "--contact-sheet needs --batch"),
+        ("generate --batch empty.txt --out-dir y", "has no prompt in it"),
+        ("generate --batch latin.txt --out-dir y", "is no text in UTF-8"),
+        ("generate --batch none.txt --out-dir y", "does not exist"),
+        ("generate --batch prompts.txt --out-dir prompts.txt", "is a file"),
+        ("generate --batch prompts.txt --out-dir y --jobs 0", "--jobs"),
+        ("generate --batch prompts.txt --out-dir y --no-wait", "does not go with --no-wait"),
+        ("generate --batch prompts.txt --out-dir y -o x.png", "does not go with --output"),
+        ("generate --batch prompts.txt --out-dir y --size 0x8", "width=0"),
+        ("generate --batch prompts.txt --out-dir y --contact-sheet x.txt", "must end in .png"),
+        ("generate --batch prompts.txt --out-dir y --contact-sheet z/x.png", "folder that exists"),
+        ("generate --batch prompts.txt --out-dir y --checkpoint prompts.txt", "no checkpoint of"),
+        (
+            "generate --batch prompts.txt --out-dir y --embedded --checkpoint z",
+            "does not go with --checkpoint",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused_before_anything_is_bought(
+    gallery: Gallery, arguments: str, word: str
+) -> None:
+    """In one line, with exit code 2, as for one picture."""
+    Path("empty.txt").write_text("# nothing\n\n")
+    Path("latin.txt").write_bytes(b"caf\xe9\n")
+    result = run(*arguments.split())
+    assert result.exit_code == 2
+    assert re.fullmatch(r"imagelabs: .*\n", result.stderr)
+    assert word in result.stderr
+    assert not gallery.submits
+
+
+def test_a_contact_sheet_shows_all_that_is_there(gallery: Gallery) -> None:
+    """Also what an earlier run has drawn, and whatever cannot be read as an empty frame."""
+    gallery.pictures = {"a-castle": HttpResponse(200, {}, b"GIF89a" + b"x" * 40 + b";")}
+    assert batch("--checkpoint", "run.jsonl").exit_code == 0
+    result = batch("--checkpoint", "run.jsonl", "--contact-sheet", "sheet.png")
+    assert result.stderr.splitlines()[-1] == "contact sheet: sheet.png"
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 2 * 320
+        assert len(sheet.getcolors(99999)) > 10
+
+
+def test_without_any_picture_there_is_no_contact_sheet(gallery: Gallery) -> None:
+    """An empty sheet would look like a success."""
+    gallery.refusals = dict.fromkeys(["a lighthouse", "a [red] boat", "a castle"], 422)
+    assert batch("--contact-sheet", "sheet.png").exit_code == 4
+    assert not Path("sheet.png").exists()
+
+
+def test_without_pillow_a_contact_sheet_is_refused_before_anything_is_bought(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the remedy, as for the embedded engine."""
+    monkeypatch.setitem(sys.modules, "imagelabs_sdk.contact_sheet", None)
+    monkeypatch.delattr(imagelabs_sdk, "contact_sheet", raising=False)
+    result = batch("--contact-sheet", "sheet.png")
+    assert result.exit_code == 1
+    assert 'pip install "imagelabs_sdk[server]"' in result.stderr
+    assert not gallery.submits
+
+
+@pytest.mark.parametrize(("count", "widest"), [(1, 5000), (30, 5000), (30, 1000), (30, 90)])
+def test_a_contact_sheet_has_a_size_that_can_be_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, count: int, widest: int
+) -> None:
+    """Many tiles become smaller; long texts and words are cut."""
+    monkeypatch.setattr(contact_sheet, "_WIDEST_SHEET", widest)
+    Path("x.png").write_bytes(PNG)
+    texts = ["short", "many words " * 30, "w" * 300, "two lines of words, just a little too long"]
+    tiles = [
+        contact_sheet.Tile(Path("x.png"), f"{number:04}", texts[number % len(texts)])
+        for number in range(count)
+    ]
+    sheet = contact_sheet.draw_sheet(tiles)
+    assert min(widest, 320) / 2 <= sheet.width <= widest
+    assert sheet.height <= sheet.width * 2
+
+
 # Errors -----------------------------------------------------------------------------------
 
 
@@ -494,6 +808,17 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 def shown(screen: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+
+
+def test_a_terminal_sees_one_bar_for_a_batch(gallery: Gallery, screen: io.StringIO) -> None:
+    """Failures are counted while they can still be looked into."""
+    gallery.refusals = {"a castle": 422}
+    result = batch("--poll-interval", 1)
+    drawn = screen.getvalue()
+    assert "3 of 3" in drawn
+    assert "1 failed" in drawn
+    assert "of 3: pictures" not in result.stderr
+    assert len(result.stdout.splitlines()) == 2
 
 
 def test_a_terminal_sees_a_bar(peer: Peer, screen: io.StringIO) -> None:

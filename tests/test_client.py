@@ -5,6 +5,7 @@ import logging
 import math
 import pickle
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -187,6 +188,7 @@ def test_a_submit_that_was_surely_not_accepted_is_sent_again(first: Say, time: F
         (status(503), APIStatusError),
         (status(503, retry_after="soon"), APIStatusError),
         (status(503, retry_after="-1"), APIStatusError),
+        (status(503, retry_after="86400"), APIStatusError),
     ],
 )
 def test_a_submit_that_may_have_been_accepted_is_never_sent_again(
@@ -278,6 +280,7 @@ def test_no_attempt_is_waited_for_past_the_deadline(time: FakeTime) -> None:
     "page",
     [
         status(403, b"", cf_mitigated="challenge"),
+        status(403, b"", cf_mitigated="Challenge, challenge"),
         status(503, b"<html><title>Just a moment...</title>"),
         status(403, b"<html><head><TITLE>Just a moment...</TITLE>"),
     ],
@@ -423,6 +426,17 @@ def test_a_job_that_outlasts_our_patience_is_not_lost(time: FakeTime) -> None:
     looks[:] = [DONE]
     assert caught.value.job is not None
     assert caught.value.job.result().url.endswith("/x.png")
+
+
+def test_a_short_patience_is_not_wasted(time: FakeTime) -> None:
+    """A look that the strategy would take after the deadline is taken just before it."""
+    polling = Backoff(10.0, 10.0, clock=time.clock, sleep=time.sleep)
+    peer = service()
+    assert client_of(peer, time, polling=polling).generate("x", timeout=2).url.endswith("/x.png")
+    assert time.slept == [1.5]
+    with pytest.raises(JobTimeoutError):
+        client_of(service([HALF]), time, polling=polling).generate("x", timeout=2)
+    assert time.slept == [1.5, 1.5, 0.5]
 
 
 def test_a_deadline_in_the_middle_of_failures_says_so(time: FakeTime) -> None:
@@ -622,6 +636,75 @@ def test_a_picture_pickles(time: FakeTime) -> None:
 
 def Module(request: HttpRequest) -> HttpResponse:
     return ACCEPTED if request.url.endswith("/txt2img") else DONE
+
+
+@pytest.mark.parametrize("answer", [None, "1", math.nan, -1.0, math.inf, True])
+def test_a_strategy_that_answers_nonsense_is_named(answer: Any, time: FakeTime) -> None:
+    """It must neither hammer the service nor lose the job."""
+
+    class Odd(FixedInterval):
+        def delay(self, looks: Any) -> Any:
+            return answer
+
+    peer = service([HALF])
+    with pytest.raises(InvalidRequestError, match="polling") as caught:
+        client_of(peer, time, polling=Odd(clock=time.clock, sleep=time.sleep)).generate("x")
+    assert caught.value.task_id == "task-1"
+    assert peer.count("/progress") == 0
+
+
+def test_a_strategy_that_fails_does_not_lose_the_job(
+    time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the caller's own code, and the job is the caller's, too."""
+
+    class Odd(FixedInterval):
+        def delay(self, looks: Any) -> Any:
+            return looks[-1].elapsed
+
+    client = client_of(service(), time, polling=Odd(clock=time.clock, sleep=time.sleep))
+    job = client.submit("x")
+    assert pickle.loads(pickle.dumps(job.to_dict())) == job.to_dict()
+    with pytest.raises(IndexError):
+        job.wait()
+    assert "task id task-1" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [-1, "x", True])
+def test_also_a_bad_argument_after_submit_names_the_job(bad: Any, time: FakeTime) -> None:
+    """Whatever ends a wait, the task id is at hand."""
+    job = client_of(service(), time).submit("x")
+    for call in (job.wait, job.result, job.refresh, job.step, job.events):
+        with pytest.raises(InvalidRequestError) as caught:
+            call(timeout=bad)
+        assert caught.value.job is job
+
+
+QUOTED = "a lighthouse at dusk"
+ECHOES: list[HttpResponse] = [
+    status(400, b'{"error": "bad prompt: A Lighthouse at dusk, cookie WHISPER"}'),
+    status(500, b'{"error": "cookie session=whisper is stale"}'),
+    ok(error="do not draw 'a lighthouse at dusk'"),
+    HttpResponse(200, {}, b"<html>a lighthouse at dusk is not allowed</html>"),
+]
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+def test_a_service_that_quotes_us_is_not_quoted(
+    echo: HttpResponse, time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it was told comes back in its words, and would end in our messages and logs."""
+    caplog.set_level(logging.DEBUG)
+    failed = ok(status="error: NSFW prompt 'a lighthouse at dusk'")
+    for peer in (service(submits=[echo]), service([echo]), service([failed])):
+        client = client_of(peer, time, cookies={"session": "whisper"}, max_retries=0)
+        with pytest.raises(ImageLabsError) as caught:
+            client.generate(QUOTED, negative_prompt=QUOTED[:12])
+        error = caught.value
+        shown = f"{error!r} {error.args} {traceback.format_exception(error)} {caplog.text}"
+        shown += repr(error.job and error.job.progress)
+        assert "lighthouse" not in shown.lower()
+        assert "whisper" not in shown.lower()
 
 
 # Settings -----------------------------------------------------------------------------

@@ -7,31 +7,37 @@ import pickle
 import socket
 import ssl
 import threading
+import traceback
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import requests
 import responses
 import trustme
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 from urllib3.util import Retry
 
 from imagelabs_sdk import (
     APIConnectionError,
     APIResponseError,
+    APIStatusError,
     APITimeoutError,
     Deadline,
+    DownloadError,
     FixedInterval,
     ForbiddenAddressError,
     HttpRequest,
     ImageLabs,
     ImageLabsError,
+    InvalidRequestError,
     JobTimeoutError,
     RequestsTransport,
     SubmissionUnknownError,
@@ -87,6 +93,9 @@ def test_a_transport_does_not_judge(server: FaultyServer, carry: Any) -> None:
     assert server.count("/500") == 1
 
 
+RAW = bytes([0x2B, 0xC8, 0x49, 0xCC, 0xCC, 0x03, 0x00])  # "plain", deflated without a header
+
+
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
@@ -94,13 +103,17 @@ def test_a_transport_does_not_judge(server: FaultyServer, carry: Any) -> None:
         ("gzip", gzip.compress(b"plain")),
         ("x-gzip", gzip.compress(b"plain")),
         ("deflate", zlib.compress(b"plain")),
-        ("gzip", gzip.compress(b"")),
+        ("deflate", RAW),
+        ("gzip, identity", gzip.compress(b"plain")),
+        ("GZIP", gzip.compress(b"plain")),
+        ("gzip", gzip.compress(b"pl") + gzip.compress(b"ain")),
+        ("gzip", gzip.compress(b"plain") + b"nobody's business"),
     ],
 )
 def test_codings_are_undone(server: FaultyServer, carry: Any, encoding: str, body: bytes) -> None:
     """Also those that were not asked for: servers do as they like."""
     server.scripts["/x"] = [faulty.reply(200, body, ("Content-Encoding", encoding))]
-    assert carry(get(server.url + "/x"))[1] in (b"plain", b"")
+    assert carry(get(server.url + "/x"))[1] == b"plain"
 
 
 def test_a_bomb_is_defused(server: FaultyServer) -> None:
@@ -136,6 +149,11 @@ BROKEN = {
     ),
     "wrong gzip": faulty.reply(200, DONE_BODY, ("Content-Encoding", "gzip")),
     "cut gzip": faulty.reply(200, gzip.compress(DONE_BODY)[:-12], ("Content-Encoding", "gzip")),
+    "two codings": faulty.reply(200, DONE_BODY, ("Content-Encoding", "gzip, gzip")),
+    "a chunk of negative length": faulty.raw(
+        message(200, b"-5\r\n{}\r\n0\r\n\r\n", [("Transfer-Encoding", "chunked")])
+    ),
+    "nothing that is said to be gzip": faulty.reply(200, b"", ("Content-Encoding", "gzip")),
     "unknown coding": faulty.reply(200, DONE_BODY, ("Content-Encoding", "rot13")),
     "two lengths": faulty.raw(
         message(200, b"{}", [("Content-Length", "2"), ("Content-Length", "3")])
@@ -188,6 +206,21 @@ def test_an_over_long_body_does_not_spoil_the_next_answer(
         server.done(),
     ]
     assert connect(server).generate("x").read() == PNG
+
+
+@pytest.mark.parametrize("status", ["102 Processing", "103 Early Hints"])
+def test_an_answer_before_the_answer_is_read_past(
+    server: FaultyServer, connect: Connect, status: str
+) -> None:
+    """Taken for the answer it would shift every later one by one."""
+    early = f"HTTP/1.1 {status}\r\nLink: <x>\r\n\r\n".encode()
+
+    def accept(wire: faulty.Wire) -> None:
+        wire.send(early + message(200, b'{"task_id": "task-%d"}' % len(server.asked)))
+
+    server.scripts["/txt2img"] = [accept]
+    client = connect(server)
+    assert [client.submit("x").id for _ in range(3)] == ["task-1", "task-2", "task-3"]
 
 
 def test_a_connection_is_reused_and_a_stale_one_replaced(
@@ -337,6 +370,43 @@ def test_a_handshake_that_drips_ends_at_the_deadline(connect: Connect) -> None:
     peer_socket.close()
 
 
+def test_tls_within_tls_ends_at_the_deadline(
+    tls_server: FaultyServer, connect: Connect, bundle: str
+) -> None:
+    """A tunnel through a proxy that is spoken to over TLS, and drips what is inside."""
+
+    def drips(wire: faulty.Wire) -> None:
+        wire.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        wire.drip(b"\x16\x03\x03\x40\x00" + bytes(200))
+
+    tls_server.scripts["service.test:443"] = [drips]
+
+    class Service:
+        url = "https://service.test"
+
+    client = connect(Service, proxy=tls_server.url, verify=bundle, max_retries=0)
+    with pytest.raises(APITimeoutError) as caught:
+        client.submit("x", timeout=0.5)
+    assert caught.value.delivered == "no"
+
+
+@pytest.mark.parametrize("path", ["/no/such/bundle.pem", 7, None])
+def test_a_bundle_that_is_not_there_is_said_before_anything(path: Any) -> None:
+    """Not as a request whose fate is unknown."""
+    with pytest.raises(InvalidRequestError, match="verify"):
+        ImageLabs("https://h.test", verify=path)
+
+
+def test_a_bundle_of_the_environment_that_is_not_there_is_said(
+    server: FaultyServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is sent."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+    with pytest.raises(InvalidRequestError, match="verify"):
+        connect(server).submit("x")
+    assert not server.asked
+
+
 # The deadline -------------------------------------------------------------------------
 
 # Each of these peers would be finished, or give up, only after many seconds; a deadline
@@ -397,6 +467,27 @@ def test_a_body_without_end_is_cut_off(server: FaultyServer, connect: Connect) -
     assert connect(server).generate("x").read() == PNG
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e10, 1e300])
+def test_no_limit_is_a_limit_like_another(
+    server: FaultyServer, connect: Connect, seconds: float
+) -> None:
+    """Sockets take only so large a number."""
+    client = connect(server, timeout=seconds, request_timeout=seconds)
+    assert client.generate("x").read() == PNG
+
+
+def test_cookies_are_kept_within_bounds(server: FaultyServer, connect: Connect) -> None:
+    """As browsers do: not too large ones, and not too many."""
+    many = [("Set-Cookie", f"c{number}={'v' * 1000}; Path=/") for number in range(80)]
+    server.scripts["/txt2img"] = [
+        faulty.reply(200, {"task_id": "t"}, ("Set-Cookie", f"large={'v' * 5000}"), *many)
+    ]
+    connect(server).generate("x")
+    cookie = server.asked[1].headers["cookie"]
+    assert "large" not in cookie
+    assert cookie.count("=") == 50
+
+
 def test_a_deadline_holds_with_a_session_of_ones_own(server: FaultyServer) -> None:
     """Its pools are taught the deadline; outside our exchanges they stay as they were."""
     server.scripts["/progress"] = [SLOW["one byte at a time in a header"]]
@@ -443,6 +534,100 @@ def test_a_session_of_ones_own_does_not_tell_strangers(
         assert client.get_job("t").result().read() == PNG
     assert "hush" in str(server.asked[0].headers)
     assert "hush" not in str(other.asked[0].headers)
+
+
+def test_a_session_of_ones_own_learns_nothing_of_strangers(
+    server: FaultyServer, other: FaultyServer
+) -> None:
+    """A cookie planted by a picture's host would be sent to the API."""
+    other.scripts["/picture.png"] = [faulty.reply(200, PNG, ("Set-Cookie", "planted=1; Path=/"))]
+    server.scripts["/progress"] = [server.done(f"{other.url}/picture.png")]
+    with requests.Session() as session:
+        transport = RequestsTransport(session=session)
+        client = ImageLabs(server.url, transport=transport, allow_private_hosts=True)
+        client.get_job("t").result().read()
+        client.submit("x")
+    assert "cookie" not in server.asked[-1].headers
+
+
+def test_two_services_on_one_host_do_not_share_cookies(
+    server: FaultyServer, other: FaultyServer
+) -> None:
+    """Another port is another origin, which cookies by themselves do not know."""
+    server.scripts["/txt2img"] = [
+        faulty.reply(200, {"task_id": "t"}, ("Set-Cookie", "session=hush; Path=/"))
+    ]
+    transport = RequestsTransport()
+    for each in (server, other, server):
+        ImageLabs(each.url, transport=transport).submit("x")
+    assert "cookie" not in other.asked[0].headers
+    assert server.asked[1].headers["cookie"] == "session=hush"
+    transport.close()
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "/\xff\xfe", "http://elsewhere.test/"])
+def test_a_session_of_ones_own_looks_into_no_redirect(server: FaultyServer, location: str) -> None:
+    """requests would parse where it leads, and read its body to the end, however long."""
+    head = f"HTTP/1.1 302 X\r\nLocation: {location}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    piece = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+    server.scripts["/txt2img"] = [faulty.endless(piece, head.encode("latin-1"))]
+    with requests.Session() as session:
+        client = ImageLabs(server.url, transport=RequestsTransport(session=session))
+        with pytest.raises(APIStatusError) as caught:
+            client.submit("x")
+    assert caught.value.status_code == 302
+
+
+class OddPool(HTTPConnectionPool):
+    """A pool of the caller's own making, as libraries for tracing or unix sockets have."""
+
+
+class OddAdapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": OddPool, "https": OddPool}
+
+
+def test_pools_of_another_kind_are_taught_too(server: FaultyServer, other: FaultyServer) -> None:
+    """The deadline, the guard, and to send nothing twice."""
+    server.scripts["/txt2img"] = [faulty.reset()]
+    server.scripts["/progress"] = [server.done(f"{other.url}/picture.png")]
+    with requests.Session() as session:
+        session.mount("http://", OddAdapter(max_retries=Retry(3, allowed_methods=None)))
+        client = ImageLabs(server.url, transport=RequestsTransport(session=session))
+        with pytest.raises(SubmissionUnknownError):
+            client.submit("x")
+        with pytest.raises(DownloadError, match="not a public address"):
+            client.get_job("t").result().read()
+    assert server.count("/txt2img") == 1
+    assert other.connections == 0
+
+
+class OddConnection(HTTPConnection):
+    dialled: ClassVar[list[float]] = []
+
+    def _new_conn(self) -> socket.socket:
+        assert isinstance(self.timeout, float)
+        self.dialled.append(self.timeout)
+        return super()._new_conn()
+
+
+def test_a_connection_that_dials_by_a_way_of_its_own_is_let(server: FaultyServer) -> None:
+    """As SOCKS does; it is told the time left, and what it reached is checked."""
+    manager = PoolManager()
+    manager.pool_classes_by_scheme = {
+        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": OddConnection})
+    }
+    _sockets.equip(manager)
+    token = _sockets.current.set(_sockets.Exchange(Deadline.after(5), public_only=False))
+    assert manager.request("POST", server.url + "/txt2img", body=b"{}").status == 200
+    _sockets.current.set(_sockets.Exchange(Deadline.after(5), public_only=True))
+    with pytest.raises(_sockets.PrivateAddressError):
+        manager.request("POST", server.url + "/txt2img", body=b"{}")
+    _sockets.current.reset(token)
+    manager.clear()
+    assert len(OddConnection.dialled) == 1
+    assert server.count("/txt2img") == 1
 
 
 def test_a_session_of_ones_own_does_not_retry_below_us(server: FaultyServer) -> None:
@@ -565,6 +750,18 @@ def test_a_proxy_is_used_when_given_or_set(
     }
 
 
+def test_a_proxy_in_any_spelling_is_taught_the_deadline(connect: Connect) -> None:
+    """requests spells it anew, and keeps its connections by that."""
+    client = connect(FaultyAddress, proxy=f"HTTP://u:%zz@LocalHost:{closed_port()}", max_retries=0)
+    with pytest.raises(APIConnectionError) as caught:
+        client.submit("x")
+    assert caught.value.delivered == "no"
+
+
+class FaultyAddress:
+    url = "http://service.test"
+
+
 def tunnelling(server: FaultyServer, target: int) -> Callable[[faulty.Wire], None]:
     """A proxy's answer to CONNECT: a pipe to a port of this machine."""
 
@@ -642,6 +839,11 @@ PRIVATE = [
     "2002:7f00:1::1",
     "2002:a00:1::1",
     "2001:0:5ef5:79fd:0:0:80ff:fffe",
+    "64:ff9b:1::7f00:1",
+    "::ffff:0:127.0.0.1",
+    "5f00::1",
+    "3fff::1",
+    "192.88.99.1",
 ]
 
 
@@ -704,6 +906,36 @@ def test_what_is_checked_is_what_is_connected_to(
     assert len(dialled) == 1
 
 
+def test_a_kept_connection_is_no_way_around(server: FaultyServer, other: FaultyServer) -> None:
+    """The caller's own session, or a less strict client, may have opened it for good reasons."""
+    server.scripts["/progress"] = [server.done(f"{other.url}/picture.png")]
+    with requests.Session() as session:
+        transport = RequestsTransport(session=session)
+        image = ImageLabs(server.url, transport=transport).get_job("t").result()
+        assert session.get(f"{other.url}/picture.png").content == PNG
+        with pytest.raises(DownloadError, match="not a public address"):
+            image.read()
+    assert other.count("/picture.png") == 1
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://u:hush@127.0.0.1:99999", "http://u:hush@", "http://u:\u20ac@h"]
+)
+def test_a_proxy_that_makes_no_sense_is_said_without_its_password(
+    server: FaultyServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    """Wherever it comes from."""
+    with pytest.raises(InvalidRequestError) as wrong:
+        RequestsTransport(proxy=proxy)
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(APIConnectionError) as caught:
+        connect(server, max_retries=0).submit("x")
+    shown = "".join(traceback.format_exception(caught.value)) + str(wrong.value)
+    assert caught.value.delivered == "no"
+    assert "hush" not in shown
+    assert "\u20ac" not in shown
+
+
 def test_one_private_address_among_public_ones_is_enough(
     carry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -719,8 +951,9 @@ def test_a_proxy_is_not_asked_for_a_private_host(server: FaultyServer) -> None:
     transport = RequestsTransport(proxy=server.url)
     server.scripts["http://no-such-host.invalid/x"] = [faulty.reply(200, b"x")]
     deadline = Deadline.after(5)
-    with pytest.raises(ForbiddenAddressError):
-        transport.send(get("http://127.0.0.1:1/x", public_only=True), deadline=deadline)
+    for host in ("127.0.0.1", "127.0.0.1.", "localhost."):
+        with pytest.raises(ForbiddenAddressError):
+            transport.send(get(f"http://{host}:1/x", public_only=True), deadline=deadline)
     assert server.connections == 0
     request = get("http://no-such-host.invalid/x", public_only=True)
     transport.send(request, deadline=deadline).close()

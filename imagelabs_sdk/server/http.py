@@ -58,7 +58,7 @@ def wsgi(app: Handler) -> "WSGIApplication":
 
 def _request(environ: "WSGIEnvironment") -> HttpRequest:
     headers = {
-        name.removeprefix("HTTP_").replace("_", "-"): value
+        name.removeprefix("HTTP_").replace("_", "-").lower(): value
         for name, value in environ.items()
         if name.startswith("HTTP_") or name == "CONTENT_TYPE"
     }

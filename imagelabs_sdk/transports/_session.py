@@ -21,7 +21,9 @@ from .base import HttpRequest, HttpResponse, checked_proxy, checked_verify, orig
 
 __all__ = ["TimedSession"]
 
-_CHUNK = 65_536
+_PIECE = 1024 * 1024  # bytes read at once: large pictures cost less in large pieces
+_CHUNK = 65_536  # bytes inflated at once: what is small may become large
+_HIDDEN = "x-imagelabs-location"
 _GZIP = b"\x1f\x8b"
 _MAX_ROUTES = 64
 _MAX_COOKIE, _MAX_COOKIES = 4096, 50  # bytes of one, and how many; browsers keep no larger ones
@@ -120,6 +122,7 @@ class TimedSession:
         if request.cookies is None:
             return _Route(request.headers, prepared, adapter, proxies, jar)
         if len(self._routes) >= _MAX_ROUTES:
+            self.close()
             self._routes.clear()
             self._jars.clear()
         jar = self._jars.setdefault(origin_of(request.url), jar)
@@ -146,7 +149,9 @@ class TimedSession:
         prepared = session.prepare_request(_unprepared(request, request.body))
         _set_cookies(prepared, request.cookies, prepared.headers.get("Cookie"))
         prepared.register_hook("response", _hide_redirect)
-        return session.send(prepared, allow_redirects=False, **settings)
+        answer = session.send(prepared, allow_redirects=False, **settings)
+        _show_redirect(answer)
+        return answer
 
 
 def _equip(
@@ -160,7 +165,8 @@ def _equip(
     if proxy:
         # A proxy is the caller's own choice of host. It connects, not we.
         exchange.public_only = False
-        proxy = checked_proxy(prepend_scheme_if_needed(proxy, "http"))
+        proxy = checked_proxy(proxy if "://" in proxy else f"http://{proxy}")
+        proxy = prepend_scheme_if_needed(proxy, "http")  # spells it as the adapter will
     if isinstance(adapter, HTTPAdapter):
         _sockets.equip(adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager)
 
@@ -168,12 +174,41 @@ def _equip(
 def _hide_redirect(answer: requests.Response, **_: Any) -> None:
     """Keep `Session.send` from looking where it leads: it would read the body, without bound."""
     if "location" in answer.headers:
-        answer.headers["x-location"] = answer.headers.pop("location")
+        answer.headers[_HIDDEN] = answer.headers.pop("location")
+
+
+def _show_redirect(answer: requests.Response) -> None:
+    if _HIDDEN in answer.headers:
+        answer.headers["location"] = answer.headers.pop(_HIDDEN)
+
+
+class _Adapter(HTTPAdapter):
+    """Remembers which pool an address leads to: looking it up costs as much as all our checks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pools: dict[str, Any] = {}
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> Any:
+        pool = self._pools.get(str(request.url))
+        if pool is None or pool.pool is None:  # never seen, or closed since
+            pool = super().get_connection_with_tls_context(request, *args, **kwargs)
+            if request.method == "POST":  # a picture has an address of its own
+                self._pools[str(request.url)] = pool
+        return pool
+
+    def close(self) -> None:
+        super().close()
+        self._pools.clear()
 
 
 def _bare_session() -> requests.Session:
     session = requests.Session()
     session.headers.clear()  # what is sent is decided above the transport
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Adapter())
     return session
 
 
@@ -224,7 +259,7 @@ def _body(answer: requests.Response, exchange: _sockets.Exchange, url: str) -> I
 def _raw(answer: requests.Response, deadline: Deadline) -> Iterator[bytes]:
     """The body as it is on the wire, free of chunking only."""
     count = 0
-    for chunk in answer.raw.stream(_CHUNK, decode_content=False):
+    for chunk in answer.raw.stream(_PIECE, decode_content=False):
         deadline.socket_timeout()  # for adapters whose sockets we could not teach
         count += len(chunk)
         yield chunk

@@ -159,6 +159,7 @@ class _Timed:
     response_class: Any = _TimedResponse
     _tunnelling = False
     _last_used = 0.0
+    _held: list[bytes] | None = None  # pieces of a request that are yet to be sent
     _exchange: Exchange | None = None  # the latest; its body may be read after it has been sent
 
     def _new_conn(self: Any) -> socket.socket:
@@ -183,13 +184,25 @@ class _Timed:
         finally:
             self._tunnelling = False
 
+    def request(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Send head and body in one piece; http.client makes two writes, packets, TLS records."""
+        if current.get() is None:
+            super().request(*args, **kwargs)  # type: ignore[misc]
+            return
+        self._held = []
+        try:
+            super().request(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            held, self._held = self._held, None
+        self.send(b"".join(held))
+
     def _connect_tls_proxy(self: Any, hostname: str, sock: Any) -> Any:
         """TLS within TLS reads the outer socket in a loop of its own, which needs the deadline."""
         outer = super()._connect_tls_proxy(hostname, sock)  # type: ignore[misc]
         receive = outer.recv
 
         def recv(size: int, flags: int = 0) -> bytes:
-            if self._exchange is not None:
+            if self._exchange is not None:  # pragma: no branch - else plain urllib3
                 outer.settimeout(self._exchange.deadline.socket_timeout())
             return receive(size, flags)  # type: ignore[no-any-return]
 
@@ -197,6 +210,9 @@ class _Timed:
         return outer
 
     def send(self: Any, data: Any) -> None:
+        if self._held is not None:
+            self._held.append(data)
+            return
         exchange = current.get()
         if exchange is not None:
             if self.sock is None:
@@ -230,8 +246,6 @@ class _Once:
 @functools.lru_cache(maxsize=64)
 def _taught(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
     """A kind of pool that does what `pool` does, and knows of exchanges."""
-    if issubclass(pool, _Once):
-        return pool
     connection = type("Timed", (_Timed, pool.ConnectionCls), {})
     return type("Once", (_Once, pool), {"ConnectionCls": connection})
 
@@ -242,6 +256,6 @@ def equip(manager: PoolManager) -> None:
     Outside an exchange of ours they behave as those that it opened before.
     """
     kinds = manager.pool_classes_by_scheme
-    if not all(issubclass(kind, _Once) for kind in kinds.values()):
+    if not any(issubclass(kind, _Once) for kind in kinds.values()):
         manager.clear()  # the idle connections of the pools so far, if there are any
         manager.pool_classes_by_scheme = {scheme: _taught(kind) for scheme, kind in kinds.items()}

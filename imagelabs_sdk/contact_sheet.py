@@ -1,0 +1,130 @@
+"""Many pictures on one sheet, each with its number and what it was meant to show."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import attrs
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+__all__ = ["Tile", "draw_sheet"]
+
+_PAPER, _INK, _FAINT, _EMPTY = "#f5f2ec", "#33302c", "#938b80", "#e4dfd6"
+_WIDEST_SHEET = 5000  # pixels
+_TILE = 320  # pixels, the longer side of a picture
+_READABLE = 120  # pixels; a smaller tile has no caption
+_GAP = 28  # pixels between tiles
+_LINE = 19  # pixels, a line of a caption
+_CAPTION = 3 * _LINE + 10
+_RADIUS = 10  # pixels, of the corners
+
+
+@attrs.frozen
+class Tile:
+    """One picture of a sheet.
+
+    Attributes:
+        path: The picture; one that cannot be read leaves an empty frame.
+        name: Such as ``"0001"``.
+        text: What it was meant to show; cut after two lines.
+    """
+
+    path: Path
+    name: str
+    text: str
+
+
+def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
+    """All tiles, in rows. Many tiles make them smaller, not the sheet wider than 5,000 pixels."""
+    columns = min(len(tiles), round((len(tiles) * 4 / 3) ** 0.5))
+    gap = min(_GAP, _WIDEST_SHEET // (4 * columns))
+    side = max(8, min(_TILE, (_WIDEST_SHEET - gap) // columns - gap))
+    caption = _CAPTION if side >= _READABLE else 0
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    drawn = [_row(row, columns, side, gap, caption) for row in rows]
+    sheet = Image.new("RGB", (drawn[0].width, sum(row.height for row in drawn) + gap), _PAPER)
+    top = gap
+    for row in drawn:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def _row(tiles: Sequence[Tile], columns: int, side: int, gap: int, caption: int) -> Image.Image:
+    pictures = [_small(tile.path, side) for tile in tiles]
+    height = max(picture.height for picture in pictures)
+    row = Image.new("RGB", (columns * (side + gap) + gap, height + caption + gap), _PAPER)
+    pen = ImageDraw.Draw(row)
+    for number, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
+        left = gap + number * (side + gap)
+        _mount(row, picture, left + (side - picture.width) // 2, height - picture.height)
+        if caption:
+            pen.text((left, height + 10), tile.name, _FAINT, _font(12))
+            for line, words in enumerate(_wrapped(tile.text, side), 1):
+                pen.text((left, height + 10 + line * _LINE), words, _INK, _font(15))
+    return row
+
+
+def _small(path: Path, side: int) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.contain(picture.convert("RGB"), (side, side))
+    except (OSError, Image.DecompressionBombError):
+        return Image.new("RGB", (side, side * 3 // 4), _EMPTY)
+
+
+def _mount(row: Image.Image, picture: Image.Image, left: int, top: int) -> None:
+    """Put a picture there, with round corners and a soft shadow."""
+    mask, shadow = _round(picture.size), _shadow(picture.size)
+    edge = (shadow.width - picture.width) // 2
+    row.paste(_INK, (left - edge, top - edge + 3), shadow)
+    row.paste(picture, (left, top), mask)
+
+
+@lru_cache(16)
+def _round(size: tuple[int, int]) -> Image.Image:
+    fine = 4  # drawn larger, for smooth edges
+    mask = Image.new("L", (size[0] * fine, size[1] * fine))
+    radius = min(_RADIUS, min(size) // 8) * fine
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, mask.width - 1, mask.height - 1), radius, 255)
+    return mask.resize(size, Image.Resampling.LANCZOS)
+
+
+@lru_cache(16)
+def _shadow(size: tuple[int, int]) -> Image.Image:
+    edge = min(12, min(size) // 8)
+    shadow = Image.new("L", (size[0] + 2 * edge, size[1] + 2 * edge))
+    shadow.paste(70, (edge, edge), _round(size))
+    return shadow.filter(ImageFilter.GaussianBlur(edge / 2.5))
+
+
+@lru_cache(16)
+def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    return ImageFont.load_default(size)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The first two lines of a text, the second one cut with an ellipsis."""
+    first, rest = _fitting(text.split(), width)
+    second, more = _fitting(rest, width)
+    if more:
+        second = _cut(second + " " + more[0], width)
+    return [_cut(line, width) for line in (first, second) if line]
+
+
+def _fitting(words: list[str], width: int) -> tuple[str, list[str]]:
+    """As many words as fit into a line (one at least), and the others."""
+    count = 1
+    while count < len(words) and _font(15).getlength(" ".join(words[: count + 1])) <= width:
+        count += 1
+    return " ".join(words[:count]), words[count:]
+
+
+def _cut(line: str, width: int) -> str:
+    font = _font(15)
+    if font.getlength(line) <= width:
+        return line
+    lengths = range(len(line))
+    most = bisect_right(lengths, float(width), key=lambda n: font.getlength(line[:n] + "…"))
+    return line[: most - 1].rstrip() + "…"
