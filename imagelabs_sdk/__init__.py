@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .batch import Batch as Batch
     from .client import ImageLabs as ImageLabs
     from .deadline import Deadline as Deadline
     from .errors import APIConnectionError as APIConnectionError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .polling import FixedInterval as FixedInterval
     from .polling import Look as Look
     from .polling import Polling as Polling
+    from .schedule import Outcome as Outcome
     from .transports.base import HttpRequest as HttpRequest
     from .transports.base import HttpResponse as HttpResponse
     from .transports.base import Transport as Transport
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from .transports.requests import RequestsTransport as RequestsTransport
 
 _ROOMS = {
+    "batch": "Batch",
     "client": "ImageLabs",
     "deadline": "Deadline",
     "errors": "APIConnectionError APIResponseError APIStatusError APITimeoutError ChallengeError "
@@ -59,6 +62,7 @@ _ROOMS = {
     "jobs": "Job Step",
     "models": "ImageRequest Progress State",
     "polling": "Adaptive Backoff FixedInterval Look Polling",
+    "schedule": "Outcome",
     "transports.base": "HttpRequest HttpResponse Transport",
     "transports.handler": "HandlerTransport",
     "transports.requests": "RequestsTransport",

@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from .checkpoint import Checkpoint, fingerprint
+from .checks import invalid
 from .errors import InvalidRequestError, JobFailedError, SubmissionUnknownError, printable
 from .images import GeneratedImage, Timings
 from .jobs import Job, Wiring
-from .models import ImageRequest, Progress, invalid
+from .models import ImageRequest, Progress
 from .schedule import Entry, Outcome, Schedule, Settings
 
 __all__ = ["Batch", "Item", "OnBatchProgress", "Outcome"]

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from . import wire
 from .errors import InvalidRequestError, printable
-from .images import _sync_folder
+from .images import sync_folder
 from .models import ImageRequest
 
 __all__ = ["Checkpoint"]
@@ -134,7 +134,7 @@ class Checkpoint:
         if end == 0:
             self._write(header)
             os.fsync(self._file.fileno())
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
     def _learn(self, number: int, line: bytes, header: bytes) -> None:
         facts = _load(line)

@@ -289,11 +289,9 @@ _errand_options = (
         show_default=True,
         envvar="IMAGELABS_TIMEOUT",
         show_envvar=True,
-        help="How long to wait in all.",
+        help="How long to wait for a picture.",
     ),
-    click.option(
-        "--poll-interval", metavar="SECONDS", type=float, help="Time between looks. [default: 1]"
-    ),
+    click.option("--poll-interval", metavar="SECONDS", type=float, help="Time between looks."),
     _as_json,
     _debug,
 )

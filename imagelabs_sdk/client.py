@@ -1,38 +1,27 @@
-"""The facade: settings come in here, and everything is wired together here."""
+"""The facade: settings come in here, and jobs and pictures come out.
 
-import math
+Light on purpose: all that it needs to draw is loaded when it is first asked to.
+"""
+
 import os
-import re
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
 
-import attrs
-
-from . import wire
-from .deadline import Deadline
-from .endpoints import Endpoints
-from .errors import InvalidRequestError
-from .images import GeneratedImage, ImageFetcher
-from .jobs import Job, OnProgress, Wiring
-from .models import ImageRequest, invalid
-from .polling import Adaptive, FixedInterval, Polling, seconds
-from .transports.base import Transport
-from .transports.requests import RequestsTransport
+from . import checks
+from .settings import BASE_URL, Settings
 
 if TYPE_CHECKING:
     from .batch import Batch, Item, OnBatchProgress
+    from .deadline import Deadline
+    from .images import GeneratedImage
+    from .jobs import Job, OnProgress, Wiring
+    from .models import ImageRequest
+    from .polling import Polling
+    from .service import Service
+    from .transports.base import Transport
 
 __all__ = ["ImageLabs"]
-
-BASE_URL = "https://editor.imagelabs.net"
-TIMEOUT = 300.0  # seconds
-USER_AGENT = (
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
-    "(KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
-)
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 class ImageLabs:
@@ -56,8 +45,8 @@ class ImageLabs:
         self,
         base_url: str | None = None,
         *,
-        transport: Transport | None = None,
-        polling: Polling | None = None,
+        transport: "Transport | None" = None,
+        polling: "Polling | None" = None,
         timeout: float | None = None,
         poll_interval: float | None = None,
         request_timeout: float = 30.0,
@@ -98,66 +87,40 @@ class ImageLabs:
         Raises:
             InvalidRequestError: A setting cannot be used.
         """
-        base = _base_url(base_url or os.environ.get("IMAGELABS_BASE_URL") or BASE_URL)
-        proxy = proxy if transport else proxy or os.environ.get("IMAGELABS_PROXY")
         if transport is not None and (proxy or verify is not True):
-            raise InvalidRequestError(
-                "transport: has its own proxy and verify; give them to the transport",
-                field="transport",
-            )
+            raise checks.unshown("transport", "has its own proxy and verify; give them to it")
         if polling is not None and poll_interval is not None:
-            raise InvalidRequestError(
-                "poll_interval: give either polling or poll_interval", field="poll_interval"
-            )
-        if poll_interval is not None:
-            polling = FixedInterval(seconds("poll_interval", poll_interval))
-        polling = polling or Adaptive()
-        self._owned = None if transport else RequestsTransport(proxy=proxy or None, verify=verify)
-        carrier: Transport = transport or self._owned  # type: ignore[assignment]
-        sent = {**_default_headers(base), **_headers(headers)}
-        crumbs = {
-            **_cookies(sent.pop("cookie", None)),
-            **_cookies(cookies if cookies is not None else os.environ.get("IMAGELABS_COOKIE")),
-        }
-        api_headers = {name: value for name, value in sent.items() if value is not None}
-        endpoints = Endpoints(
-            base_url=base,
-            transport=carrier,
-            headers=api_headers,
-            cookies=crumbs,
-            request_timeout=seconds("request_timeout", request_timeout),
-            max_retries=_count("max_retries", max_retries, 0, 100),
-            sleep=polling.sleep,
+            raise checks.unshown("poll_interval", "give either polling or poll_interval")
+        if transport is None:
+            proxy = proxy or os.environ.get("IMAGELABS_PROXY")
+        self._transport, self._polling = transport, polling
+        self._settings = Settings.of(
+            base_url=base_url,
+            timeout=timeout,
+            poll_interval=poll_interval,
+            request_timeout=request_timeout,
+            max_retries=max_retries,
+            headers=headers,
+            cookies=cookies,
+            proxy=proxy,
+            verify=verify,
+            allow_private_hosts=allow_private_hosts,
+            max_image_bytes=max_image_bytes,
             log_prompts=log_prompts,
         )
-        whole = seconds("timeout", _timeout() if timeout is None else timeout)
-        fetcher = ImageFetcher(
-            transport=carrier,
-            base_url=base,
-            headers={k: v for k, v in api_headers.items() if k != "content-type"},
-            cookies=crumbs,
-            foreign_headers={"accept": "image/*,*/*;q=0.8", "user-agent": USER_AGENT},
-            allow_private_hosts=allow_private_hosts,
-            max_bytes=_count("max_image_bytes", max_image_bytes, 1, 2**40),
-            request_timeout=endpoints.request_timeout,
-            timeout=whole,
-            clock=polling.clock,
-            sleep=polling.sleep,
-        )
-        self._wiring = Wiring(endpoints=endpoints, fetcher=fetcher, polling=polling, timeout=whole)
-        self.url = base
-        self.api_endpoint = base + "/txt2img"
+        self.url = self._settings.base_url
+        self.api_endpoint = self.url + "/txt2img"
 
     # From a prompt to a picture --------------------------------------------------------
 
     def generate(
         self,
-        prompt: str | ImageRequest,
+        prompt: "str | ImageRequest",
         *,
         timeout: float | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: "OnProgress | None" = None,
         **options: Any,
-    ) -> GeneratedImage:
+    ) -> "GeneratedImage":
         """Ask for one picture and wait until it is there.
 
         Args:
@@ -175,15 +138,15 @@ class ImageLabs:
             JobFailedError, JobTimeoutError, JobStalledError: It was accepted and came to no
                 picture (yet); `job` is set.
         """
-        deadline = self.deadline(timeout)
-        job = self._submit(prompt, options, deadline)
+        deadline = self._service.deadline(timeout)
+        job = self._service.submit(prompt, options, deadline)
         return job.wait_until(deadline, on_progress).image()
 
     def submit(
-        self, prompt: str | ImageRequest, *, timeout: float | None = None, **options: Any
-    ) -> Job:
+        self, prompt: "str | ImageRequest", *, timeout: float | None = None, **options: Any
+    ) -> "Job":
         """Ask for one picture and do not wait. Arguments and errors as in `generate`."""
-        return self._submit(prompt, options, self.deadline(timeout))
+        return self._service.submit(prompt, options, self._service.deadline(timeout))
 
     def generate_many(
         self,
@@ -240,34 +203,17 @@ class ImageLabs:
             checkpoint=checkpoint,
         )
 
-    def get_job(self, task_id: str) -> Job:
+    def get_job(self, task_id: str) -> "Job":
         """A job that was submitted before, perhaps elsewhere. Asks nobody."""
-        if not isinstance(task_id, str) or not task_id.strip():
-            raise invalid("task_id", task_id, "must be the text that the service gave")
-        return Job(task_id, self._wiring)
+        return self._service.job(task_id)
 
-    def job_from_dict(self, data: Mapping[str, Any]) -> Job:
+    def job_from_dict(self, data: Mapping[str, Any]) -> "Job":
         """The job that `Job.to_dict` described. Asks nobody.
 
         Raises:
             InvalidRequestError: It is of another version or service, or no such description.
         """
-        if not isinstance(data, Mapping) or data.get("version") != 1:
-            version = data.get("version") if isinstance(data, Mapping) else data
-            raise invalid("version", version, "must be 1, as Job.to_dict writes it")
-        if data.get("base_url") != self.url:
-            raise invalid("base_url", data.get("base_url"), f"the job is not of {self.url}")
-        when, request = data.get("submitted_at"), data.get("request")
-        if isinstance(when, bool) or not isinstance(when, int | float) or not math.isfinite(when):
-            raise invalid("submitted_at", when, "must be seconds since 1970")
-        if request is not None and not isinstance(request, Mapping):
-            raise invalid("request", type(request).__name__, "must be an object or null")
-        return Job(
-            self.get_job(data.get("task_id")).id,  # type: ignore[arg-type]  # checked there
-            self._wiring,
-            request=None if request is None else wire.request_from_json(request),
-            submitted_at=when,
-        )
+        return self._service.job_from_dict(data)
 
     # Its own life ----------------------------------------------------------------------
 
@@ -276,8 +222,9 @@ class ImageLabs:
 
         Jobs and pictures go on working; they open new ones.
         """
-        if self._owned is not None:
-            self._owned.close()
+        service: Service | None = self.__dict__.get("_made")
+        if service is not None and service.owned is not None:
+            service.owned.close()
 
     def __enter__(self) -> "ImageLabs":
         return self
@@ -296,7 +243,7 @@ class ImageLabs:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ImageLabs):
             return NotImplemented
-        return self._wiring == other._wiring
+        return self._value() == other._value()
 
     def __hash__(self) -> int:
         return hash(self.url)
@@ -306,121 +253,33 @@ class ImageLabs:
         """The model that will draw: the default one, whatever is asked for."""
         return cls.default_model
 
-    def deadline(self, timeout: float | None = None) -> Deadline:
+    def deadline(self, timeout: float | None = None) -> "Deadline":
         """The deadline of a job that begins now, for loops of your own.
 
         Args:
             timeout: Seconds; `None`: the client's; infinity: no limit.
         """
-        if timeout is not None:
-            seconds("timeout", timeout)
-        return self._wiring.deadline(timeout)
+        return self._service.deadline(timeout)
 
     # How it is done --------------------------------------------------------------------
 
-    def _submit(
-        self, prompt: str | ImageRequest, options: Mapping[str, Any], deadline: Deadline
-    ) -> Job:
-        request = _request(prompt, options).with_seeds()
-        task_id = self._wiring.endpoints.submit(request, deadline=deadline)
-        return Job(task_id, self._wiring, request=request, first_look_now=False)
+    @property
+    def _service(self) -> "Service":
+        """Made on first use. Two threads may make one each; the first stays."""
+        if "_made" not in self.__dict__:
+            from .service import Service  # costs more than all the rest of making a client
 
+            made = Service(self._settings, self._transport, self._polling)
+            self.__dict__.setdefault("_made", made)
+        service: Service = self.__dict__["_made"]
+        return service
 
-def _request(prompt: str | ImageRequest, options: Mapping[str, Any]) -> ImageRequest:
-    if isinstance(prompt, ImageRequest):
-        if options:
-            raise InvalidRequestError(
-                f"{next(iter(options))}: belongs into the ImageRequest", field=next(iter(options))
-            )
-        return prompt
-    known = {field.name for field in attrs.fields(ImageRequest)}
-    for name in options:
-        if name not in known:
-            raise InvalidRequestError(
-                f"{name}: no such option; extra_body takes fields that have no name here",
-                field=name,
-            )
-    return ImageRequest(prompt, **options)
+    @property
+    def _wiring(self) -> "Wiring":
+        return self._service.wiring
 
+    def _value(self) -> tuple[Any, ...]:
+        return self._settings, self._transport, self._polling
 
-# Settings -----------------------------------------------------------------------------
-
-
-def _default_headers(base: str) -> dict[str, str | None]:
-    """Those of the reference implementation."""
-    parts = urlsplit(base)
-    origin = f"{parts.scheme}://{parts.netloc}"
-    return {
-        "accept": "*/*",
-        "accept-language": "en-US,en;q=0.9",
-        "cache-control": "no-cache",
-        "content-type": "application/json",
-        "origin": origin,
-        "referer": origin + "/",
-        "x-requested-with": "XMLHttpRequest",
-        **_headers({"user-agent": os.environ.get("IMAGELABS_USER_AGENT") or USER_AGENT}),
-    }
-
-
-def _base_url(url: object) -> str:
-    remedy = 'must be like "https://host", without user, query or fragment'
-    try:
-        parts = urlsplit(url if isinstance(url, str) else "")
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.username is not None or parts.query or parts.fragment:
-        shown = "<hidden>" if "@" in str(url) else url
-        raise invalid("base_url", shown, remedy)
-    return str(url).rstrip("/")
-
-
-def _timeout() -> float:
-    text = os.environ.get("IMAGELABS_TIMEOUT")
-    if not text:
-        return TIMEOUT
-    try:
-        return float(text)
-    except ValueError:
-        raise invalid("IMAGELABS_TIMEOUT", text, "must be a number of seconds") from None
-
-
-def _count(field: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise invalid(field, value, f"must be a whole number, {low} to {high}")
-    return value
-
-
-def _headers(headers: Mapping[str, str | None] | None) -> dict[str, str | None]:
-    checked: dict[str, str | None] = {}
-    for name, value in (headers or {}).items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise invalid("headers", name, "is no header's name")
-        if value is not None and not _sendable(value):
-            # Not shown: a header's value may be a secret.
-            raise InvalidRequestError(
-                f"headers[{name!r}]: must be Latin-1 text without line breaks", field="headers"
-            )
-        checked[name.lower()] = value
-    return checked
-
-
-def _cookies(cookies: Mapping[str, str] | str | None) -> dict[str, str]:
-    if isinstance(cookies, str):
-        pairs = (pair.strip().partition("=") for pair in cookies.split(";") if pair.strip())
-        cookies = {name.strip(): value.strip() for name, _, value in pairs}
-    elif cookies is not None and not isinstance(cookies, Mapping):
-        raise InvalidRequestError("cookies: must be a mapping or text", field="cookies")
-    for name, value in (cookies or {}).items():
-        named = isinstance(name, str) and _HEADER_NAME.fullmatch(name)
-        if not named or not _sendable(value) or ";" in value:
-            raise InvalidRequestError(
-                "cookies: names and values must be plain text without ';'", field="cookies"
-            )
-    return dict(cookies or {})
-
-
-def _sendable(value: object) -> bool:
-    if not isinstance(value, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
-        return False
-    return all(ord(character) < 256 for character in value)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_made"}

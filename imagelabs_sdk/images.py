@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 import attrs
 
+from .checks import invalid
 from .deadline import Deadline
 from .errors import (
     APIConnectionError,
@@ -25,7 +26,7 @@ from .errors import (
     carrying,
     printable,
 )
-from .models import ImageRequest, invalid
+from .models import ImageRequest
 from .transports.base import HttpRequest, HttpResponse, Transport, origin_of
 
 if TYPE_CHECKING:
@@ -444,10 +445,10 @@ def _written_beside(target: Path) -> Iterator[_Draft]:
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename durable; a system that cannot open a folder does it by itself."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from . import wire
+from .checks import invalid
 from .deadline import Deadline
 from .endpoints import Endpoints, asked_in_vain
 from .errors import (
@@ -23,7 +24,7 @@ from .errors import (
     printable,
 )
 from .images import GeneratedImage, ImageFetcher, Timings
-from .models import ImageRequest, Progress, State, invalid
+from .models import ImageRequest, Progress, State
 from .polling import Look, Polling, after_failures
 
 __all__ = ["Job", "OnProgress", "Step"]

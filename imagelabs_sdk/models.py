@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from .checks import invalid
 from .errors import InvalidRequestError, printable
 
 __all__ = ["ImageRequest", "Progress", "State"]
@@ -16,15 +17,6 @@ __all__ = ["ImageRequest", "Progress", "State"]
 DEFAULT_SIZE = (1152, 896)
 MAX_SIDE = 4096
 LARGEST_INT = 2**63 - 1
-
-
-def invalid(field: str, value: object, remedy: str) -> InvalidRequestError:
-    """The error for one bad argument: names the field, the value and what to write instead."""
-    try:
-        shown = printable(repr(value), 60)
-    except ValueError:  # a whole number of more digits than Python prints
-        shown = f"<{type(value).__name__}>"
-    return InvalidRequestError(f"{field}={shown}: {remedy}", field=field)
 
 
 def _hidden(text: object) -> str:

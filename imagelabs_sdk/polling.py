@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from .models import Progress, State, invalid
+from .checks import invalid, seconds
+from .models import Progress, State
 
 __all__ = ["Adaptive", "Backoff", "FixedInterval", "Look", "Polling", "after_failures"]
 
@@ -55,19 +56,6 @@ class Polling(Protocol):
         empty right after submit.
         """
         ...  # pragma: no cover - a Protocol has no body
-
-
-def seconds(field: str, value: object, *, above: float = 0.0, most: float = math.inf) -> float:
-    """Check a length of time.
-
-    Raises:
-        InvalidRequestError: It is no number, not above `above`, or over `most`.
-    """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not above < float(value) <= most:  # type: ignore[arg-type]
-        limit = f" and at most {most:g}" if math.isfinite(most) else ""
-        raise invalid(field, value, f"must be a number of seconds above {above:g}{limit}")
-    return float(value)  # type: ignore[arg-type]
 
 
 def _seconds(_: object, field: "attrs.Attribute[Any]", value: object) -> None:

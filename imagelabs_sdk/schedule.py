@@ -13,13 +13,13 @@ from typing import Any, TypeAlias
 import attrs
 
 from .checkpoint import Checkpoint
+from .checks import invalid, seconds
 from .deadline import Deadline
 from .endpoints import resend_after
 from .errors import ImageLabsError, JobFailedError, RateLimitError, printable
 from .images import GeneratedImage
 from .jobs import Job, Wiring
-from .models import ImageRequest, Progress, invalid
-from .polling import seconds
+from .models import ImageRequest, Progress
 
 __all__ = ["Entry", "Outcome", "Schedule", "Settings"]
 
@@ -187,7 +187,7 @@ class Schedule:
             BaseException: What went wrong in a worker and is no item's own failure; once.
         """
         with self._news:
-            while wait and not (self._ready or self._heard or self._broken or self.idle):
+            while wait and not (self._ready or self._heard or self.idle):
                 self._news.wait()
             if self._ready:
                 outcome = self._ready.popleft()
@@ -272,6 +272,8 @@ class Schedule:
             again = delivered == "no" and self._slow_down(entry, error)
             if again:
                 self._fresh.appendleft(entry)
+            if delivered != "no":  # the service took it up: it takes submits again
+                self._refusals = 0
         if not again:
             self._end(entry, error=error)
 

@@ -447,6 +447,14 @@ def test_attempts_are_bounded_and_grow_rarer(studio: Studio) -> None:
     assert all(0.7 * 0.5 * 2**n <= gap <= 8.0 for n, gap in enumerate(gaps[:5]))
 
 
+def test_a_refusal_of_another_kind_shows_that_submits_are_taken_again(studio: Studio) -> None:
+    """Then the next limit is a new one, with short pauses again."""
+    studio.says = {"a": [refused(429)] * 3, "b": [refused(422)], "c": [refused(429)]}
+    outcomes = run(studio, *"abc", client=client_of(studio, max_retries=1))
+    assert kinds(outcomes) == {0: RateLimitError, 1: APIStatusError, 2: "result"}
+    assert studio.times()[-1] - studio.times()[-2] <= 0.5
+
+
 def test_no_retries_means_none(studio: Studio) -> None:
     """`max_retries=0` is the caller's word."""
     studio.says = {"a": [refused(429, retry_after="3")]}

@@ -37,7 +37,7 @@ from imagelabs_sdk import (
     State,
     SubmissionUnknownError,
 )
-from imagelabs_sdk.client import USER_AGENT
+from imagelabs_sdk.settings import USER_AGENT
 
 from .conftest import FakeTime
 from .faulty import PNG

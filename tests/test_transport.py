@@ -1051,7 +1051,7 @@ def test_closing_closes_the_connections_of_all_threads(
         done = pool.map(work, range(4))
         gate.wait()
         gate.wait()
-        sessions = list(client._owned._opened.all)  # type: ignore[union-attr]
+        sessions = list(client._wiring.endpoints.transport._opened.all)  # type: ignore[attr-defined]
         assert sum(held(session) for session in sessions) == 4
         client.close()
         assert sum(held(session) for session in sessions) == 0

@@ -14,10 +14,11 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar, get_cookie_header
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 
+from .. import checks
 from ..deadline import Deadline
 from ..errors import APIConnectionError, APITimeoutError, ForbiddenAddressError, printable
 from . import _sockets
-from .base import HttpRequest, HttpResponse, checked_proxy, checked_verify, origin_of
+from .base import HttpRequest, HttpResponse, origin_of
 
 __all__ = ["TimedSession"]
 
@@ -165,7 +166,7 @@ def _equip(
     if proxy:
         # A proxy is the caller's own choice of host. It connects, not we.
         exchange.public_only = False
-        proxy = checked_proxy(proxy if "://" in proxy else f"http://{proxy}")
+        proxy = checks.proxy(proxy if "://" in proxy else f"http://{proxy}")
         proxy = prepend_scheme_if_needed(proxy, "http")  # spells it as the adapter will
     if isinstance(adapter, HTTPAdapter):
         _sockets.equip(adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager)
@@ -214,7 +215,7 @@ def _bare_session() -> requests.Session:
 
 def _bundle() -> bool | str:
     path = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    return checked_verify(path) if path else True
+    return checks.verify(path) if path else True
 
 
 def _unprepared(request: HttpRequest, body: bytes) -> requests.Request:

@@ -1,6 +1,5 @@
 """The seam below the endpoints: one request, one response, one verb."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Protocol
@@ -9,14 +8,12 @@ from urllib.parse import urlsplit
 import attrs
 
 from ..deadline import Deadline
-from ..errors import APIResponseError, InvalidRequestError, printable
+from ..errors import APIResponseError
 
 __all__ = [
     "HttpRequest",
     "HttpResponse",
     "Transport",
-    "checked_proxy",
-    "checked_verify",
     "origin_of",
 ]
 
@@ -31,40 +28,6 @@ def origin_of(url: str) -> tuple[str, str, int | None]:
     """
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
-
-
-def checked_proxy(proxy: object) -> str:
-    """A proxy's address that can be used.
-
-    Raises:
-        InvalidRequestError: It cannot; the message does not show it, it may hold a password.
-    """
-    try:
-        parts = urlsplit(proxy if isinstance(proxy, str) else "")
-        usable = parts.scheme in ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-        usable = usable and bool(parts.hostname) and parts.port != 0 and str(proxy).isascii()
-    except ValueError:
-        usable = False
-    if not usable:
-        raise InvalidRequestError(
-            'proxy: must be like "http://user:password@host:3128", in ASCII', field="proxy"
-        )
-    return str(proxy)
-
-
-def checked_verify(verify: object) -> bool | str:
-    """`True`, `False`, or the path of a CA bundle that is there.
-
-    Raises:
-        InvalidRequestError: It is something else.
-    """
-    path = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
-    if isinstance(path, bool) or (isinstance(path, str) and os.path.exists(path)):  # noqa: PTH110
-        return path
-    raise InvalidRequestError(
-        f"verify={printable(repr(verify), 60)}: must be True, False, or a CA bundle that exists",
-        field="verify",
-    )
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

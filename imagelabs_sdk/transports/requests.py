@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from .. import checks
 from ..deadline import Deadline
-from .base import HttpRequest, HttpResponse, checked_proxy, checked_verify
+from .base import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     import requests
@@ -55,9 +56,9 @@ class RequestsTransport:
     """
 
     proxy: str | None = attrs.field(
-        default=None, repr=False, converter=attrs.converters.optional(checked_proxy)
+        default=None, repr=False, converter=attrs.converters.optional(checks.proxy)
     )
-    verify: bool | str = attrs.field(default=True, converter=checked_verify)
+    verify: bool | str = attrs.field(default=True, converter=checks.verify)
     session: "requests.Session | None" = None
     _opened: _Opened = attrs.field(factory=_Opened, init=False, eq=False, repr=False)
 

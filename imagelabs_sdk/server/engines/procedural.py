@@ -17,7 +17,8 @@ import attrs
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
-from ...models import ImageRequest, State, invalid
+from ...checks import invalid
+from ...models import ImageRequest, State
 from . import _shapes
 from ._scene import Cloud, Color, Disc, Frame, Outline, Ridge, Scene, Sprig, compose, dice, mix
 from .base import Standing

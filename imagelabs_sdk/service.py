@@ -1,0 +1,130 @@
+"""What a client does once it is asked to do something: its parts, wired together."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from . import checks, wire
+from .deadline import Deadline
+from .endpoints import Endpoints
+from .errors import InvalidRequestError
+from .images import ImageFetcher
+from .jobs import Job, Wiring
+from .models import ImageRequest
+from .polling import Adaptive, FixedInterval, Polling
+from .settings import USER_AGENT, Settings
+from .transports.base import Transport
+from .transports.requests import RequestsTransport
+
+__all__ = ["Service"]
+
+
+class Service:
+    """One service, as `ImageLabs` uses it. Opens nothing by itself.
+
+    Attributes:
+        wiring: What its jobs share.
+        owned: The transport that was made here, to be closed by the client; `None`: the caller's.
+    """
+
+    def __init__(
+        self, settings: Settings, transport: Transport | None, polling: Polling | None
+    ) -> None:
+        self.owned = (
+            RequestsTransport(proxy=settings.proxy, verify=settings.verify)
+            if transport is None
+            else None
+        )
+        self.wiring = _wired(settings, transport or self.owned, _pace(settings, polling))  # type: ignore[arg-type]
+
+    def deadline(self, timeout: float | None) -> Deadline:
+        """See `ImageLabs.deadline`."""
+        if timeout is not None:
+            checks.seconds("timeout", timeout)
+        return self.wiring.deadline(timeout)
+
+    def submit(
+        self, prompt: str | ImageRequest, options: Mapping[str, Any], deadline: Deadline
+    ) -> Job:
+        """See `ImageLabs.submit`."""
+        request = _request(prompt, options).with_seeds()
+        task_id = self.wiring.endpoints.submit(request, deadline=deadline)
+        return Job(task_id, self.wiring, request=request, first_look_now=False)
+
+    def job(self, task_id: object) -> Job:
+        """See `ImageLabs.get_job`."""
+        if not isinstance(task_id, str) or not task_id.strip():
+            raise checks.invalid("task_id", task_id, "must be the text that the service gave")
+        return Job(task_id, self.wiring)
+
+    def job_from_dict(self, data: Mapping[str, Any]) -> Job:
+        """See `ImageLabs.job_from_dict`."""
+        if not isinstance(data, Mapping) or data.get("version") != 1:
+            version = data.get("version") if isinstance(data, Mapping) else data
+            raise checks.invalid("version", version, "must be 1, as Job.to_dict writes it")
+        base, mine = data.get("base_url"), self.wiring.endpoints.base_url
+        if base != mine:
+            raise checks.invalid("base_url", base, f"the job is not of {mine}")
+        when, request = data.get("submitted_at"), data.get("request")
+        if isinstance(when, bool) or not isinstance(when, int | float) or not math.isfinite(when):
+            raise checks.invalid("submitted_at", when, "must be seconds since 1970")
+        if request is not None and not isinstance(request, Mapping):
+            raise checks.invalid("request", type(request).__name__, "must be an object or null")
+        return Job(
+            self.job(data.get("task_id")).id,
+            self.wiring,
+            request=None if request is None else wire.request_from_json(request),
+            submitted_at=when,
+        )
+
+
+def _pace(settings: Settings, polling: Polling | None) -> Polling:
+    if settings.poll_interval is not None:
+        return FixedInterval(settings.poll_interval)
+    return polling or Adaptive()
+
+
+def _wired(settings: Settings, transport: Transport, polling: Polling) -> Wiring:
+    endpoints = Endpoints(
+        base_url=settings.base_url,
+        transport=transport,
+        headers=settings.headers,
+        cookies=settings.cookies,
+        request_timeout=settings.request_timeout,
+        max_retries=settings.max_retries,
+        sleep=polling.sleep,
+        log_prompts=settings.log_prompts,
+    )
+    fetcher = ImageFetcher(
+        transport=transport,
+        base_url=settings.base_url,
+        headers={k: v for k, v in settings.headers.items() if k != "content-type"},
+        cookies=settings.cookies,
+        foreign_headers={"accept": "image/*,*/*;q=0.8", "user-agent": USER_AGENT},
+        allow_private_hosts=settings.allow_private_hosts,
+        max_bytes=settings.max_image_bytes,
+        request_timeout=settings.request_timeout,
+        timeout=settings.timeout,
+        clock=polling.clock,
+        sleep=polling.sleep,
+    )
+    return Wiring(endpoints=endpoints, fetcher=fetcher, polling=polling, timeout=settings.timeout)
+
+
+def _request(prompt: str | ImageRequest, options: Mapping[str, Any]) -> ImageRequest:
+    if isinstance(prompt, ImageRequest):
+        if options:
+            raise InvalidRequestError(
+                f"{next(iter(options))}: belongs into the ImageRequest", field=next(iter(options))
+            )
+        return prompt
+    known = {field.name for field in attrs.fields(ImageRequest)}
+    for name in options:
+        if name not in known:
+            raise InvalidRequestError(
+                f"{name}: no such option; extra_body takes fields that have no name here",
+                field=name,
+            )
+    return ImageRequest(prompt, **options)

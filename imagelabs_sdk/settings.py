@@ -1,0 +1,109 @@
+"""A client's settings: arguments first, then the environment, then defaults; all checked."""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from . import checks
+
+__all__ = ["BASE_URL", "USER_AGENT", "Settings"]
+
+BASE_URL = "https://editor.imagelabs.net"
+USER_AGENT = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
+    "(KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
+)
+_TIMEOUT = 300.0  # seconds
+
+
+class Settings(NamedTuple):
+    """What `ImageLabs` was told; `ImageLabs.__init__` says what each field means.
+
+    No attrs class, since making a client shall not cost the loading of attrs.
+    """
+
+    base_url: str
+    timeout: float
+    poll_interval: float | None
+    request_timeout: float
+    max_retries: int
+    headers: Mapping[str, str]
+    cookies: Mapping[str, str]
+    proxy: str | None
+    verify: bool | str
+    allow_private_hosts: bool
+    max_image_bytes: int
+    log_prompts: bool
+
+    def __repr__(self) -> str:
+        return f"<settings for {self.base_url}>"  # cookies, headers and proxy are secrets
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        base_url: str | None,
+        timeout: float | None,
+        poll_interval: float | None,
+        request_timeout: float,
+        max_retries: int,
+        headers: Mapping[str, str | None] | None,
+        cookies: Mapping[str, str] | str | None,
+        proxy: str | None,
+        verify: bool | str,
+        allow_private_hosts: bool,
+        max_image_bytes: int,
+        log_prompts: bool,
+    ) -> "Settings":
+        """The settings for these arguments, now.
+
+        Raises:
+            InvalidRequestError: One cannot be used.
+        """
+        base = checks.base_url(base_url or os.environ.get("IMAGELABS_BASE_URL") or BASE_URL)
+        sent = {**_default_headers(base), **checks.headers(headers)}
+        given = os.environ.get("IMAGELABS_COOKIE") if cookies is None else cookies
+        crumbs = {**checks.cookies(sent.pop("cookie", None)), **checks.cookies(given)}
+        return cls(
+            base_url=base,
+            timeout=checks.seconds("timeout", _timeout() if timeout is None else timeout),
+            poll_interval=None
+            if poll_interval is None
+            else checks.seconds("poll_interval", poll_interval),
+            request_timeout=checks.seconds("request_timeout", request_timeout),
+            max_retries=checks.count("max_retries", max_retries, 0, 100),
+            headers={name: value for name, value in sent.items() if value is not None},
+            cookies=crumbs,
+            proxy=checks.proxy(proxy) if proxy else None,
+            verify=checks.verify(verify),
+            allow_private_hosts=allow_private_hosts,
+            max_image_bytes=checks.count("max_image_bytes", max_image_bytes, 1, 2**40),
+            log_prompts=log_prompts,
+        )
+
+
+def _default_headers(base: str) -> dict[str, str | None]:
+    """Those of the reference implementation."""
+    parts = urlsplit(base)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    return {
+        "accept": "*/*",
+        "accept-language": "en-US,en;q=0.9",
+        "cache-control": "no-cache",
+        "content-type": "application/json",
+        "origin": origin,
+        "referer": origin + "/",
+        "x-requested-with": "XMLHttpRequest",
+        **checks.headers({"user-agent": os.environ.get("IMAGELABS_USER_AGENT") or USER_AGENT}),
+    }
+
+
+def _timeout() -> float:
+    text = os.environ.get("IMAGELABS_TIMEOUT")
+    if not text:
+        return _TIMEOUT
+    try:
+        return float(text)
+    except ValueError:
+        raise checks.invalid("IMAGELABS_TIMEOUT", text, "must be a number of seconds") from None
