@@ -18,6 +18,9 @@ from .faulty import FaultyServer
 settings.register_profile("plain", deadline=None, max_examples=60)
 settings.load_profile("plain")
 
+gc.collect()
+gc.freeze()  # what is loaded by now stays; the collections below look at the rest only
+
 
 @attrs.define
 class FakeTime:

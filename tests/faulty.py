@@ -141,6 +141,7 @@ class FaultyServer:
         self.url = f"{'https' if context else 'http'}://{host}:{self.port}"
         self.asked: list[Asked] = []
         self.connections = 0
+        self.open: list[socket.socket] = []
         self.stop = threading.Event()
         self.lock = threading.Lock()
         self.scripts: dict[str, list[Answer]] = defaultdict(list)
@@ -159,8 +160,9 @@ class FaultyServer:
 
     def close(self) -> None:
         self.stop.set()
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
+        for sock in (self.listener, *self.open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # wakes whoever waits on it
         self.listener.close()
         for thread in self.threads:
             thread.join(5)
@@ -183,17 +185,9 @@ class FaultyServer:
             if self.context:
                 sock = stack.enter_context(self.context.wrap_socket(sock, server_side=True))
             file = stack.enter_context(sock.makefile("rb"))
-            watcher = threading.Thread(target=self._end, args=(sock,))
-            self.threads.append(watcher)
-            watcher.start()
+            self.open.append(sock)
             while sock.fileno() >= 0 and (asked := self._read(file, number)):
                 self._next(asked)(Wire(sock, file, self.stop))
-
-    def _end(self, sock: socket.socket) -> None:
-        while sock.fileno() >= 0 and not self.stop.wait(0.05):
-            pass
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
 
     def _read(self, file: BinaryIO, number: int) -> Asked | None:
         head = file.readline().decode("latin-1").split()

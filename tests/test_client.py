@@ -842,6 +842,7 @@ def test_no_secret_is_shown_anywhere(time: FakeTime, caplog: pytest.LogCaptureFi
         job,
         job and job.request,
         client._wiring,
+        client._settings,
         peer.asked[0],
         caught.value,
         caplog.text,

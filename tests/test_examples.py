@@ -37,6 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     monkeypatch.setattr("imagelabs_sdk.server.engines.procedural.ProceduralEngine", engine)
     monkeypatch.setattr("imagelabs_sdk.embedded._DURATION", 0.2)
     monkeypatch.setattr("imagelabs_sdk.service.FixedInterval", lambda _: FixedInterval(0.05))
+    monkeypatch.setattr("imagelabs_sdk.service.Adaptive", lambda: FixedInterval(0.05))
     monkeypatch.chdir(tmp_path)
 
     def program(name: str, *arguments: str) -> Printed:

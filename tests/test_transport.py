@@ -435,7 +435,7 @@ def test_a_slow_submit_ends_at_the_deadline(
     """`timeout` bounds everything, down to a single byte of a header."""
     server.scripts["/txt2img"] = [SLOW[kind]]
     with pytest.raises(SubmissionUnknownError, match="in time"):
-        connect(server).generate("x", timeout=0.4)
+        connect(server).generate("x", timeout=0.25)
     assert server.count("/txt2img") == 1
 
 
@@ -446,7 +446,7 @@ def test_a_slow_look_ends_at_the_deadline(
     """With the job in hand."""
     server.scripts["/progress"] = [SLOW[kind]]
     with pytest.raises(JobTimeoutError) as caught:
-        connect(server).generate("x", timeout=0.4)
+        connect(server).generate("x", timeout=0.25)
     assert caught.value.task_id == "task-1"
 
 
@@ -456,7 +456,7 @@ def test_a_slow_look_costs_no_more_than_one_exchange(
 ) -> None:
     """`request_timeout` bounds it, and the next look succeeds."""
     server.scripts["/progress"] = [SLOW[kind], server.done()]
-    assert connect(server, request_timeout=0.3).generate("x").read() == PNG
+    assert connect(server, request_timeout=0.2).generate("x").read() == PNG
 
 
 def test_a_body_without_end_is_cut_off(server: FaultyServer, connect: Connect) -> None:
@@ -494,7 +494,7 @@ def test_a_deadline_holds_with_a_session_of_ones_own(server: FaultyServer) -> No
     with requests.Session() as session:
         client = ImageLabs(server.url, transport=RequestsTransport(session=session))
         with pytest.raises(JobTimeoutError):
-            client.get_job("t").wait(timeout=0.4)
+            client.get_job("t").wait(timeout=0.25)
         assert session.post(server.url + "/txt2img", timeout=5).json() == {"task_id": "task-1"}
 
 
