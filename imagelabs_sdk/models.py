@@ -161,11 +161,13 @@ class ImageRequest:
 
     def with_seeds(self) -> "ImageRequest":
         """This request with every seed that was left open picked at random."""
-        return attrs.evolve(
-            self,
-            seed=_ten_digits() if self.seed is None else self.seed,
-            subseed=_ten_digits() if self.subseed is None else self.subseed,
-        )
+        picked = pick_seeds({"seed": self.seed, "subseed": self.subseed})
+        return attrs.evolve(self, **picked) if picked else self
+
+
+def pick_seeds(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A seed for each name under which none is given."""
+    return {name: _ten_digits() for name in ("seed", "subseed") if given.get(name) is None}
 
 
 def _ten_digits() -> int:

@@ -9,16 +9,17 @@ import attrs
 from . import checks, wire
 from .deadline import Deadline
 from .endpoints import Endpoints
-from .errors import InvalidRequestError
 from .images import ImageFetcher
 from .jobs import Job, Wiring
-from .models import ImageRequest
+from .models import ImageRequest, pick_seeds
 from .polling import Adaptive, FixedInterval, Polling
 from .settings import USER_AGENT, Settings
 from .transports.base import Transport
 from .transports.requests import RequestsTransport
 
 __all__ = ["Service"]
+
+_KNOWN = {field.name for field in attrs.fields(ImageRequest)}
 
 
 class Service:
@@ -49,7 +50,7 @@ class Service:
         self, prompt: str | ImageRequest, options: Mapping[str, Any], deadline: Deadline
     ) -> Job:
         """See `ImageLabs.submit`."""
-        request = _request(prompt, options).with_seeds()
+        request = _request(prompt, options)
         task_id = self.wiring.endpoints.submit(request, deadline=deadline)
         return Job(task_id, self.wiring, request=request, first_look_now=False)
 
@@ -114,17 +115,11 @@ def _wired(settings: Settings, transport: Transport, polling: Polling) -> Wiring
 
 
 def _request(prompt: str | ImageRequest, options: Mapping[str, Any]) -> ImageRequest:
+    """The request with all its seeds. They are picked before it is made: a check costs, too."""
     if isinstance(prompt, ImageRequest):
-        if options:
-            raise InvalidRequestError(
-                f"{next(iter(options))}: belongs into the ImageRequest", field=next(iter(options))
-            )
-        return prompt
-    known = {field.name for field in attrs.fields(ImageRequest)}
-    for name in options:
-        if name not in known:
-            raise InvalidRequestError(
-                f"{name}: no such option; extra_body takes fields that have no name here",
-                field=name,
-            )
-    return ImageRequest(prompt, **options)
+        for name in options:
+            raise checks.unshown(name, "belongs into the ImageRequest")
+        return prompt.with_seeds()
+    for name in options.keys() - _KNOWN:
+        raise checks.unshown(name, "no such option; extra_body takes fields without a name here")
+    return ImageRequest(prompt, **{**options, **pick_seeds(options)})

@@ -120,8 +120,8 @@ def test_codings_are_undone(server: FaultyServer, carry: Any, encoding: str, bod
 
 def test_a_bomb_is_defused(server: FaultyServer) -> None:
     """A megabyte that becomes a gigabyte must cost neither memory nor time."""
-    squeezed = squeezed(bytes(64 * 1024 * 1024))
-    server.scripts["/x"] = [faulty.reply(200, squeezed, ("Content-Encoding", "gzip"))]
+    bomb = squeezed(bytes(64 * 1024 * 1024))
+    server.scripts["/x"] = [faulty.reply(200, bomb, ("Content-Encoding", "gzip"))]
     transport = RequestsTransport()
     with transport.send(get(server.url + "/x"), deadline=Deadline.after(10)) as response:
         assert (

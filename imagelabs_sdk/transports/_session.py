@@ -97,7 +97,8 @@ class TimedSession:
         route = self._route(request, exchange)
         prepared, jar = route.prepared.copy(), route.jar
         if request.body:
-            prepared.prepare_body(request.body, None)
+            prepared.body = request.body
+            prepared.headers["Content-Length"] = str(len(request.body))
         if request.cookies is not None:
             _set_cookies(prepared, request.cookies, get_cookie_header(jar, prepared) if jar else "")
         answer = route.adapter.send(
