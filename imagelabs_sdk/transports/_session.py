@@ -11,7 +11,8 @@ import attrs
 import requests
 import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
-from requests.cookies import RequestsCookieJar, get_cookie_header
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
+from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 
 from .. import checks
@@ -185,7 +186,11 @@ def _show_redirect(answer: requests.Response) -> None:
 
 
 class _Adapter(HTTPAdapter):
-    """Remembers which pool an address leads to: looking it up costs as much as all our checks."""
+    """Leaves out what costs as much as all our checks and nobody here needs.
+
+    That is: looking up the pool of the same two addresses again and again, and guessing an
+    answer's character set.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,6 +205,17 @@ class _Adapter(HTTPAdapter):
             if request.method == "POST":  # a picture has an address of its own
                 self._pools[str(request.url)] = pool
         return pool
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        return super().request_url(request, proxies) if proxies else str(request.path_url)
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        answer = requests.Response()
+        answer.status_code, answer.headers = resp.status, CaseInsensitiveDict(resp.headers)
+        answer.request, answer.raw, answer.url = req, resp, str(req.url)
+        if "set-cookie" in answer.headers:
+            extract_cookies_to_jar(answer.cookies, req, resp)
+        return answer
 
     def close(self) -> None:
         super().close()
