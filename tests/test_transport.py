@@ -108,6 +108,7 @@ RAW = bytes([0x2B, 0xC8, 0x49, 0xCC, 0xCC, 0x03, 0x00])  # "plain", deflated wit
         ("deflate", RAW),
         ("gzip, identity", squeezed(b"plain")),
         ("GZIP", squeezed(b"plain")),
+        ("gzip, gzip", squeezed(b"plain")),
         ("gzip", squeezed(b"pl") + squeezed(b"ain")),
         ("gzip", squeezed(b"plain") + b"nobody's business"),
     ],
@@ -151,7 +152,7 @@ BROKEN = {
     ),
     "wrong gzip": faulty.reply(200, DONE_BODY, ("Content-Encoding", "gzip")),
     "cut gzip": faulty.reply(200, squeezed(DONE_BODY)[:-12], ("Content-Encoding", "gzip")),
-    "two codings": faulty.reply(200, DONE_BODY, ("Content-Encoding", "gzip, gzip")),
+    "two codings": faulty.reply(200, DONE_BODY, ("Content-Encoding", "deflate, gzip")),
     "a chunk of negative length": faulty.raw(
         message(200, b"-5\r\n{}\r\n0\r\n\r\n", [("Transfer-Encoding", "chunked")])
     ),

@@ -289,7 +289,8 @@ def _raw(answer: requests.Response, deadline: Deadline) -> Iterator[bytes]:
 def _decoded(chunks: Iterable[bytes], headers: Mapping[str, str]) -> Iterator[bytes]:
     """Undo gzip in bounded steps: no answer can blow up in memory."""
     names = [name.strip() for name in headers.get("content-encoding", "").lower().split(",")]
-    codings = [name for name in names if name not in ("identity", "")]
+    # Once each: some proxies repeat the header that they pass on.
+    codings = list(dict.fromkeys(name for name in names if name not in ("identity", "")))
     if not codings:
         yield from chunks
     elif codings[0] in ("gzip", "x-gzip", "deflate") and len(codings) == 1:
