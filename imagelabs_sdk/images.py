@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 import attrs
 
-from .checks import invalid
+from .checks import invalid, seconds
 from .deadline import Deadline
 from .errors import (
     APIConnectionError,
@@ -305,11 +305,8 @@ class GeneratedImage:
             return draft.target
 
     def _deadline(self, timeout: float | None) -> Deadline:
-        if timeout is None:
-            timeout = self._fetcher.timeout
-        elif isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-            raise invalid("timeout", timeout, "must be a number of seconds above 0")
-        return Deadline.after(timeout, self._fetcher.clock)
+        allowed = self._fetcher.timeout if timeout is None else seconds("timeout", timeout)
+        return Deadline.after(allowed, self._fetcher.clock)
 
     def _fetch_into(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
         """Write the whole picture, starting again after a failure that may pass."""
