@@ -203,9 +203,22 @@ class ImageLabs:
             checkpoint=checkpoint,
         )
 
-    def get_job(self, task_id: str) -> "Job":
-        """A job that was submitted before, perhaps elsewhere. Asks nobody."""
-        return self._service.job(task_id)
+    def get_job(
+        self,
+        task_id: str,
+        *,
+        request: "ImageRequest | None" = None,
+        submitted_at: float | None = None,
+    ) -> "Job":
+        """A job that was submitted before, perhaps elsewhere. Asks nobody.
+
+        Args:
+            task_id: As the service gave it.
+            request: What was asked for, if you kept it; `None`: the result does not tell.
+            submitted_at: When, in seconds since 1970: the strategy paces its looks by that.
+                `None`: now.
+        """
+        return self._service.job(task_id, request, submitted_at)
 
     def job_from_dict(self, data: Mapping[str, Any]) -> "Job":
         """The job that `Job.to_dict` described. Asks nobody.

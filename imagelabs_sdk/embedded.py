@@ -9,10 +9,22 @@ from .server.engines.base import Engine
 from .server.engines.procedural import ProceduralEngine
 from .transports.handler import HandlerTransport
 
-__all__ = ["embedded_client"]
+__all__ = ["embedded_client", "embedded_transport"]
 
 _DURATION = 2.0  # seconds per picture: pleasant, and long enough for progress to be seen
 _POLL_INTERVAL = 0.1  # seconds; asking costs next to nothing here
+
+
+def embedded_transport(
+    engine: Engine | None = None, *, duration: float = _DURATION
+) -> HandlerTransport:
+    """A service of its own behind a transport, for who makes the client elsewhere.
+
+    Args:
+        engine: Draws; `None`: a `ProceduralEngine`.
+        duration: Seconds per picture of that one.
+    """
+    return HandlerTransport(App(engine or ProceduralEngine(duration=duration)))
 
 
 def embedded_client(
@@ -43,7 +55,7 @@ def embedded_client(
         poll_interval = _POLL_INTERVAL
     return ImageLabs(
         base_url,
-        transport=HandlerTransport(App(engine or ProceduralEngine(duration=_DURATION))),
+        transport=embedded_transport(engine),
         polling=polling,
         poll_interval=poll_interval,
         **client_options,

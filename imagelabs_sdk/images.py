@@ -251,6 +251,7 @@ class GeneratedImage:
     timings: Timings
     job: "Job" = attrs.field(eq=False, repr=False)
     _fetcher: ImageFetcher = attrs.field(eq=False, repr=False, alias="fetcher")
+    _final: bool = attrs.field(default=True, eq=False, repr=False, alias="final")
 
     def read(self, *, timeout: float | None = None) -> bytes:
         """The picture's bytes, checked as in `save`.
@@ -273,7 +274,7 @@ class GeneratedImage:
         raises `DownloadError` at its end.
         """
         with carrying(self.job):
-            yield from self._pieces(_Link(self.url), self._deadline(timeout))
+            yield from self._pieces(self._link(), self._deadline(timeout))
 
     def save(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> Path:
         """Write the picture to `path`, whole or not at all.
@@ -308,9 +309,13 @@ class GeneratedImage:
         allowed = self._fetcher.timeout if timeout is None else seconds("timeout", timeout)
         return Deadline.after(allowed, self._fetcher.clock)
 
+    def _link(self) -> "_Link":
+        """A preview's is never asked for anew: that would be another picture's."""
+        return _Link(self.url, is_fresh=not self._final)
+
     def _fetch_into(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
         """Write the whole picture, starting again after a failure that may pass."""
-        link = _Link(self.url)
+        link = self._link()
         for attempt in range(1, _ATTEMPTS):
             try:
                 return self._write_into(file, link, deadline)

@@ -226,15 +226,36 @@ class Job:
             self._raise_if_failed()
             if self._progress is None or self._progress.image_url is None:
                 raise self._timeout_error()
-            queued, total = self._queued or 0.0, self._ended or 0.0
-            return GeneratedImage(
-                url=self._wiring.fetcher.absolute(self._progress.image_url),
-                task_id=self._id,
-                request=self._request,
-                timings=Timings(queued, total - queued, total, self._look_count),
-                job=self,
-                fetcher=self._wiring.fetcher,
-            )
+            return self._picture(self._progress.image_url)
+
+    def preview(self, url: str | None = None) -> GeneratedImage | None:
+        """The half-drawn picture that a look told of; read or saved like a finished one.
+
+        Asks nobody. The service may take it back at any time: then reading it raises
+        `DownloadError`.
+
+        Args:
+            url: The address, if it was kept from another look (`Progress.preview_url`); `None`:
+                that of the latest look.
+
+        Returns:
+            `None` if there is none.
+        """
+        latest = self._progress.preview_url if self._progress else None
+        address = url or latest
+        return self._picture(address, final=False) if address else None
+
+    def _picture(self, url: str, *, final: bool = True) -> GeneratedImage:
+        queued, total = self._queued or 0.0, self._ended or 0.0
+        return GeneratedImage(
+            url=self._wiring.fetcher.absolute(url),
+            task_id=self._id,
+            request=self._request,
+            timings=Timings(queued, total - queued, total, self._look_count),
+            job=self,
+            fetcher=self._wiring.fetcher,
+            final=final,
+        )
 
     def fresh_url(self, deadline: Deadline) -> str | None:
         """The picture's address, asked for anew: links expire."""

@@ -54,11 +54,14 @@ class Service:
         task_id = self.wiring.endpoints.submit(request, deadline=deadline)
         return Job(task_id, self.wiring, request=request, first_look_now=False)
 
-    def job(self, task_id: object) -> Job:
+    def job(
+        self, task_id: object, request: ImageRequest | None = None, submitted_at: object = None
+    ) -> Job:
         """See `ImageLabs.get_job`."""
         if not isinstance(task_id, str) or not task_id.strip():
             raise checks.invalid("task_id", task_id, "must be the text that the service gave")
-        return Job(task_id, self.wiring)
+        when = None if submitted_at is None else _moment(submitted_at)
+        return Job(task_id, self.wiring, request=request, submitted_at=when)
 
     def job_from_dict(self, data: Mapping[str, Any]) -> Job:
         """See `ImageLabs.job_from_dict`."""
@@ -68,17 +71,18 @@ class Service:
         base, mine = data.get("base_url"), self.wiring.endpoints.base_url
         if base != mine:
             raise checks.invalid("base_url", base, f"the job is not of {mine}")
-        when, request = data.get("submitted_at"), data.get("request")
-        if isinstance(when, bool) or not isinstance(when, int | float) or not math.isfinite(when):
-            raise checks.invalid("submitted_at", when, "must be seconds since 1970")
+        when, request = _moment(data.get("submitted_at")), data.get("request")
         if request is not None and not isinstance(request, Mapping):
             raise checks.invalid("request", type(request).__name__, "must be an object or null")
-        return Job(
-            self.job(data.get("task_id")).id,
-            self.wiring,
-            request=None if request is None else wire.request_from_json(request),
-            submitted_at=when,
-        )
+        wanted = None if request is None else wire.request_from_json(request)
+        return self.job(data.get("task_id"), wanted, when)
+
+
+def _moment(when: object) -> float:
+    number = isinstance(when, int | float) and not isinstance(when, bool)
+    if not number or not math.isfinite(when):  # type: ignore[arg-type]
+        raise checks.invalid("submitted_at", when, "must be seconds since 1970")
+    return float(when)  # type: ignore[arg-type]
 
 
 def _pace(settings: Settings, polling: Polling | None) -> Polling:

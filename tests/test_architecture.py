@@ -24,6 +24,7 @@ SPINE = [
     "images",
 ]
 PUBLIC = ["__init__"]
+DJANGO = [f"contrib.django.{room}" for room in ("state", "clients", "look", "advance", "models")]
 MAY_IMPORT = {
     "__init__": [],
     "errors": [],
@@ -66,12 +67,28 @@ MAY_IMPORT = {
     "__main__": ["cli"],
     "contrib.__init__": [],
     "contrib.g4f": [*PUBLIC, "errors"],
+    **{f"contrib.django.{room}": [] for room in
+       ("management.__init__", "management.commands.__init__", "migrations.__init__",
+        "signals", "state")},
+    "contrib.django.__init__": ["contrib.django.clients"],
+    "contrib.django.clients": PUBLIC,
+    "contrib.django.checks": ["contrib.django.clients", "contrib.django.django_tasks"],
+    "contrib.django.apps": ["contrib.django.checks"],
+    "contrib.django.look": [*PUBLIC, "errors", *DJANGO[:2]],
+    "contrib.django.advance": [*PUBLIC, "errors", "contrib.django.signals", *DJANGO[:3]],
+    "contrib.django.models": [*PUBLIC, *DJANGO[:4], "contrib.django.django_tasks"],
+    "contrib.django.migrations.0001_initial": DJANGO,
+    "contrib.django.sweep": [*PUBLIC, *DJANGO],
+    "contrib.django.urls": [],
+    "contrib.django.django_tasks": [*PUBLIC, *DJANGO, "contrib.django.sweep"],
+    "contrib.django.management.commands.imagelabs_sweep": [*DJANGO, "contrib.django.sweep"],
 }  # fmt: skip
 
 EXTRAS = {
     "cli": {"click", "rich"},
     "cli_batch": {"click", "rich"},
     "contact_sheet": {"PIL"},
+    "contrib.django.django_tasks": {"django", "django_tasks"},
     "server.engines.procedural": {"PIL"},
     "server.http": {"waitress"},
     "transports._session": {"requests", "urllib3"},
@@ -131,7 +148,8 @@ def test_a_room_imports_no_package_that_is_not_its_own(room: str) -> None:
     """The core needs requests and attrs alone, and requests only where bytes are carried."""
     top = {name.partition(".")[0] for name in imports(room)}
     foreign = top - set(sys.stdlib_module_names) - {"imagelabs_sdk", "attrs"}
-    assert foreign <= EXTRAS.get(room, set())
+    allowed = {"django"} if room.startswith("contrib.django.") else set()
+    assert foreign <= EXTRAS.get(room, allowed)
 
 
 def test_the_table_names_no_room_that_is_gone() -> None:

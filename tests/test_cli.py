@@ -605,7 +605,7 @@ def test_a_contact_sheet_shows_all_that_is_there(gallery: Gallery) -> None:
     assert result.stderr.splitlines()[-1] == "contact sheet: sheet.png"
     with Image.open("sheet.png") as sheet:
         assert sheet.width > 2 * 320
-        assert len(sheet.getcolors(99999)) > 10
+        assert len(sheet.getcolors(99999) or ()) > 10
 
 
 def test_without_any_picture_there_is_no_contact_sheet(gallery: Gallery) -> None:

@@ -102,9 +102,9 @@ def test_a_picture_says_what_it_is_and_not_what_was_asked() -> None:
     data = drawn()
     with Image.open(io.BytesIO(data)) as image:
         image.load()
-        assert image.text["Software"] == "imagelabs_sdk procedural engine"
-        assert "no diffusion model" in image.text["Comment"]
-        assert (image.text["Seed"], image.text["Subseed"]) == ("1", "2")
+        assert image.info["Software"] == "imagelabs_sdk procedural engine"
+        assert "no diffusion model" in image.info["Comment"]
+        assert (image.info["Seed"], image.info["Subseed"]) == ("1", "2")
     assert b"lighthouse" not in data
 
 

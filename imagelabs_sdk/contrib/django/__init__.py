@@ -1,0 +1,10 @@
+"""ImageLabs in Django: settings, clients, and jobs that outlive a request.
+
+``client`` is the client of the alias "default", ``clients["other"]`` that of another; see
+`clients.Clients`. Everything else is imported from its own room: `models`, `advance`, `sweep`,
+`views`, `signals`.
+"""
+
+from .clients import client, clients
+
+__all__ = ["client", "clients"]

@@ -1,0 +1,155 @@
+"""The life of a row: submitted once, looked at by one at a time, settled once.
+
+The row is the truth. ``attempts`` counts how often it was claimed, and is what a claim is
+known by; ``next_look`` is when it is due, which a claim puts off for as long as its lease
+lasts. So a job that was claimed by a process that died is due again by itself.
+"""
+
+import logging
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from imagelabs_sdk import ImageLabsError, ImageRequest, InvalidRequestError
+from imagelabs_sdk.errors import carrying
+
+from .clients import clients, in_transaction
+from .look import Change, Seen, Work, ended, look
+from .signals import job_failed, job_succeeded
+from .state import JobState
+
+if TYPE_CHECKING:
+    from .models import AbstractImageJob
+
+    Rows = models.QuerySet[AbstractImageJob]
+
+__all__ = ["BRIEF", "LEASE", "advance", "claim", "look_now", "settle", "submit"]
+
+log = logging.getLogger(__name__)
+
+BRIEF = 20.0
+"""Seconds for which a web request may be held: well below the limits of servers and proxies."""
+
+LEASE = timedelta(seconds=120)
+"""For how long nobody else touches a job that was claimed."""
+
+
+def advance(job: "AbstractImageJob", *, timeout: float = BRIEF) -> bool:
+    """Take the next step of a job, if it is due and nobody else is at it; never sleeps.
+
+    One look; if the picture is there, it is fetched, stored, and the row is settled. Two
+    callers at once cost the service one look. Afterwards `job` is as fresh as the row.
+
+    Args:
+        job: Its row.
+        timeout: Seconds for asking and fetching together; at most half of `LEASE`.
+
+    Returns:
+        Whether this call took the step.
+
+    Raises:
+        RuntimeError: It was called in a transaction, which would hide the claim from others
+            and keep the row locked while we ask.
+    """
+    if in_transaction(job._state.db):
+        raise RuntimeError("advance() must not be called in a transaction")
+    work = claim(job)
+    if work is None:
+        if job.is_due:
+            job.refresh_from_db()
+        return False
+    settle(job, look(work, timeout=min(timeout, LEASE.total_seconds() / 2)))
+    return True
+
+
+def claim(job: "AbstractImageJob") -> Work | None:
+    """Take the lease of a job, for as long as `LEASE`; `None`: it is not due, or another's."""
+    now = timezone.now()
+    if job.next_look is None or job.next_look > now:
+        return None
+    leased_until = now + LEASE
+    mine = (
+        _same(job)
+        .filter(next_look__lte=now)
+        .update(attempts=F("attempts") + 1, next_look=leased_until)
+    )
+    if not mine:
+        return None
+    job.attempts += 1
+    job.next_look = leased_until
+    return Work.of(job, leased_until)
+
+
+def settle(job: "AbstractImageJob", seen: Seen) -> bool:
+    """Write down what came of a look, if the claim still holds. The winner sends the signal."""
+    return _settle(job, _same(job), seen.change)
+
+
+def submit(job: "AbstractImageJob") -> None:
+    """Send the request of a row that is committed, and write down what came of it. Once.
+
+    No failure of the service is raised: it is in the row.
+    """
+    rows = _rows(job).filter(task_id="", state__in=(JobState.SUBMITTING, JobState.UNKNOWN))
+    try:
+        accepted = clients[job.alias].submit(ImageRequest(**job.request), timeout=BRIEF)
+    except ImageLabsError as error:
+        unsent = isinstance(error, InvalidRequestError)
+        doubt = not unsent and getattr(error, "delivered", "maybe") == "maybe"
+        _settle(job, rows, ended(JobState.UNKNOWN if doubt else JobState.FAILED, error))
+        return
+    with carrying(accepted):  # if the database is gone now, the log has the task id
+        now = timezone.now()
+        _settle(
+            job,
+            rows,
+            {
+                "state": JobState.RUNNING,
+                "task_id": accepted.id,
+                "submitted_at": now,
+                "next_look": now + timedelta(seconds=accepted.pause),
+                "finished_at": None,
+                "error_code": "",
+                "error": "",
+            },
+        )
+
+
+def look_now(rows: "Rows") -> int:
+    """Let jobs that were accepted and have no picture be looked at again, at once.
+
+    Also those that were given up: the service may have drawn them after all. Answers how many
+    there were; a job that is being looked at right now is left alone.
+    """
+    now = timezone.now()
+    # A look is over before half of its lease is.
+    at_rest = Q(state=JobState.FAILED) | Q(state=JobState.RUNNING, next_look__lt=now + LEASE / 2)
+    again = rows.filter(at_rest).exclude(task_id="")
+    return again.update(state=JobState.RUNNING, next_look=now, finished_at=None)
+
+
+def _rows(job: "AbstractImageJob") -> "Rows":
+    every: models.Manager[AbstractImageJob] = type(job)._base_manager
+    return every.using(job._state.db).filter(pk=job.pk)
+
+
+def _same(job: "AbstractImageJob") -> "Rows":
+    """The row, if nobody has claimed or settled it since it was read."""
+    return _rows(job).filter(attempts=job.attempts, state=job.state)
+
+
+def _settle(job: "AbstractImageJob", rows: "Rows", change: Change) -> bool:
+    if not rows.update(**change):
+        job.refresh_from_db()
+        return False
+    for name, value in change.items():
+        setattr(job, name, value)
+    if not job.is_outstanding:
+        signal = job_succeeded if job.picture else job_failed
+        tell = partial(signal.send_robust, sender=type(job), job=job)
+        transaction.on_commit(tell, using=job._state.db)
+    return True

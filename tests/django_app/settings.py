@@ -1,0 +1,85 @@
+"""A project for the tests: SQLite always, PostgreSQL as a second database if there is one.
+
+Processes that a test starts get the database it made for them by ``IMAGELABS_TEST_DATABASE``.
+"""
+
+import json
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SECRET_KEY = "for tests alone"
+DEBUG = False
+USE_TZ = True
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "tests.django_app.urls"
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "imagelabs_sdk.contrib.django",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+MEDIA_ROOT = os.environ.get("IMAGELABS_TEST_MEDIA") or str(
+    Path(tempfile.gettempdir()) / "imagelabs-test-media"
+)
+
+SQLITE: dict[str, Any] = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": ":memory:",
+    "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20},
+}
+POSTGRES: dict[str, Any] = {
+    "ENGINE": "django.db.backends.postgresql",
+    "NAME": "postgres",
+    "HOST": "127.0.0.1",
+    "USER": "postgres",
+}
+
+
+def _reachable(port: int) -> bool:
+    """Whether a service listens here; it must, where the environment insists on it."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        if os.environ.get("IMAGELABS_TEST_SERVICES") == "1":
+            raise
+        return False
+    return True
+
+
+HAS_POSTGRES = _reachable(5432)
+HAS_REDIS = _reachable(6379)
+
+DATABASES: dict[str, dict[str, Any]] = {"default": SQLITE}
+if given := os.environ.get("IMAGELABS_TEST_DATABASE"):
+    DATABASES = {"default": json.loads(given)}
+elif HAS_POSTGRES:
+    DATABASES["postgres"] = POSTGRES
+
+IMAGELABS: dict[str, Any] = json.loads(os.environ.get("IMAGELABS_TEST_SETTINGS", '{"default": {}}'))
