@@ -56,7 +56,8 @@ SQLITE: dict[str, Any] = {
 }
 POSTGRES: dict[str, Any] = {
     "ENGINE": "django.db.backends.postgresql",
-    "NAME": "postgres",
+    # Two runs on one machine at once need names of their own.
+    "NAME": os.environ.get("IMAGELABS_TEST_POSTGRES", "imagelabs"),
     "HOST": "127.0.0.1",
     "USER": "postgres",
 }
