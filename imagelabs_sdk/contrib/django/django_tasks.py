@@ -1,9 +1,66 @@
-"""Sweeps by the workers of ``django.tasks``."""
+"""Sweeps by the workers of ``django.tasks``: a chain of tasks, each of which plans the next.
 
-from django_tasks import task_backends
+There is one chain per backend, however many jobs there are: a queue is only a hint, and the
+rows are the truth. A task plans its successor before it sweeps, so that a worker that is
+killed breaks no chain; it ends when no job is outstanding, and the next start begins another.
+"""
 
-__all__ = ["task_backends", "wake"]
+import logging
+from datetime import datetime, timedelta
+
+from django.db import router, transaction
+from django.utils import timezone
+
+from .pulse import ASLEEP, Pulse
+from .sweep import any_outstanding, sweep_briefly
+
+try:
+    from django.tasks import task, task_backends
+except ImportError:  # before Django 6.0: the backport
+    from django_tasks import task, task_backends  # type: ignore[no-redef,assignment]
+
+__all__ = ["sweep", "task_backends", "wake"]
+
+log = logging.getLogger(__name__)
+
+_INTERVAL = timedelta(seconds=1)
+_DEAD = timedelta(seconds=60)  # a task that is so late is taken for lost
 
 
-def wake(job: object, backend: str) -> None:
-    """To be written."""
+def wake(backend: str) -> None:
+    """See to it that a chain of sweeps is alive. Raises nothing: the row is safe without.
+
+    Args:
+        backend: Its alias in ``settings.TASKS``.
+    """
+    now = timezone.now()
+    try:
+        Pulse.objects.get_or_create(backend=backend)
+        if Pulse.claim(backend, now - _DEAD, at=now):
+            _plan(backend, now)
+    except Exception:
+        log.exception("no sweep could be planned with the task backend %r", backend)
+
+
+@task
+def sweep(backend: str, at: str) -> int:
+    """Plan the next sweep, then look at what is due. Answers how many looks were taken.
+
+    Args:
+        backend: Whose chain it is.
+        at: When this task was to run, in ISO 8601.
+    """
+    now, planned = timezone.now(), datetime.fromisoformat(at)
+    if not any_outstanding():
+        if Pulse.claim(backend, planned, at=ASLEEP) and any_outstanding():  # since we asked
+            wake(backend)
+        return 0
+    with transaction.atomic(using=router.db_for_write(Pulse)):
+        if not Pulse.claim(backend, planned, at=max(now, planned) + _INTERVAL):
+            return 0
+        _plan(backend, max(now, planned) + _INTERVAL)
+    return sweep_briefly()
+
+
+def _plan(backend: str, at: datetime) -> None:
+    sweep.using(backend=backend, run_after=at).enqueue(backend, at.isoformat())

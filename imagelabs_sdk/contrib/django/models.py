@@ -22,9 +22,10 @@ from imagelabs_sdk import ImageRequest, InvalidRequestError
 from .advance import BRIEF, LEASE, advance, submit
 from .clients import DEFAULT_ALIAS, clients, in_transaction, warn_of_transaction
 from .look import MAX_ERROR
+from .pulse import Pulse
 from .state import JobState
 
-__all__ = ["AbstractImageJob", "ImageJob", "ImageJobManager", "JobState"]
+__all__ = ["AbstractImageJob", "ImageJob", "ImageJobManager", "JobState", "Pulse"]
 
 _REQUEST = {field.name for field in attrs.fields(ImageRequest)} - {"prompt"}
 _GLANCE = 0.5  # seconds between looks at a row that somebody else may settle
@@ -292,4 +293,4 @@ def _begin(job: AbstractImageJob) -> None:
     if backend := clients.tasks(job.alias):
         from .django_tasks import wake  # optional: Django 6.0, or the backport
 
-        wake(job, backend)
+        wake(backend)

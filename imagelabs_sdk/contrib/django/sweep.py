@@ -19,10 +19,18 @@ from django.utils import timezone
 from imagelabs_sdk import APIConnectionError, APIResponseError, APIStatusError
 
 from .advance import LEASE, claim, settle
+from .clients import clients
 from .look import Seen, look
 from .models import AbstractImageJob
 
-__all__ = ["Sweeper", "job_models"]
+__all__ = [
+    "Sweeper",
+    "Weather",
+    "answered_elsewhere",
+    "any_outstanding",
+    "job_models",
+    "sweep_briefly",
+]
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +41,16 @@ _LONGEST_ASKED = 300.0  # seconds for which a service may hold us back
 
 
 @attrs.define
-class _Weather:
-    """How a service has answered lately."""
+class Weather:
+    """How a service has answered lately, whichever sweeper asked.
 
-    failures: int = 0  # in a row, whichever the job
-    opens: float = 0.0  # when the next look may leave
-    in_flight: int = 0
+    Attributes:
+        failures: In a row, whichever the job.
+        opens: When the next look may leave, by the sweepers' clock.
+    """
 
-    def permits(self, now: float, patience: int) -> bool:
-        """Whether a look may leave; a service in trouble is asked one thing at a time."""
-        return self.opens <= now and not (self.failures >= patience and self.in_flight)
+    failures: int = 0
+    opens: float = 0.0
 
 
 class Sweeper:
@@ -57,6 +65,7 @@ class Sweeper:
         threads: int = 8,
         using: str | None = None,
         skip: frozenset[str] = frozenset(),
+        weather: dict[str, Weather] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Opens nothing.
@@ -65,11 +74,13 @@ class Sweeper:
             threads: How many looks may be under way at once.
             using: The database; `None`: where each model is written to.
             skip: Aliases whose jobs are left alone.
+            weather: How the services have answered, by alias; kept up to date, and may be shared
+                by the sweepers of a process. `None`: nothing is known.
             clock: In seconds.
         """
         self._threads, self._using, self._skip, self._clock = threads, using, skip, clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imagelabs-sweep")
-        self._weather: dict[str, _Weather] = {}
+        self._weather = {} if weather is None else weather
         self._flying: dict[Future[Seen], AbstractImageJob] = {}
 
     def __enter__(self) -> "Sweeper":
@@ -129,27 +140,28 @@ class Sweeper:
 
     def _shut(self) -> set[str]:
         """The aliases at which no look may leave now."""
-        return {alias for alias in self._weather if not self._permits(alias)} | self._skip
+        return {alias for alias in [*self._weather] if not self._permits(alias)} | self._skip
 
     def _permits(self, alias: str) -> bool:
-        return self._weather[alias].permits(self._clock(), self._threads)
+        """Whether a look may leave; a service in trouble is asked one thing at a time."""
+        weather = self._weather[alias]
+        asking = any(job.alias == alias for job in self._flying.values())
+        in_trouble = weather.failures >= self._threads
+        return weather.opens <= self._clock() and not (in_trouble and asking)
 
     def _take(self, job: AbstractImageJob) -> None:
-        weather = self._weather.setdefault(job.alias, _Weather())
+        self._weather.setdefault(job.alias, Weather())
         if self._permits(job.alias) and (work := claim(job)) is not None:
-            weather.in_flight += 1
             self._flying[self._pool.submit(look, work, timeout=_TIMEOUT)] = job
 
     def _land(self, job: AbstractImageJob, seen: Seen) -> None:
-        weather = self._weather[job.alias]
-        weather.in_flight -= 1
-        self._forecast(weather, seen.trouble)
+        self._forecast(self._weather[job.alias], seen.trouble)
         try:
             settle(job, seen)
         except DatabaseError:  # the row stays as it is, and is due again when its lease ends
             log.exception("job %s: cannot be settled", job.pk)
 
-    def _forecast(self, weather: _Weather, trouble: Exception | None) -> None:
+    def _forecast(self, weather: Weather, trouble: Exception | None) -> None:
         if not isinstance(trouble, APIConnectionError | APIStatusError | APIResponseError):
             weather.failures = 0
             return
@@ -163,3 +175,30 @@ class Sweeper:
 def job_models() -> list[type[AbstractImageJob]]:
     """All models of jobs there are, the site's own included."""
     return [model for model in apps.get_models() if issubclass(model, AbstractImageJob)]
+
+
+# For queues, whose messages each mean one sweep ------------------------------------------
+
+_BRIEFLY = 5.0  # seconds after which no further look is taken: others use the queue, too
+_weather: dict[str, Weather] = {}  # what this process knows of the services
+
+
+def sweep_briefly() -> int:
+    """One sweep over the jobs that any process can look at. Answers how many looks were taken."""
+    until = time.monotonic() + _BRIEFLY
+    with Sweeper(skip=answered_elsewhere(), weather=_weather) as sweeper:
+        return sweeper.sweep(stop=lambda: time.monotonic() > until)
+
+
+def any_outstanding() -> bool:
+    """Whether there is anything to look at, now or later."""
+    skip = answered_elsewhere()
+    return any(
+        model._base_manager.filter(next_look__isnull=False).exclude(alias__in=skip).exists()
+        for model in job_models()
+    )
+
+
+def answered_elsewhere() -> frozenset[str]:
+    """The aliases whose service is a function in another process, where alone its jobs live."""
+    return frozenset(alias for alias in clients if clients.answers_here(alias))

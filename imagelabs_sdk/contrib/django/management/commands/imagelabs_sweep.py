@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, close_old_connections
 
 from ...clients import clients
-from ...sweep import Sweeper
+from ...sweep import Sweeper, answered_elsewhere
 
 log = logging.getLogger("imagelabs_sdk.contrib.django.sweep")
 
@@ -40,7 +40,7 @@ class Command(BaseCommand):
         """Sweep."""
         if options["threads"] < 1 or options["interval"] <= 0:
             raise CommandError("--threads must be 1 or more, --interval above 0")
-        here = frozenset(alias for alias in clients if clients.answers_here(alias))
+        here = answered_elsewhere()
         if here == set(clients):
             raise CommandError(
                 "every alias of IMAGELABS is answered inside the web process, where its jobs live: "

@@ -1,0 +1,39 @@
+"""When the next task of a chain of sweeps is to run; see `django_tasks`."""
+
+from datetime import datetime, timezone
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+__all__ = ["ASLEEP", "Pulse"]
+
+ASLEEP = datetime(1970, 1, 1, tzinfo=timezone.utc)
+"""Of a chain that has ended."""
+
+
+class Pulse(models.Model):
+    """One chain of sweeps; there is a row for each backend of ``django.tasks`` in use.
+
+    Attributes:
+        backend: Its alias in ``settings.TASKS``.
+        at: When the chain's next task is to run. A task of an earlier time is of another chain,
+            which was taken for dead; it ends there.
+    """
+
+    backend = models.CharField(primary_key=True, max_length=64)
+    at = models.DateTimeField(default=ASLEEP)
+
+    class Meta:
+        """Nothing that a person needs to see."""
+
+        verbose_name = _("sweep by tasks")
+        verbose_name_plural = _("sweeps by tasks")
+
+    def __str__(self) -> str:
+        return f"{self.backend}, {self.at:%Y-%m-%d %H:%M:%S}"
+
+    @classmethod
+    def claim(cls, backend: str, until: datetime, *, at: datetime) -> bool:
+        """Put the chain's next task at `at`, if it was not to run after `until`."""
+        mine = cls.objects.filter(backend=backend, at__lte=until)
+        return bool(mine.update(at=at))
