@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from . import calls, downloads, many, polling, startup
+from . import calls, django, downloads, many, polling, startup
 from .measure import Section
 from .report import as_text, write
 
@@ -14,6 +14,7 @@ _SECTIONS = {
     "many": many.section,
     "downloads": downloads.section,
     "polling": polling.section,
+    "django": django.section,
 }
 _MISLEADING = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 

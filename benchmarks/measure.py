@@ -134,7 +134,7 @@ def fresh(code: str) -> Any:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def inside(function: str, *arguments: object) -> Any:
-    """What a function of `benchmarks.inside` answers in a fresh process."""
-    call = f"inside.{function}{arguments!r}"
-    return fresh(f"import json; from benchmarks import inside; print(json.dumps({call}))")
+def inside(function: str, *arguments: object, room: str = "inside") -> Any:
+    """What a function of a room of `benchmarks` answers in a fresh process."""
+    call = f"{room}.{function}{arguments!r}"
+    return fresh(f"import json; from benchmarks import {room}; print(json.dumps({call}))")
