@@ -3,6 +3,7 @@
 Processes that a test starts get the database it made for them by ``IMAGELABS_TEST_DATABASE``.
 """
 
+import importlib.util
 import json
 import os
 import socket
@@ -22,6 +23,9 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.sessions",
     "imagelabs_sdk.contrib.django",
+    # The backport's own app is for Django before 6.0.
+    *([] if importlib.util.find_spec("django.tasks") else ["django_tasks"]),
+    "django_tasks_db",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -82,5 +86,16 @@ if given := os.environ.get("IMAGELABS_TEST_DATABASE"):
     DATABASES = {"default": json.loads(given)}
 elif HAS_POSTGRES:
     DATABASES["postgres"] = POSTGRES
+
+_TASKS = "django.tasks" if importlib.util.find_spec("django.tasks") else "django_tasks"
+TASKS = {
+    "default": {"BACKEND": f"{_TASKS}.backends.immediate.ImmediateBackend"},
+    "database": {"BACKEND": "django_tasks_db.DatabaseBackend"},
+}
+CELERY_BROKER_URL = "redis://127.0.0.1:6379/14"
+CELERY_TASK_DEFAULT_QUEUE = os.environ.get("IMAGELABS_TEST_QUEUE", "imagelabs-test")
+CELERY_BEAT_SCHEDULE = {
+    "imagelabs": {"task": "imagelabs.sweep", "schedule": 0.2, "options": {"expires": 5.0}}
+}
 
 IMAGELABS: dict[str, Any] = json.loads(os.environ.get("IMAGELABS_TEST_SETTINGS", '{"default": {}}'))

@@ -36,8 +36,7 @@ def wake(backend: str) -> None:
     now = timezone.now()
     try:
         Pulse.objects.get_or_create(backend=backend)
-        if Pulse.claim(backend, now - _DEAD, at=now):
-            _plan(backend, now)
+        _plan(backend, now - _DEAD, at=now)
     except Exception:
         log.exception("no sweep could be planned with the task backend %r", backend)
 
@@ -55,12 +54,13 @@ def sweep(backend: str, at: str) -> int:
         if Pulse.claim(backend, planned, at=ASLEEP) and any_outstanding():  # since we asked
             wake(backend)
         return 0
+    return sweep_briefly() if _plan(backend, planned, at=max(now, planned) + _INTERVAL) else 0
+
+
+def _plan(backend: str, until: datetime, *, at: datetime) -> bool:
+    """Plan the chain's next task, if it was not to run after `until`."""
     with transaction.atomic(using=router.db_for_write(Pulse)):
-        if not Pulse.claim(backend, planned, at=max(now, planned) + _INTERVAL):
-            return 0
-        _plan(backend, max(now, planned) + _INTERVAL)
-    return sweep_briefly()
-
-
-def _plan(backend: str, at: datetime) -> None:
-    sweep.using(backend=backend, run_after=at).enqueue(backend, at.isoformat())
+        if not Pulse.claim(backend, until, at=at):
+            return False
+        sweep.using(backend=backend, run_after=at).enqueue(backend, at.isoformat())
+    return True

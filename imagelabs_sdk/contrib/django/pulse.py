@@ -3,7 +3,6 @@
 from datetime import datetime, timezone
 
 from django.db import models
-from django.utils.translation import gettext_lazy as _
 
 __all__ = ["ASLEEP", "Pulse"]
 
@@ -22,15 +21,6 @@ class Pulse(models.Model):
 
     backend = models.CharField(primary_key=True, max_length=64)
     at = models.DateTimeField(default=ASLEEP)
-
-    class Meta:
-        """Nothing that a person needs to see."""
-
-        verbose_name = _("sweep by tasks")
-        verbose_name_plural = _("sweeps by tasks")
-
-    def __str__(self) -> str:
-        return f"{self.backend}, {self.at:%Y-%m-%d %H:%M:%S}"
 
     @classmethod
     def claim(cls, backend: str, until: datetime, *, at: datetime) -> bool:

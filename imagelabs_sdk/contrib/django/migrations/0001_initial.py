@@ -28,10 +28,6 @@ class Migration(migrations.Migration):
                     ),
                 ),
             ],
-            options={
-                "verbose_name": "sweep by tasks",
-                "verbose_name_plural": "sweeps by tasks",
-            },
         ),
         migrations.CreateModel(
             name="ImageJob",

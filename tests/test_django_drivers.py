@@ -1,0 +1,377 @@
+"""Who takes the next step of a job: a page, a command, a queue. Their queues are only hints."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage
+from django.core.management import CommandError, call_command
+from django.db import connections
+from django.test import override_settings
+from django.utils import timezone
+from django_tasks_db.models import DBTaskResult
+
+from imagelabs_sdk.contrib.django import django_tasks
+from imagelabs_sdk.contrib.django.models import ImageJob, JobState
+from imagelabs_sdk.contrib.django.pulse import ASLEEP, Pulse
+from imagelabs_sdk.contrib.django.sweep import any_outstanding
+from imagelabs_sdk.contrib.django.tasks import sweep as celery_sweep
+
+from . import faulty
+from .django_app.settings import HAS_POSTGRES, HAS_REDIS
+from .faulty import PNG, FaultyServer, reply
+
+ROOT = Path(__file__).parent.parent
+POSTGRES = "postgres"
+needs_postgres = pytest.mark.skipif(not HAS_POSTGRES, reason="no PostgreSQL on 127.0.0.1:5432")
+needs_redis = pytest.mark.skipif(not HAS_REDIS, reason="no Redis on 127.0.0.1:6379")
+
+
+@pytest.fixture
+def numbered(server: FaultyServer) -> FaultyServer:
+    """Gives each job an id of its own, and is done at the first look."""
+    numbers = itertools.count(1)
+
+    def accept(wire: faulty.Wire) -> None:
+        reply(200, {"task_id": f"task-{next(numbers)}"})(wire)
+
+    server.scripts["/txt2img"] = [accept]
+    return server
+
+
+@pytest.fixture
+def media(tmp_path: Path, settings: Any) -> Path:
+    settings.MEDIA_ROOT = str(tmp_path / "media")
+    return tmp_path / "media"
+
+
+def options_for(server: FaultyServer) -> dict[str, Any]:
+    return {"base_url": server.url, "allow_private_hosts": True}
+
+
+@pytest.fixture
+def by_tasks(numbered: FaultyServer, media: Path, settings: Any) -> FaultyServer:
+    settings.IMAGELABS = {"default": {"OPTIONS": options_for(numbered), "TASKS": "database"}}
+    return numbered
+
+
+def due_now() -> None:
+    ImageJob.objects.filter(next_look__isnull=False).update(next_look=timezone.now())
+
+
+def planned() -> list[tuple[str, str]]:
+    """The arguments of the tasks in the queue, in the order in which they came in."""
+    tasks = DBTaskResult.objects.order_by("enqueued_at")
+    return [tuple(task.args_kwargs["args"]) for task in tasks]
+
+
+def work(task: tuple[str, str]) -> int:
+    looks: int = django_tasks.sweep.func(*task)
+    return looks
+
+
+# A chain of django.tasks -------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_chain_of_sweeps_serves_all_jobs(by_tasks: FaultyServer) -> None:
+    """A task per job and look fills the queue with rows, and lags."""
+    for _ in range(5):
+        ImageJob.objects.start("a lighthouse")
+    assert len(planned()) == 1
+    due_now()
+    assert work(planned()[0]) == 5
+    assert {job.state for job in ImageJob.objects.all()} == {JobState.DONE}
+    assert len(planned()) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_chain_ends_with_its_jobs_and_the_next_start_begins_another(
+    by_tasks: FaultyServer,
+) -> None:
+    """An idle site has an empty queue."""
+    ImageJob.objects.start("a lighthouse")
+    due_now()
+    work(planned()[0])
+    assert work(planned()[1]) == 0
+    assert len(planned()) == 2
+    assert Pulse.objects.get().at == ASLEEP
+    ImageJob.objects.start("a pier")
+    assert len(planned()) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_that_starts_while_its_chain_ends_is_not_forgotten(
+    by_tasks: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last question for jobs and the end of the chain there is a moment."""
+    ImageJob.objects.start("a lighthouse")
+    ImageJob.objects.all().delete()
+    answers = iter([False])
+
+    def asked_before_the_start() -> bool:
+        if next(answers, True):
+            return any_outstanding()
+        ImageJob.objects.start("a pier")
+        return False
+
+    monkeypatch.setattr(django_tasks, "any_outstanding", asked_before_the_start)
+    work(planned()[0])
+    assert len(planned()) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_killed_in_a_sweep_breaks_no_chain(
+    by_tasks: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The successor is in the queue before anything can go wrong."""
+    ImageJob.objects.start("a lighthouse")
+
+    def killed() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(django_tasks, "sweep_briefly", killed)
+    with pytest.raises(KeyboardInterrupt):
+        work(planned()[0])
+    assert len(planned()) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_message_that_comes_twice_begins_no_second_chain(by_tasks: FaultyServer) -> None:
+    """Queues deliver at least once; each extra chain would go on as long as there are jobs."""
+    ImageJob.objects.start("a lighthouse")
+    first = planned()[0]
+    work(first)
+    assert work(first) == 0
+    assert len(planned()) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_chain_that_was_lost_is_begun_anew_by_the_next_start(by_tasks: FaultyServer) -> None:
+    """A broker that lost its messages says nothing."""
+    ImageJob.objects.start("a lighthouse")
+    DBTaskResult.objects.all().delete()
+    ImageJob.objects.start("a lighthouse")
+    assert planned() == []
+    Pulse.objects.update(at=timezone.now() - timedelta(minutes=2))
+    ImageJob.objects.start("a lighthouse")
+    assert len(planned()) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_queue_that_fails_does_not_fail_the_start(
+    by_tasks: FaultyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The picture is bought and the row is there; any page or sweep goes on with it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("no broker")
+
+    monkeypatch.setattr("django_tasks_db.DatabaseBackend.enqueue", refuse)
+    job = ImageJob.objects.start("a lighthouse")
+    assert job.state == JobState.RUNNING
+    assert "no sweep could be planned" in caplog.text
+    monkeypatch.undo()
+    ImageJob.objects.start("a pier")
+    assert len(planned()) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_jobs_that_live_in_another_process_keep_no_chain_alive(
+    media: Path, settings: Any, by_tasks: FaultyServer
+) -> None:
+    """The embedded engine's jobs can be looked at by their own process alone."""
+    settings.IMAGELABS = {
+        **settings.IMAGELABS,
+        "embedded": {"BACKEND": "imagelabs_sdk.embedded.embedded_transport"},
+    }
+    ImageJob.objects.start("a lighthouse", alias="embedded")
+    assert ImageJob.objects.get().is_outstanding
+    assert not any_outstanding()
+    due_now()
+    assert celery_sweep() == 0
+
+
+# Processes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(numbered: FaultyServer, media: Path, settings: Any) -> dict[str, str]:
+    """The environment of processes that share the PostgreSQL database of this test."""
+    options = {"default": {"OPTIONS": options_for(numbered), "TASKS": "database"}}
+    settings.IMAGELABS = options
+    database = connections[POSTGRES].settings_dict
+    shared = {key: database[key] for key in ("ENGINE", "NAME", "HOST", "USER")}
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.django_app.settings",
+        "IMAGELABS_TEST_DATABASE": json.dumps(shared),
+        "IMAGELABS_TEST_SETTINGS": json.dumps(options),
+        "IMAGELABS_TEST_MEDIA": str(media),
+        "IMAGELABS_TEST_QUEUE": f"imagelabs-{uuid.uuid4()}",
+    }
+
+
+@contextmanager
+def running(environment: dict[str, str], *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    with subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def start_many(count: int) -> None:
+    objects = ImageJob.objects.db_manager(POSTGRES)
+    for _ in range(count):
+        objects.start("a lighthouse")
+
+
+def until_all_are_done() -> list[ImageJob]:
+    """The rows, once none is outstanding; bounded."""
+    rows, end = ImageJob.objects.using(POSTGRES), monotonic() + 40
+    while rows.filter(next_look__isnull=False).exists():
+        assert monotonic() < end, list(rows.values_list("state", "error"))
+        sleep(0.05)
+    return list(rows.all())
+
+
+def assert_each_was_drawn_and_stored_once(server: FaultyServer, media: Path, count: int) -> None:
+    jobs = until_all_are_done()
+    assert [job.state for job in jobs] == [JobState.DONE] * count
+    assert server.count("/txt2img") == count
+    stored = [path for path in media.rglob("*") if path.is_file()]
+    assert len(stored) == count
+    assert {path.read_bytes() for path in stored} == {PNG}
+
+
+@needs_postgres
+@pytest.mark.django_db(transaction=True, databases=["default", POSTGRES])
+def test_a_worker_of_django_tasks_brings_every_picture(
+    project: dict[str, str], numbered: FaultyServer, media: Path
+) -> None:
+    """The whole way, with the worker as it is run."""
+    with override_settings(DATABASE_ROUTERS=["tests.test_django_drivers.ToPostgres"]):
+        start_many(10)
+        with running(project, "django", "db_worker", "--backend", "database", "--interval", "0.1"):
+            assert_each_was_drawn_and_stored_once(numbered, media, 10)
+
+
+class ToPostgres:
+    """The queue's table and the chain's pulse belong to the database that the worker has."""
+
+    def db_for_read(self, model: type, **_: object) -> str:
+        return POSTGRES
+
+    db_for_write = db_for_read
+
+
+@needs_postgres
+@needs_redis
+@pytest.mark.django_db(transaction=True, databases=["default", POSTGRES])
+def test_a_celery_worker_brings_every_picture_though_one_is_killed(
+    project: dict[str, str], numbered: FaultyServer, media: Path, settings: Any
+) -> None:
+    """A killed worker takes its message with it; the rows know better."""
+    settings.IMAGELABS = {"default": {"OPTIONS": options_for(numbered)}}
+    looking = threading.Event()
+
+    def look(wire: faulty.Wire) -> None:
+        looking.set()
+        wire.hang()
+
+    done, numbered.scripts["/progress"] = numbered.scripts["/progress"], [look]
+    worker = ["celery", "-A", "tests.django_app.celery", "worker", "--pool", "prefork"]
+    worker += ["--concurrency", "1", "--without-gossip", "--without-mingle"]
+    beat = ["celery", "-A", "tests.django_app.celery", "beat", "-s", str(media.parent / "beat")]
+    start_many(10)
+    ImageJob.objects.using(POSTGRES).update(next_look=timezone.now())
+    with running(project, *beat):
+        with running(project, *worker) as first:
+            assert looking.wait(40)
+            children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+            for pid in [first.pid, *map(int, children)]:
+                os.kill(pid, signal.SIGKILL)
+        numbered.scripts["/progress"] = done
+        # Nobody waits two minutes here: the leases of the dead end now.
+        ImageJob.objects.using(POSTGRES).update(next_look=timezone.now())
+        with running(project, *worker):
+            assert_each_was_drawn_and_stored_once(numbered, media, 10)
+
+
+# Pruning -----------------------------------------------------------------------------------
+
+
+def finished(days: float, *, picture: bool = True) -> ImageJob:
+    when = timezone.now() - timedelta(days=days)
+    job = ImageJob(
+        request={"prompt": "x"}, seed=1, width=8, height=8, state=JobState.DONE, finished_at=when
+    )
+    if picture:
+        job.picture.save("picture.png", ContentFile(PNG), save=False)
+    job.save()
+    return job
+
+
+def prune(*arguments: str) -> str:
+    out = StringIO()
+    call_command("imagelabs_prune", *arguments, stdout=out)
+    return out.getvalue().strip()
+
+
+@pytest.mark.django_db
+def test_old_jobs_go_with_their_pictures(media: Path) -> None:
+    """A picture without a row is never found again."""
+    old, young = finished(31), finished(29)
+    finished(40, picture=False)
+    outstanding = finished(50)
+    ImageJob.objects.filter(pk=outstanding.pk).update(next_look=timezone.now())
+    assert prune("--dry-run") == "2 jobs would be deleted"
+    assert prune() == "2 jobs deleted"
+    assert set(ImageJob.objects.all()) == {young, outstanding}
+    assert not Path(old.picture.path).exists()
+    assert Path(young.picture.path).exists()
+
+
+@pytest.mark.django_db
+def test_a_picture_that_cannot_be_deleted_keeps_its_row(
+    media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run tries again; the others go."""
+    stuck, other = finished(31), finished(31)
+    delete = FileSystemStorage.delete
+
+    def fails(storage: FileSystemStorage, name: str) -> None:
+        if name == stuck.picture.name:
+            raise OSError("read-only")
+        delete(storage, name)
+
+    monkeypatch.setattr(FileSystemStorage, "delete", fails)
+    with pytest.raises(CommandError, match="1 jobs are kept"):
+        prune()
+    assert list(ImageJob.objects.all()) == [stuck]
+    assert not Path(other.picture.path).exists()
+
+
+def test_days_that_make_no_sense_are_refused() -> None:
+    """``--days -1`` would delete what ends tomorrow."""
+    for days in ("-1", "nan", "40000"):
+        with pytest.raises(CommandError, match="--days"):
+            prune("--days", days)
