@@ -66,6 +66,7 @@ MAY_IMPORT = {
             "server.engines.procedural", "server.http"],
     "__main__": ["cli"],
     "contrib.__init__": [],
+    "contrib.celery": [*PUBLIC, "polling"],
     "contrib.g4f": [*PUBLIC, "errors"],
     **{f"contrib.django.{room}": [] for room in
        ("management.__init__", "management.commands.__init__", "migrations.__init__",
@@ -91,6 +92,7 @@ EXTRAS = {
     "cli": {"click", "rich"},
     "cli_batch": {"click", "rich"},
     "contact_sheet": {"PIL"},
+    "contrib.celery": {"celery"},
     "contrib.django.django_tasks": {"django", "django_tasks"},
     "contrib.django.tasks": {"celery"},
     "server.engines.procedural": {"PIL"},

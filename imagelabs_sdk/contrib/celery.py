@@ -1,0 +1,154 @@
+"""Pictures that Celery workers save (extra ``celery``), for projects without Django.
+
+The caller submits, once; a task looks after the job and saves its picture::
+
+    from imagelabs_sdk.contrib.celery import save_picture
+
+    job = client.submit("a lighthouse")
+    result = save_picture.apply_async((job.to_dict(), "/srv/1.png"), countdown=job.pause)
+    result.get()  # "/srv/1.png"
+
+There is no task that submits: its message may be delivered twice, and would buy twice.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from celery import Task, shared_task
+
+from imagelabs_sdk import (
+    APIStatusError,
+    ChallengeError,
+    DownloadError,
+    ImageLabs,
+    ImageLabsError,
+    Job,
+    JobError,
+    JobTimeoutError,
+)
+from imagelabs_sdk.polling import after_failures
+
+__all__ = ["PictureTask", "save_picture"]
+
+_MAX_CHALLENGES = 2  # failures in a row when it is Cloudflare that answers
+_MAX_DOWNLOADS = 4  # the same when it is the finished picture that cannot be had
+_PAUSE = 2.0  # seconds after the first download that failed
+_LAST_LOOK = 1.0  # seconds for a look that comes too late
+
+
+class PictureTask(Task):  # type: ignore[type-arg]  # Celery 5.4 cannot subscribe it
+    """The base of `save_picture`. No log, event or monitor is shown its arguments.
+
+    A client with settings of its own is given to it in Celery's way; workers may inherit it::
+
+        app.conf.task_annotations = {"imagelabs.save_picture": {"client": ImageLabs(timeout=900)}}
+    """
+
+    @cached_property
+    def client(self) -> ImageLabs:
+        """Has the settings of the environment, ``IMAGELABS_*``, as of a process's first task."""
+        return ImageLabs()
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Send the message, as any task's; also `delay`, links and retries come through here."""
+        hidden = {"argsrepr": "(...)", "kwargsrepr": "{...}"}  # a retry forgets the caller's
+        return super().apply_async(*args, **{**hidden, **options})
+
+
+@shared_task(
+    bind=True,
+    base=PictureTask,
+    name="imagelabs.save_picture",
+    max_retries=None,
+    acks_late=True,
+    reject_on_worker_lost=True,
+)
+def save_picture(  # noqa: D417 - Celery passes self
+    self: PictureTask, job: dict[str, Any], path: str, failures: int = 0
+) -> str:
+    """Look once; save the picture if it is there, else plan the next look by ``retry``.
+
+    It ends when the client's `timeout` has passed since the submit; a message that comes later
+    still looks once. So `job` is worth sending again, after any error, on any day. A message
+    that is delivered twice buys nothing: it looks, saves the same file and calls links again.
+    Revoked or expired, it ends our looking alone: the service cannot cancel. Called directly
+    or eagerly, it waits where it is.
+
+    Limits: each look is a message, which suits hundreds of pictures at a time, not thousands.
+    Between looks it is held by a worker (see ``worker_eta_task_limit``), for up to 15 seconds,
+    60 if the service asks. The broker's visibility timeout must be longer, or messages multiply;
+    after a kill -9, Redis and SQS deliver again when it is over (by default: Redis in an hour).
+    A time limit must leave room for a look and three attempts to fetch the picture, each of up
+    to `request_timeout`. Polling sees the latest look alone: `Backoff` does not grow.
+
+    Args:
+        job: As `Job.to_dict` gives it, of the service that the worker's client uses. It holds
+            the prompt, and so do the broker and, with ``result_extended``, the results.
+        path: As in `GeneratedImage.save`, on the worker's machine. The result is where it is.
+        failures: How many looks in a row have failed; for retries alone.
+
+    Raises:
+        JobFailedError, JobTimeoutError: As in `Job.wait`.
+        JobError: The service refuses to tell (it has forgotten the task, say).
+        DownloadError: The picture could not be fetched, several times in a row.
+        InvalidRequestError: Nothing can be written at `path`, or `job` is of another service.
+        OSError: The disk did not take it.
+        JSON keeps no more of them than class and text; the text names the job.
+    """
+    with _fit_for_results():
+        accepted = self.client.job_from_dict(job)
+        left = _left(self.client, accepted)
+        if self.request.called_directly or self.request.is_eager:
+            return str(accepted.result(timeout=max(left, _LAST_LOOK)).save(path))
+        trouble: ImageLabsError | None
+        try:
+            step = accepted.step()
+            if step.delay is None:
+                return str(accepted.image().save(path))
+            pause, trouble = step.delay, step.error
+        except DownloadError as error:
+            pause, trouble = _PAUSE, error
+        failures = 0 if trouble is None else failures + 1
+        _raise_if_over(accepted, left, trouble, failures)
+    if trouble is not None:
+        pause, trouble = after_failures(failures, pause, 0.0), _fit(trouble)
+    again = {"failures": failures}
+    raise self.retry((job, path), again, exc=trouble, countdown=min(pause, left))
+
+
+def _left(client: ImageLabs, job: Job) -> float:
+    """Seconds of the client's `timeout` that are left of those since the submit."""
+    return client.deadline().remaining() - max(0.0, time.time() - job.submitted_at)
+
+
+def _raise_if_over(job: Job, left: float, trouble: ImageLabsError | None, failures: int) -> None:
+    if isinstance(trouble, ChallengeError) and failures >= _MAX_CHALLENGES:
+        raise trouble
+    if isinstance(trouble, DownloadError) and (failures >= _MAX_DOWNLOADS or left <= 0.0):
+        raise trouble
+    if left <= 0.0:
+        waited = time.time() - job.submitted_at
+        how = f"cannot reach the service ({trouble.message})" if trouble else "still running"
+        message = f"{how} after {waited:.0f} s; it may yet finish: send the job's description again"
+        raise JobTimeoutError(message, task_id=job.id, waited=waited) from trouble
+
+
+def _fit(error: ImageLabsError) -> ImageLabsError:
+    """Without the job, which knows cookies; from JSON, errors are made anew by `args` alone."""
+    error.job, error.args = None, (str(error),)
+    return error
+
+
+@contextmanager
+def _fit_for_results() -> Iterator[None]:
+    try:
+        yield
+    except APIStatusError as error:  # it cannot be made anew from `args`: it needs a status
+        told = JobError(error.message, endpoint=error.endpoint, task_id=error.task_id)
+        raise _fit(told) from error
+    except ImageLabsError as error:
+        _fit(error)
+        raise
