@@ -5,7 +5,6 @@ rows are the truth. A task plans its successor before it sweeps, so that a worke
 killed breaks no chain; it ends when no job is outstanding, and the next start begins another.
 """
 
-import logging
 from datetime import datetime, timedelta
 
 from django.db import router, transaction
@@ -21,24 +20,19 @@ except ImportError:  # before Django 6.0: the backport
 
 __all__ = ["sweep", "task_backends", "wake"]
 
-log = logging.getLogger(__name__)
-
 _INTERVAL = timedelta(seconds=1)
 _DEAD = timedelta(seconds=60)  # a task that is so late is taken for lost
 
 
 def wake(backend: str) -> None:
-    """See to it that a chain of sweeps is alive. Raises nothing: the row is safe without.
+    """See to it that a chain of sweeps is alive.
 
     Args:
         backend: Its alias in ``settings.TASKS``.
     """
+    Pulse.objects.get_or_create(backend=backend)
     now = timezone.now()
-    try:
-        Pulse.objects.get_or_create(backend=backend)
-        _plan(backend, now - _DEAD, at=now)
-    except Exception:
-        log.exception("no sweep could be planned with the task backend %r", backend)
+    _plan(backend, now - _DEAD, at=now)
 
 
 @task

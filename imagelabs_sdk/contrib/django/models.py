@@ -23,6 +23,7 @@ from .advance import BRIEF, LEASE, advance, submit
 from .clients import DEFAULT_ALIAS, clients, in_transaction, warn_of_transaction
 from .look import MAX_ERROR
 from .pulse import Pulse
+from .signals import job_started
 from .state import JobState
 
 __all__ = ["AbstractImageJob", "ImageJob", "ImageJobManager", "JobState", "Pulse"]
@@ -290,7 +291,4 @@ def _request(prompt: str | ImageRequest, options: dict[str, Any]) -> ImageReques
 
 def _begin(job: AbstractImageJob) -> None:
     submit(job)
-    if backend := clients.tasks(job.alias):
-        from .django_tasks import wake  # optional: Django 6.0, or the backport
-
-        wake(backend)
+    job_started.send_robust(sender=type(job), job=job)
