@@ -242,11 +242,11 @@ def test_a_message_that_comes_too_late_still_looks(post: OnePost, tmp_path: Path
 def test_a_clock_that_runs_behind_the_callers_does_no_harm(
     server: FaultyServer, post: OnePost, tmp_path: Path
 ) -> None:
-    """Two machines never agree on the time."""
+    """Two machines never agree on the time; patience may not grow by it."""
     server.scripts["/progress"] = [faulty.RUNNING]
-    office = post(timeout=300.0)
+    office = post(timeout=300.0, polling=FixedInterval(400.0, sleep=never))
     office.submit(tmp_path / "1.png", age=-600.0)
-    assert office.deliver().when == 1.0
+    assert 299.0 < office.deliver().when <= 300.0
 
 
 def test_a_picture_that_cannot_be_fetched_is_tried_again(

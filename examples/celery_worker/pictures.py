@@ -33,7 +33,7 @@ def main() -> None:
         message = (job.to_dict(), str(options.out.absolute()))
         result = save_picture.apply_async(message, countdown=job.pause)
     print(f"task {result.id} looks after job {job.id}")
-    print(result.get())  # a web application would not wait here
+    print(result.get(timeout=600))  # a web application would not wait here
 
 
 if __name__ == "__main__":

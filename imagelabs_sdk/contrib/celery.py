@@ -35,8 +35,7 @@ __all__ = ["PictureTask", "save_picture"]
 
 _MAX_CHALLENGES = 2  # failures in a row when it is Cloudflare that answers
 _MAX_DOWNLOADS = 4  # the same when it is the finished picture that cannot be had
-_PAUSE = 2.0  # seconds after the first download that failed
-_LAST_LOOK = 1.0  # seconds for a look that comes too late
+_PAUSE = 2.0  # seconds after a failed download; also what a direct call has if it is late
 
 
 class PictureTask(Task):  # type: ignore[type-arg]  # Celery 5.4 cannot subscribe it
@@ -74,14 +73,14 @@ def save_picture(  # noqa: D417 - Celery passes self
     It ends when the client's `timeout` has passed since the submit; a message that comes later
     still looks once. So `job` is worth sending again, after any error, on any day. A message
     that is delivered twice buys nothing: it looks, saves the same file and calls links again.
-    Revoked or expired, it ends our looking alone: the service cannot cancel. Called directly
-    or eagerly, it waits where it is.
+    To revoke it ends our looks alone: the service cannot cancel. Called directly or eagerly, it
+    waits where it is.
 
-    Limits: each look is a message, which suits hundreds of pictures at a time, not thousands.
-    Between looks it is held by a worker (see ``worker_eta_task_limit``), for up to 15 seconds,
-    60 if the service asks. The broker's visibility timeout must be longer, or messages multiply;
-    after a kill -9, Redis and SQS deliver again when it is over (by default: Redis in an hour).
-    A time limit must leave room for a look and three attempts to fetch the picture, each of up
+    Limits: each look is a message; that suits hundreds of pictures at a time, not thousands.
+    Between looks a worker holds it in memory (``worker_eta_task_limit``), by default for up to
+    15 seconds, 60 if the service asks. The broker's visibility timeout must be longer, or
+    messages multiply; it is also what Redis (by default an hour) and SQS wait after a kill -9.
+    Time limits must leave room for a look and three attempts to fetch the picture, each of up
     to `request_timeout`. Polling sees the latest look alone: `Backoff` does not grow.
 
     Args:
@@ -94,15 +93,15 @@ def save_picture(  # noqa: D417 - Celery passes self
         JobFailedError, JobTimeoutError: As in `Job.wait`.
         JobError: The service refuses to tell (it has forgotten the task, say).
         DownloadError: The picture could not be fetched, several times in a row.
-        InvalidRequestError: Nothing can be written at `path`, or `job` is of another service.
+        InvalidRequestError: `job` is of another service, or `path` cannot be written.
         OSError: The disk did not take it.
-        JSON keeps no more of them than class and text; the text names the job.
+        In JSON, an error of ours keeps its class and its text, which names the job; no more.
     """
     with _fit_for_results():
         accepted = self.client.job_from_dict(job)
         left = _left(self.client, accepted)
         if self.request.called_directly or self.request.is_eager:
-            return str(accepted.result(timeout=max(left, _LAST_LOOK)).save(path))
+            return str(accepted.result(timeout=max(left, _PAUSE)).save(path))
         trouble: ImageLabsError | None
         try:
             step = accepted.step()
@@ -115,8 +114,7 @@ def save_picture(  # noqa: D417 - Celery passes self
         _raise_if_over(accepted, left, trouble, failures)
     if trouble is not None:
         pause, trouble = after_failures(failures, pause, 0.0), _fit(trouble)
-    again = {"failures": failures}
-    raise self.retry((job, path), again, exc=trouble, countdown=min(pause, left))
+    raise self.retry((job, path), {"failures": failures}, exc=trouble, countdown=min(pause, left))
 
 
 def _left(client: ImageLabs, job: Job) -> float:
@@ -132,8 +130,8 @@ def _raise_if_over(job: Job, left: float, trouble: ImageLabsError | None, failur
     if left <= 0.0:
         waited = time.time() - job.submitted_at
         how = f"cannot reach the service ({trouble.message})" if trouble else "still running"
-        message = f"{how} after {waited:.0f} s; it may yet finish: send the job's description again"
-        raise JobTimeoutError(message, task_id=job.id, waited=waited) from trouble
+        text = f"{how} after {waited:.0f} s; it may yet finish: send the job's description again"
+        raise JobTimeoutError(text, task_id=job.id, waited=waited) from trouble
 
 
 def _fit(error: ImageLabsError) -> ImageLabsError:
@@ -146,9 +144,7 @@ def _fit(error: ImageLabsError) -> ImageLabsError:
 def _fit_for_results() -> Iterator[None]:
     try:
         yield
-    except APIStatusError as error:  # it cannot be made anew from `args`: it needs a status
-        told = JobError(error.message, endpoint=error.endpoint, task_id=error.task_id)
-        raise _fit(told) from error
+    except APIStatusError as error:  # it needs a status, too, to be made anew
+        raise _fit(JobError(error.message, task_id=error.task_id)) from error
     except ImageLabsError as error:
-        _fit(error)
-        raise
+        raise _fit(error)  # noqa: B904 - it is the same error
