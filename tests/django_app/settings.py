@@ -16,12 +16,15 @@ DEBUG = False
 USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.django_app.urls"
+STATIC_URL = "static/"
+LOGIN_URL = "admin:login"
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
     "django.contrib.sessions",
+    "django.contrib.staticfiles",
     "imagelabs_sdk.contrib.django",
     # The backport's own app is for Django before 6.0.
     *([] if importlib.util.find_spec("django.tasks") else ["django_tasks"]),

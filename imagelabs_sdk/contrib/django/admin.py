@@ -1,0 +1,157 @@
+"""The jobs in the admin: to look at, to be looked at again, to delete; not to edit."""
+
+import uuid
+from typing import Any, ClassVar
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.text import Truncator
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from .advance import look_now
+from .models import AbstractImageJob, ImageJob
+from .views import picture_response
+
+__all__ = ["ImageJobAdmin"]
+
+_SMALL, _LARGE = 64, 512  # pixels of a picture's longer side
+
+
+@admin.register(ImageJob)
+class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes none when it runs
+    """For a model of your own with an ``owner``: ``admin.site.register(Poster, ImageJobAdmin)``.
+
+    Search finds a job by its id or its task id. Prompts are JSON in the row, which no index
+    covers, and are not searched.
+    """
+
+    list_display = ("thumbnail", "words", "state", "progress", "alias", "owner", "created_at")
+    list_display_links = ("thumbnail", "words")
+    list_filter = ("state", "alias", "error_code", "created_at")
+    list_select_related = ("owner",)
+    list_per_page = 50
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+    search_fields = ("task_id__exact",)
+    search_help_text = _("Id or task id.")
+    actions = ("look_again",)
+    fieldsets: ClassVar[Any] = [
+        (None, {"fields": ["shown", "words_in_full", "owner", "width", "height", "seed"]}),
+        (_("State"), {"fields": ["state", "status", "progress", "error_code", "error"]}),
+        (
+            _("Course"),
+            {"fields": ["created_at", "submitted_at", "finished_at", "next_look", "attempts",
+                        "failures"]},
+        ),
+        (_("Service"), {"fields": ["id", "alias", "task_id", "request"]}),
+    ]  # fmt: skip
+    readonly_fields = ("shown", "words_in_full", "progress")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """A row without a request that was sent means nothing."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """What a row tells is what has happened."""
+        return False
+
+    def has_look_permission(self, request: HttpRequest) -> bool:
+        """Who could change the rows, if anybody could."""
+        return super().has_change_permission(request)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """By primary key if that is what it looks like."""
+        try:
+            key = uuid.UUID(search_term.strip())
+        except ValueError:
+            return super().get_search_results(request, queryset, search_term)
+        return queryset.filter(pk=key), False
+
+    # Pictures ---------------------------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        """Also that of a job's picture, which its owner's page does not show to others."""
+        view = self.admin_site.admin_view(self.picture_view)
+        own = path("<uuid:pk>/picture/", view, name=self._picture_name)
+        return [own, *super().get_urls()]
+
+    def picture_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
+        """The picture, for who may view the job."""
+        job = self.get_object(request, str(pk))
+        if job is None:
+            raise Http404
+        if not self.has_view_permission(request, job):
+            raise PermissionDenied
+        return picture_response(request, job)
+
+    @property
+    def _picture_name(self) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}_picture"
+
+    def _image(self, job: AbstractImageJob, longer_side: int) -> str:
+        if not job.picture:
+            return "–"
+        scale = longer_side / max(job.width, job.height)
+        return format_html(
+            '<img src="{}" alt="{}" width="{}" height="{}" loading="lazy">',
+            reverse(f"{self.admin_site.name}:{self._picture_name}", args=[job.pk]),
+            Truncator(job.prompt).chars(100),
+            max(1, round(job.width * scale)),
+            max(1, round(job.height * scale)),
+        )
+
+    @admin.display(description=_("picture"))
+    def thumbnail(self, job: AbstractImageJob) -> str:
+        """Small, in the list."""
+        return self._image(job, _SMALL)
+
+    @admin.display(description=_("picture"))
+    def shown(self, job: AbstractImageJob) -> str:
+        """On its page."""
+        return self._image(job, _LARGE)
+
+    # Columns ----------------------------------------------------------------------------
+
+    @admin.display(description=_("prompt"))
+    def words(self, job: AbstractImageJob) -> str:
+        """The prompt's beginning."""
+        return Truncator(job.prompt).chars(60)
+
+    @admin.display(description=_("prompt"))
+    def words_in_full(self, job: AbstractImageJob) -> str:
+        """The prompt."""
+        return job.prompt
+
+    @admin.display(description=_("progress"), ordering="fraction")
+    def progress(self, job: AbstractImageJob) -> str:
+        """In percent."""
+        return "–" if job.percent is None else f"{job.percent} %"
+
+    # Doing ------------------------------------------------------------------------------
+
+    @admin.action(description=_("Look now, also at what was given up"), permissions=["look"])
+    def look_again(self, request: HttpRequest, queryset: QuerySet[AbstractImageJob]) -> None:
+        """Make jobs due; who looks is whichever driver, or page, comes next."""
+        count = look_now(queryset)
+        text = ngettext("%d job is due now.", "%d jobs are due now.", count) % count
+        self.message_user(request, text, messages.SUCCESS if count else messages.WARNING)
+
+    def delete_model(self, request: HttpRequest, obj: AbstractImageJob) -> None:
+        """The picture, too, and first: a picture without its row is never found again."""
+        if obj.picture:
+            obj.picture.delete(save=False)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[AbstractImageJob]) -> None:
+        """As `delete_model`, for many."""
+        for job in queryset.exclude(picture="").iterator(chunk_size=200):
+            job.picture.delete(save=False)
+        super().delete_queryset(request, queryset)
