@@ -1,0 +1,1 @@
+"""An example of imagelabs_sdk in Django."""
