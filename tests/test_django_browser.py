@@ -117,6 +117,10 @@ def assert_nothing_was_refused(browser: Chrome, *, but: str = "\0") -> None:
     assert [entry for entry in log if but not in entry["message"]] == []
 
 
+PREVIEW_BELOW_THE_NEXT = """
+const [before, next] = document.querySelectorAll(".imagelabs-frame img");
+return next && before.naturalWidth > 0
+"""
 NO_PREVIEW = "/preview/"  # it may be over between a look and its picture
 
 
@@ -137,6 +141,7 @@ def test_a_prompt_becomes_a_picture_before_ones_eyes(browse: Browse) -> None:
     begun = until(browser, lambda: first(browser, "progress[value]", "value"))
     until(browser, lambda: first(browser, ".imagelabs-frame > img[alt='']", "naturalWidth"))
     until(browser, lambda: (first(browser, "progress[value]", "value") or 0) > begun)
+    until(browser, lambda: browser.execute_script(PREVIEW_BELOW_THE_NEXT))
     until(browser, lambda: first(browser, ".imagelabs-frame a img", "naturalWidth") == 512)
     assert first(browser, ".imagelabs-frame a img", "alt") == "a lighthouse at dusk"
     assert first(browser, ".imagelabs-frame", "getBoundingClientRect().toJSON()") == frame

@@ -448,7 +448,8 @@ def test_a_running_card_asks_again_and_a_finished_one_stops(page: Client, owner:
     job = make_job(owner, next_look=soon, fraction=0.5)
     html = page.get(job.get_absolute_url()).content.decode()
     assert 'hx-trigger="every 2s"' in html
-    assert f'hx-get="{job.get_absolute_url()}?seen=drawing"' in html
+    key = Card(job).preview_key
+    assert f'hx-get="{job.get_absolute_url()}?seen=drawing&amp;shown={key}"' in html
     assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in html
     assert 'value="50"' in html
     html = page.get(make_done(owner).get_absolute_url()).content.decode()
@@ -473,6 +474,18 @@ def test_only_news_is_said_aloud(page: Client, owner: User) -> None:
     assert says not in page.get(f"{url}?seen=drawing", headers=HTMX).content.decode()
     assert says in page.get(f"{url}?seen=waiting", headers=HTMX).content.decode()
     assert says in page.get(f"{url}?seen=drawing").content.decode()
+
+
+def test_a_preview_stays_until_the_next_picture_is_loaded(page: Client, owner: User) -> None:
+    """Else the frame would be empty for a moment, each second."""
+    url = make_job(owner).get_absolute_url()
+    page.get(url)
+    key = Card(ImageJob.objects.get()).preview_key
+    before = page.get(f"{url}?seen=drawing&shown=before%22", headers=HTMX).content.decode()
+    assert '-preview-before&quot;" hx-preserve="true" alt="">' in before
+    same = page.get(f"{url}?seen=drawing&shown={key}", headers=HTMX).content.decode()
+    assert same.count(f'-preview-{key}" hx-preserve="true" src=') == 1
+    assert same.count("<img") == 1
 
 
 def test_a_page_whose_service_hangs_is_shown_in_time(

@@ -41,6 +41,7 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
     search_fields = ("task_id__exact",)
     search_help_text = _("Id or task id.")
     actions = ("look_again",)
+    view_on_site = False  # that page is its owner's
     fieldsets: ClassVar[Any] = [
         (None, {"fields": ["shown", "words_in_full", "owner", "width", "height", "seed"]}),
         (_("State"), {"fields": ["state", "status", "progress", "error_code", "error"]}),
@@ -52,6 +53,11 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
         (_("Service"), {"fields": ["id", "alias", "task_id", "request"]}),
     ]  # fmt: skip
     readonly_fields = ("shown", "words_in_full", "progress")
+
+    class Media:
+        """Room for words, and none for more than a screen is wide."""
+
+        css: ClassVar = {"all": ["imagelabs/admin.css"]}
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """A row without a request that was sent means nothing."""

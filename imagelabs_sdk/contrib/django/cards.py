@@ -56,10 +56,12 @@ class Card:
     Attributes:
         job: Its row.
         seen: The phase that the page shows already; only another one is said aloud.
+        shown: The `preview_key` of what it shows, which stays until the next is loaded.
     """
 
     job: AbstractImageJob
     seen: str = ""
+    shown: str = ""
 
     @property
     def key(self) -> str:

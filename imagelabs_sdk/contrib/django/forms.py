@@ -59,6 +59,7 @@ class StartForm(forms.Form):
         label=_("Format"),
         required=False,
         empty_value=None,
+        help_text=_("Or give a size in pixels."),
         widget=forms.Select(
             choices=[
                 ("", _("As usual")),
@@ -70,14 +71,12 @@ class StartForm(forms.Form):
             ]
         ),
     )
-    width = forms.IntegerField(
-        label=_("Width"), required=False, help_text=_("Pixels, in place of a format.")
-    )
+    width = forms.IntegerField(label=_("Width"), required=False)
     height = forms.IntegerField(label=_("Height"), required=False)
     seed = forms.IntegerField(
         label=_("Seed"),
         required=False,
-        help_text=_("The same seed draws the same picture again; empty: any."),
+        help_text=_("The same seed draws the same picture again."),
     )
 
     def clean(self) -> dict[str, Any]:

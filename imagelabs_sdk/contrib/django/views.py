@@ -168,7 +168,7 @@ class JobView(OwnJobsMixin):
         if _wants_json(request):
             return JsonResponse(Card(job).to_json())
         if _is_from_card(request):
-            card = Card(job, seen=request.GET.get("seen", ""))
+            card = Card(job, **{name: request.GET.get(name, "") for name in ("seen", "shown")})
             return render(request, "imagelabs/_job.html", {"card": card})
         return render(request, "imagelabs/job.html", {"card": Card(job)})
 
