@@ -26,6 +26,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "imagelabs_sdk.contrib.django",
+    "tests.django_app",
     # The backport's own app is for Django before 6.0.
     *([] if importlib.util.find_spec("django.tasks") else ["django_tasks"]),
     "django_tasks_db",
@@ -61,6 +62,9 @@ SQLITE: dict[str, Any] = {
     "NAME": ":memory:",
     "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20},
 }
+# Threads can use a database in memory only one after the other.
+_FILE = str(Path(tempfile.gettempdir()) / f"imagelabs-test-{os.getpid()}.sqlite3")
+FILE: dict[str, Any] = {**SQLITE, "NAME": _FILE, "TEST": {"NAME": _FILE}}
 POSTGRES: dict[str, Any] = {
     "ENGINE": "django.db.backends.postgresql",
     # Two runs on one machine at once need names of their own.
@@ -84,7 +88,7 @@ def _reachable(port: int) -> bool:
 HAS_POSTGRES = _reachable(5432)
 HAS_REDIS = _reachable(6379)
 
-DATABASES: dict[str, dict[str, Any]] = {"default": SQLITE}
+DATABASES: dict[str, dict[str, Any]] = {"default": SQLITE, "file": FILE}
 if given := os.environ.get("IMAGELABS_TEST_DATABASE"):
     DATABASES = {"default": json.loads(given)}
 elif HAS_POSTGRES:

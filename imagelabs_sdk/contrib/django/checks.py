@@ -58,9 +58,9 @@ def _check_tasks(alias: str, name: str) -> Iterator[CheckMessage]:
 
 
 def _check_storage() -> Iterator[CheckMessage]:
-    own = settings.STORAGES.get("imagelabs")
-    default = settings.STORAGES.get("default", {})
-    if own is None and default.get("BACKEND") == _FILES and not settings.MEDIA_ROOT:
+    storage = settings.STORAGES.get("imagelabs") or settings.STORAGES.get("default", {})
+    placed = settings.MEDIA_ROOT or storage.get("OPTIONS", {}).get("location")
+    if storage.get("BACKEND") == _FILES and not placed:
         yield CheckWarning(
             "Pictures would be stored in the directory that the process happens to run in.",
             hint="Set MEDIA_ROOT, or STORAGES['imagelabs'].",

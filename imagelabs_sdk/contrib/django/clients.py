@@ -166,47 +166,54 @@ class Clients:
                 check="imagelabs.E002",
                 hint=f"It has: {', '.join(self)}.",
             ) from None
+        if not isinstance(entry, Mapping):
+            raise SettingsError(
+                f"IMAGELABS[{alias!r}] must be a mapping",
+                check="imagelabs.E003",
+                hint='Such as: IMAGELABS = {"default": {"OPTIONS": {"timeout": 20}}}.',
+            )
         for key in entry.keys() - _KEYS:
             raise _unknown(f"IMAGELABS[{alias!r}]", key, _KEYS)
         return entry
 
     def _make(self, alias: str) -> _Made:
         entry = self._entry(alias)
-        options = dict(entry.get("OPTIONS", {}))
-        transport = _transport(alias, entry.get("BACKEND"), options)
-        for name in options.keys() - _OPTIONS:
-            raise _unknown(f"IMAGELABS[{alias!r}]['OPTIONS']", name, _OPTIONS)
+        make, own = _backend(alias, entry.get("BACKEND"))
+        where, options = f"IMAGELABS[{alias!r}]['OPTIONS']", entry.get("OPTIONS", {})
+        for name in options.keys() - own - _OPTIONS:
+            raise _unknown(where, name, own | _OPTIONS)
         try:
-            return _Made(Client(transport=transport, **options), transport)
-        except InvalidRequestError as error:
+            transport = make(**{name: options[name] for name in options.keys() & own})
+            rest = {name: options[name] for name in options.keys() - own}
+            return _Made(Client(transport=transport, **rest), transport)
+        except (InvalidRequestError, TypeError) as error:
             raise SettingsError(
-                f"IMAGELABS[{alias!r}]['OPTIONS']: {error}",
+                f"{where}: {error}",
                 check="imagelabs.E003",
-                hint="The options are the arguments of imagelabs_sdk.ImageLabs.",
+                hint="Options are the arguments of the backend and of imagelabs_sdk.ImageLabs.",
             ) from error
 
 
-def _transport(alias: str, path: str | None, options: dict[str, Any]) -> Transport | None:
-    """What the backend makes of those `options` that are its own; takes them out."""
+def _backend(alias: str, path: str | None) -> tuple[Callable[..., Transport | None], set[str]]:
+    """What makes the transport, and the options that are its own."""
     if path is None:
-        return None
+        return (lambda: None), set()  # the client makes one
     try:
         backend: Callable[..., Transport] = import_string(path)
-    except ImportError as error:
+        return backend, set(inspect.signature(backend).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise SettingsError(
-            f"IMAGELABS[{alias!r}]['BACKEND'] {path!r} cannot be imported: {error}",
+            f"IMAGELABS[{alias!r}]['BACKEND'] {path!r} cannot be used: {error}",
             check="imagelabs.E001",
             hint="It is the dotted path of a class or function that makes a transport.",
         ) from error
-    own = options.keys() & set(inspect.signature(backend).parameters)
-    return backend(**{name: options.pop(name) for name in own})
 
 
 def _unknown(where: str, name: str, known: set[str]) -> SettingsError:
     return SettingsError(
         f"{where} has an unknown key {name!r}",
         check="imagelabs.E002",
-        hint=f"Known are: {', '.join(sorted(known))}; and the backend's own.",
+        hint=f"Known are: {', '.join(sorted(known))}.",
     )
 
 

@@ -1,0 +1,27 @@
+"""Jobs of a site's own."""
+
+from django.db import models
+
+from imagelabs_sdk.contrib.django.models import AbstractImageJob
+
+
+class Poster(AbstractImageJob):
+    """With columns of its own, one of which the database watches over."""
+
+    title = models.CharField(max_length=20, unique=True)
+
+
+class Framed(Poster):
+    """Shares a table with its parent."""
+
+    frame = models.CharField(max_length=20, default="oak")
+
+    class Meta:
+        """Its parent's index is on the parent's table."""
+
+
+class Draft(Poster):
+    """A parent's rows by another name."""
+
+    class Meta:
+        proxy = True
