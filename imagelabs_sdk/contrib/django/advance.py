@@ -8,9 +8,10 @@ lasts. So a job that was claimed by a process that died is due again by itself.
 import logging
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from django.db import models, transaction
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import models, router, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
@@ -55,12 +56,12 @@ def advance(job: "AbstractImageJob", *, timeout: float = BRIEF) -> bool:
         RuntimeError: It was called in a transaction, which would hide the claim from others
             and keep the row locked while we ask.
     """
+    job._state.db = router.db_for_write(type(job), instance=job)  # it may be read from a replica
     if in_transaction(job._state.db):
         raise RuntimeError("advance() must not be called in a transaction")
     work = claim(job)
     if work is None:
-        if job.is_due:
-            job.refresh_from_db()
+        job.refresh_from_db(using=job._state.db)
         return False
     settle(job, look(work, timeout=min(timeout, LEASE.total_seconds() / 2)))
     return True
@@ -85,8 +86,17 @@ def claim(job: "AbstractImageJob") -> Work | None:
 
 
 def settle(job: "AbstractImageJob", seen: Seen) -> bool:
-    """Write down what came of a look, if the claim still holds. The winner sends the signal."""
-    return _settle(job, _same(job), seen.change)
+    """Write down what came of a look, if the claim still holds. The winner sends the signal.
+
+    Raises:
+        ObjectDoesNotExist: The row was deleted meanwhile.
+    """
+    try:
+        return _settle(job, _same(job), seen.change)
+    except ObjectDoesNotExist:
+        if name := seen.change.get("picture"):  # that nobody would find again
+            job.picture.storage.delete(name)
+        raise
 
 
 def submit(job: "AbstractImageJob") -> None:
@@ -97,7 +107,9 @@ def submit(job: "AbstractImageJob") -> None:
     rows = _rows(job).filter(task_id="", state__in=(JobState.SUBMITTING, JobState.UNKNOWN))
     try:
         accepted = clients[job.alias].submit(ImageRequest(**job.request), timeout=BRIEF)
-    except ImageLabsError as error:
+    except Exception as error:  # of other people's transports, too: the row shall tell
+        if not isinstance(error, ImageLabsError):
+            log.exception("job %s: the submit failed", job.pk)
         unsent = isinstance(error, InvalidRequestError)
         doubt = not unsent and getattr(error, "delivered", "maybe") == "maybe"
         _settle(job, rows, ended(JobState.UNKNOWN if doubt else JobState.FAILED, error))
@@ -133,7 +145,10 @@ def look_now(rows: "Rows") -> int:
 
 
 def _rows(job: "AbstractImageJob") -> "Rows":
-    every: models.Manager[AbstractImageJob] = type(job)._base_manager
+    # The model that has the columns: through one that inherits the table, an update is two
+    # statements, between which somebody else may claim.
+    model: Any = job._meta.get_field("attempts").model
+    every: models.Manager[AbstractImageJob] = model._base_manager
     return every.using(job._state.db).filter(pk=job.pk)
 
 
@@ -144,7 +159,7 @@ def _same(job: "AbstractImageJob") -> "Rows":
 
 def _settle(job: "AbstractImageJob", rows: "Rows", change: Change) -> bool:
     if not rows.update(**change):
-        job.refresh_from_db()
+        job.refresh_from_db(using=job._state.db)
         return False
     for name, value in change.items():
         setattr(job, name, value)

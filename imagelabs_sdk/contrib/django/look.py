@@ -17,11 +17,13 @@ from django.core.files.storage import Storage
 from django.utils import timezone
 
 from imagelabs_sdk import (
+    APIStatusError,
     Deadline,
     GeneratedImage,
     ImageLabsError,
     ImageRequest,
     Job,
+    JobFailedError,
     JobTimeoutError,
     Progress,
 )
@@ -33,12 +35,12 @@ from .state import JobState
 if TYPE_CHECKING:
     from .models import AbstractImageJob
 
-__all__ = ["MAX_ERROR", "Change", "Seen", "Work", "look"]
+__all__ = ["MAX_CODE", "MAX_ERROR", "Change", "Seen", "Work", "look"]
 
 log = logging.getLogger(__name__)
 
 _MAX_URL = 4096  # characters of a preview's address
-MAX_ERROR = 500  # characters of an error's text
+MAX_CODE, MAX_ERROR = 64, 500  # characters of an error's class and text
 _PAUSE = 2.0  # seconds until the next look when the picture could not be fetched or stored
 _LONGEST_PAUSE = 60.0  # seconds between looks that fail
 _TO_STORE = timedelta(seconds=55)  # that must be left of the lease when storing begins
@@ -53,8 +55,7 @@ class Work:
 
     Attributes:
         key: The row's primary key, for the log.
-        alias, task_id, request, submitted_at, failures: As in the row.
-        gives_up_at: When an unfinished job is given up.
+        alias, task_id, request, submitted_at, failures, patience: As in the row.
         leased_until: Until when nobody else looks at it.
         storage: Where its picture belongs.
         name: Makes the picture's name there from a name with the right extension.
@@ -67,7 +68,7 @@ class Work:
     request: Mapping[str, Any] = attrs.field(repr=False)
     submitted_at: datetime
     failures: int
-    gives_up_at: datetime
+    patience: timedelta
     leased_until: datetime
     storage: Storage
     name: Callable[[str], str]
@@ -77,15 +78,14 @@ class Work:
     def of(cls, row: "AbstractImageJob", leased_until: datetime) -> "Work":
         """The work that a claimed row means."""
         field = row.picture.field
-        since = row.submitted_at or row.created_at
         return cls(
             key=row.pk,
             alias=row.alias,
             task_id=row.task_id,
             request=row.request,
-            submitted_at=since,
+            submitted_at=row.submitted_at or row.created_at,
             failures=row.failures,
-            gives_up_at=since + row.patience,
+            patience=row.patience,
             leased_until=leased_until,
             storage=field.storage,
             name=lambda file: field.generate_filename(row, file),
@@ -135,9 +135,7 @@ def look(work: Work, *, timeout: float) -> Seen:
 def _look(work: Work, job: Job, deadline: Deadline) -> Seen:
     try:
         step = job.step(timeout=deadline.remaining())
-    except JobTimeoutError:
-        raise
-    except ImageLabsError as error:
+    except (JobFailedError, APIStatusError) as error:
         return Seen(ended(JobState.FAILED, error))
     if step.error is not None:
         return Seen(_postponed(work, step.error, step.delay or _PAUSE), step.error)
@@ -176,7 +174,7 @@ def told(error: Exception | None) -> Change:
         return {"error_code": "", "error": ""}
     # The texts of others may hold anything: addresses, credentials.
     text = printable(error, MAX_ERROR) if isinstance(error, ImageLabsError) else ""
-    return {"error_code": type(error).__name__, "error": text}
+    return {"error_code": type(error).__name__[:MAX_CODE], "error": text}
 
 
 def _lost() -> Change:
@@ -193,9 +191,9 @@ def _running(work: Work, progress: Progress, delay: float) -> Change:
         "failures": 0,
     }
     now = timezone.now()
-    if now > work.gives_up_at:
-        waited = (now - work.submitted_at).total_seconds()
-        error = JobTimeoutError(f"still running after {waited:.0f} s; it may yet finish")
+    if (waited := now - work.submitted_at) > work.patience:
+        seconds = round(waited.total_seconds())
+        error = JobTimeoutError(f"still running after {seconds} s; it may yet finish")
         return {**news, **ended(JobState.FAILED, error)}
     return {**news, **told(None), "next_look": now + timedelta(seconds=delay)}
 
@@ -204,7 +202,7 @@ def _postponed(work: Work, error: Exception, delay: float) -> Change:
     """A look that failed: the next one later and later, until our patience ends."""
     now = timezone.now()
     news = {"failures": work.failures + 1, **told(error)}
-    if now > work.gives_up_at:
+    if now - work.submitted_at > work.patience:
         return {**news, **ended(JobState.FAILED, error)}
     pause = max(delay, min(delay * 2.0 ** min(work.failures, 10), _LONGEST_PAUSE))
     return {**news, "next_look": now + timedelta(seconds=pause)}

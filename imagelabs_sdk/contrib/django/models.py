@@ -21,7 +21,7 @@ from imagelabs_sdk import ImageRequest, InvalidRequestError
 
 from .advance import BRIEF, LEASE, advance, submit
 from .clients import DEFAULT_ALIAS, clients, in_transaction, warn_of_transaction
-from .look import MAX_ERROR
+from .look import MAX_CODE, MAX_ERROR
 from .pulse import Pulse
 from .signals import job_started
 from .state import JobState
@@ -100,7 +100,7 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
         job = self.model(
             id=id or uuid.uuid4(),
             alias=alias,
-            request=attrs.asdict(request),
+            request=attrs.asdict(request, recurse=False),
             seed=request.seed,
             width=request.width,
             height=request.height,
@@ -120,7 +120,8 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
                 "request: the database cannot hold it, perhaps for a NUL character",
                 field="request",
             ) from error
-        transaction.on_commit(lambda: _begin(job), using=using)
+        # Robust: what fails after the commit is in the row, and holds up no other request.
+        transaction.on_commit(lambda: _begin(job), using=using, robust=True)
         return job
 
     def generate_or_defer(
@@ -155,8 +156,7 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
             if pause >= left:
                 break
             time.sleep(pause)
-            if not advance(job, timeout=left):
-                job.refresh_from_db()
+            advance(job, timeout=left)
         return job
 
 
@@ -195,7 +195,7 @@ class AbstractImageJob(models.Model):
         _("picture"), upload_to=picture_name, storage=picture_storage, max_length=255, blank=True
     )
     error_code = models.CharField(
-        _("error"), max_length=64, blank=True, default="",
+        _("error"), max_length=MAX_CODE, blank=True, default="",
         help_text=_("The latest error's class; cleared by a look that succeeds."),
     )  # fmt: skip
     error = models.CharField(_("error's text"), max_length=MAX_ERROR, blank=True, default="")
