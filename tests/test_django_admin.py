@@ -24,6 +24,7 @@ LIST = "/admin/imagelabs/imagejob/"
 @pytest.fixture(autouse=True)
 def media(tmp_path: Path, settings: Any, db: None) -> Path:
     settings.MEDIA_ROOT = str(tmp_path / "media")
+    settings.SECURE_CONTENT_TYPE_NOSNIFF = False
     return tmp_path / "media"
 
 
