@@ -33,13 +33,13 @@ Browse = Callable[..., Chrome]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The pages on loopback, with an engine that draws for five seconds."""
+    """The pages on loopback, with an engine that draws for six seconds."""
     folder = tmp_path_factory.mktemp("site")
     database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(folder / "db.sqlite3"),
                 "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20}}  # fmt: skip
     drawn_here = {
         "BACKEND": "imagelabs_sdk.embedded.embedded_transport",
-        "OPTIONS": {"duration": 5.0, "poll_interval": 0.5},
+        "OPTIONS": {"duration": 6.0, "poll_interval": 0.5},
     }
     environment = {
         **os.environ,
