@@ -9,11 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import datetime
 from types import TracebackType
 
 import attrs
 from django.apps import apps
-from django.db import DatabaseError
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import router
 from django.utils import timezone
 
 from imagelabs_sdk import APIConnectionError, APIResponseError, APIStatusError
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _PAGE = 200  # rows that are read at once; each is claimed only when a thread is free for it
 _TIMEOUT = LEASE.total_seconds() / 2  # seconds for one job's look and download
+_GLANCE = 1.0  # seconds after which a free thread looks again for what is due
 _LONGEST_HOLD = 30.0  # seconds between probes of a service that is down
 _LONGEST_ASKED = 300.0  # seconds for which a service may hold us back
 
@@ -98,42 +101,46 @@ class Sweeper:
         """Wait for the looks under way, and let the threads end."""
         self._pool.shutdown(cancel_futures=True)
 
-    def sweep(self, *, stop: Callable[[], bool] = lambda: False) -> int:
-        """Take every due job one step, until none is due; what becomes due meanwhile, too.
+    def sweep(
+        self, *, stop: Callable[[], bool] = lambda: False, due_by: datetime | None = None
+    ) -> int:
+        """Take every due job one step, until none is due.
 
         The failure of a single job is its own; a service that cannot be reached is left in
         peace for a while, its jobs stay due.
 
         Args:
             stop: Asked between two jobs; once it is true, what is under way is finished.
+            due_by: Leave alone what becomes due later, so that this ends however many jobs there
+                are. `None`: take what becomes due meanwhile, too.
 
         Returns:
             How many looks were taken.
 
         Raises:
-            DatabaseError: The database fails. What was under way is settled by the next call.
+            Error: The database fails. What was under way is settled by the next call.
         """
         looks = 0
         rows: deque[AbstractImageJob] = deque()
         while True:
             while len(self._flying) < self._threads and not stop():
-                rows = rows or self._due()
+                rows = rows or self._due(due_by or timezone.now())
                 if not rows:
                     break
                 self._take(rows.popleft())
             if not self._flying:
                 return looks
-            done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
+            done, _ = wait(self._flying, timeout=_GLANCE, return_when=FIRST_COMPLETED)
             for future in done:
                 looks += 1
                 self._land(self._flying.pop(future), future.result())
 
-    def _due(self) -> "deque[AbstractImageJob]":
+    def _due(self, by: datetime) -> "deque[AbstractImageJob]":
         """Some of the rows that are due, in an order that other sweepers do not have."""
         rows: list[AbstractImageJob] = []
         for model in job_models():
-            manager = model._base_manager
-            due = manager.using(self._using or manager.db).filter(next_look__lte=timezone.now())
+            using = self._using or router.db_for_write(model)
+            due = model._base_manager.using(using).filter(next_look__lte=by)
             rows += due.exclude(alias__in=self._shut()).order_by("next_look")[:_PAGE]
         random.shuffle(rows)
         return deque(rows)
@@ -158,7 +165,9 @@ class Sweeper:
         self._forecast(self._weather[job.alias], seen.trouble)
         try:
             settle(job, seen)
-        except DatabaseError:  # the row stays as it is, and is due again when its lease ends
+        except ObjectDoesNotExist:
+            log.debug("job %s: was deleted meanwhile", job.pk)
+        except Exception:  # the row stays as it is, and is due again when its lease ends
             log.exception("job %s: cannot be settled", job.pk)
 
     def _forecast(self, weather: Weather, trouble: Exception | None) -> None:
@@ -168,13 +177,14 @@ class Sweeper:
         weather.failures += 1
         asked = min(getattr(trouble, "retry_after", None) or 0.0, _LONGEST_ASKED)
         over = weather.failures - self._threads  # one bad look is a job's own matter
-        pause = min(2.0**over, _LONGEST_HOLD) if over >= 0 else 0.0
-        weather.opens = self._clock() + max(asked, pause)
+        pause = min(2.0 ** min(over, 10), _LONGEST_HOLD) if over >= 0 else 0.0
+        weather.opens = max(weather.opens, self._clock() + max(asked, pause))
 
 
 def job_models() -> list[type[AbstractImageJob]]:
-    """All models of jobs there are, the site's own included."""
-    return [model for model in apps.get_models() if issubclass(model, AbstractImageJob)]
+    """All models of jobs there are, the site's own included; each row is of one."""
+    models = [model for model in apps.get_models() if issubclass(model, AbstractImageJob)]
+    return [model for model in models if model._meta.get_field("attempts").model is model]
 
 
 # For queues, whose messages each mean one sweep ------------------------------------------
@@ -194,7 +204,10 @@ def any_outstanding() -> bool:
     """Whether there is anything to look at, now or later."""
     skip = answered_elsewhere()
     return any(
-        model._base_manager.filter(next_look__isnull=False).exclude(alias__in=skip).exists()
+        model._base_manager.using(router.db_for_write(model))
+        .filter(next_look__isnull=False)
+        .exclude(alias__in=skip)
+        .exists()
         for model in job_models()
     )
 

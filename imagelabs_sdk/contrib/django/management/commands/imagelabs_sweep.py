@@ -4,10 +4,13 @@ import logging
 import signal
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError, close_old_connections
+from django.db import Error, close_old_connections
+from django.utils import timezone
 
 from ...clients import clients
 from ...sweep import Sweeper, answered_elsewhere
@@ -38,7 +41,7 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Sweep."""
-        if options["threads"] < 1 or options["interval"] <= 0:
+        if options["threads"] < 1 or not options["interval"] > 0:
             raise CommandError("--threads must be 1 or more, --interval above 0")
         here = answered_elsewhere()
         if here == set(clients):
@@ -47,11 +50,12 @@ class Command(BaseCommand):
                 "their pages look after them. For workers, run `imagelabs serve` and give its "
                 "address as base_url."
             )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        with Sweeper(threads=options["threads"], using=options["database"], skip=here) as sweeper:
+        with (
+            _called_by_signals(self._stop),
+            Sweeper(threads=options["threads"], using=options["database"], skip=here) as sweeper,
+        ):
             if options["once"]:
-                sweeper.sweep(stop=lambda: self._stopped)
+                sweeper.sweep(stop=lambda: self._stopped, due_by=timezone.now())
                 return
             while not self._stopped:
                 self._sleep(self._sweep(sweeper, options["interval"]))
@@ -61,7 +65,7 @@ class Command(BaseCommand):
         close_old_connections()
         try:
             sweeper.sweep(stop=lambda: self._stopped)
-        except DatabaseError:
+        except Error:
             log.exception("the database fails; trying again in %.0f s", _AFTER_TROUBLE)
             return _AFTER_TROUBLE
         return interval
@@ -73,3 +77,14 @@ class Command(BaseCommand):
 
     def _stop(self, *_: object) -> None:
         self._stopped = True
+
+
+@contextmanager
+def _called_by_signals(stop: Callable[..., None]) -> Iterator[None]:
+    """Others, such as tests, call the command in a process that lives on."""
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,623 @@
+"""Many jobs over few threads and several processes: none lost, none twice, none in the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import attrs
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, OperationalError, connections
+from django.test import override_settings
+from django.utils import timezone
+
+from imagelabs_sdk import HttpResponse
+from imagelabs_sdk.contrib.django import advance
+from imagelabs_sdk.contrib.django.management.commands import imagelabs_sweep
+from imagelabs_sdk.contrib.django.models import ImageJob, JobState
+from imagelabs_sdk.contrib.django.signals import job_failed, job_succeeded
+from imagelabs_sdk.contrib.django.sweep import (
+    Sweeper,
+    Weather,
+    any_outstanding,
+    job_models,
+    sweep_briefly,
+)
+
+from . import faulty
+from .django_app.models import Framed, Poster
+from .django_fixtures import (
+    ALIASES,
+    MoodyStorage,
+    Service,
+    all_due,
+    answer,
+    at_once,
+    done,
+    down,
+    environment,
+    needs_postgres,
+    process,
+    running,
+    settings_for,
+    shared_databases,
+    stored,
+)
+from .faulty import PNG, FaultyServer
+
+db = pytest.mark.django_db(transaction=True)
+shared = pytest.mark.django_db(transaction=True, databases=["default", *ALIASES])
+EMBEDDED = {"BACKEND": "imagelabs_sdk.embedded.embedded_transport"}
+
+
+@pytest.fixture
+def service(settings: Any) -> Service:
+    service = Service()
+    settings.IMAGELABS = {"default": settings_for(service), "other": settings_for(service)}
+    return service
+
+
+@pytest.fixture
+def media(tmp_path: Path, settings: Any) -> Path:
+    settings.MEDIA_ROOT = str(tmp_path / "media")
+    return tmp_path / "media"
+
+
+@attrs.define
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def accepted(count: int, using: str = "default", **columns: Any) -> list[ImageJob]:
+    """Rows that are due, of jobs that the service has taken up."""
+    now = timezone.now()
+    common = {"state": JobState.RUNNING, "submitted_at": now, "next_look": now, "seed": 1}
+    rows = [
+        ImageJob(
+            request={"prompt": "x"},
+            width=8,
+            height=8,
+            task_id=f"task-{number}",
+            **{**common, **columns},
+        )
+        for number in range(1, count + 1)
+    ]
+    return ImageJob.objects.using(using).bulk_create(rows)
+
+
+def states(using: str = "default") -> Counter[str]:
+    return Counter(ImageJob.objects.using(using).values_list("state", flat=True))
+
+
+# All of them, once ---------------------------------------------------------------------------
+
+SWEEP_AND_TELL = """
+import django
+django.setup()
+from django.core.management import call_command
+from imagelabs_sdk.contrib.django.signals import job_failed, job_succeeded
+
+def tell(*, job, **_):
+    print(job.task_id, flush=True)
+
+job_succeeded.connect(tell)
+job_failed.connect(tell)
+call_command("imagelabs_sweep", "--once")
+"""
+
+
+@needs_postgres
+@shared
+def test_four_sweepers_bring_two_hundred_pictures_once_each(
+    server: FaultyServer, media: Path
+) -> None:
+    """Looked at, stored and told once; the sweepers know nothing of each other."""
+    accepted(200, "postgres")
+    around = environment("postgres", server, media)
+    sweepers = [process(around, "-c", SWEEP_AND_TELL) for _ in range(4)]
+    told: list[str] = []
+    for sweeper in sweepers:
+        said, _ = sweeper.communicate(timeout=60)
+        assert sweeper.returncode == 0, said
+        told += said.split()
+    everyone = sorted(f"task-{number}" for number in range(1, 201))
+    assert sorted(told) == everyone
+    assert states("postgres") == {"done": 200}
+    assert [path.read_bytes() for path in stored(media)] == [PNG] * 200
+    looked_at = [asked.body for asked in server.asked if asked.path == "/progress"]
+    assert len(looked_at) == len(set(looked_at)) == server.count("/picture.png") == 200
+    attempts = ImageJob.objects.using("postgres").values_list("attempts", flat=True)
+    assert set(attempts) == {1}
+
+
+@shared
+@pytest.mark.parametrize("database", shared_databases)
+def test_sweepers_in_threads_do_not_meet_either(
+    database: str, service: Service, media: Path
+) -> None:
+    """A worker may have a pool of threads; SQLite lets one write at a time."""
+    accepted(60, database)
+    told: Counter[str] = Counter()
+
+    def hear(*, job: ImageJob, **_: object) -> None:
+        told[job.task_id] += 1
+
+    def sweep(_: int) -> int:
+        with Sweeper(threads=4, using=database) as sweeper:
+            return sweeper.sweep()
+
+    job_succeeded.connect(hear)
+    job_failed.connect(hear)
+    try:
+        assert sum(at_once(4, sweep)) == 60
+    finally:
+        job_succeeded.disconnect(hear)
+        job_failed.disconnect(hear)
+    assert set(told.values()) == set(service.asked.values()) == {1}
+    assert len(told) == len(stored(media)) == 60
+    assert states(database) == {"done": 60}
+
+
+@db
+def test_threads_of_a_sweep_open_no_connection_to_the_database(
+    service: Service, media: Path, settings: Any
+) -> None:
+    """Eight threads in each of ten processes would use up a server's connections."""
+    settings.STORAGES = {**settings.STORAGES, "imagelabs": {"BACKEND": f"{__name__}.Watched"}}
+    opened, threads = Watched.opened, set()
+
+    def look(task_id: str) -> HttpResponse:
+        threads.add(threading.get_ident())
+        opened.extend(connections.all(initialized_only=True))
+        return down(task_id) if task_id == "task-1" else done(task_id)
+
+    service.progress = look
+    accepted(20)
+    with Sweeper(threads=4) as sweeper:
+        assert sweeper.sweep(due_by=timezone.now()) == 20
+    assert opened == []
+    assert threads
+    assert threading.get_ident() not in threads
+    assert states() == {"done": 19, "running": 1}
+
+
+class Watched(MoodyStorage):
+    """Notes who opened a connection to a database by the time a picture is stored."""
+
+    opened: list[object] = []  # noqa: RUF012 - for all instances
+
+    def _save(self, name: str, content: Any) -> str:
+        name = super()._save(name, content)
+        self.opened.extend(connections.all(initialized_only=True))
+        return name
+
+
+@db
+def test_what_becomes_due_meanwhile_is_taken_though_a_look_hangs(
+    service: Service, media: Path
+) -> None:
+    """One slow answer must not hold up all jobs."""
+    slow, quick = accepted(2)
+    ImageJob.objects.filter(pk=quick.pk).update(next_look=timezone.now() + timedelta(seconds=0.3))
+    taken = threading.Event()
+
+    def look(task_id: str) -> HttpResponse:
+        if task_id == slow.task_id:
+            assert taken.wait(20)
+        else:
+            taken.set()
+        return done(task_id)
+
+    service.progress = look
+    with Sweeper(threads=2) as sweeper:
+        assert sweeper.sweep() == 2
+    assert states() == {"done": 2}
+
+
+@db
+def test_a_sweep_of_what_is_due_by_now_ends_though_jobs_are_due_again(service: Service) -> None:
+    """Else one that a clock starts each minute would never end, and the next one join it."""
+    service.progress = lambda _: running()
+    accepted(20)
+    now = timezone.now()
+    with Sweeper(threads=4) as sweeper:
+        assert sweeper.sweep(due_by=now) == 20
+        sleep(0.02)  # all are due again
+        assert sweeper.sweep(due_by=now) == 0
+        assert sweeper.sweep(stop=lambda: len(service.asked) < 20 or service.count("progress") > 30)
+    assert service.count("progress") > 30
+
+
+@db
+def test_a_sweep_that_is_stopped_finishes_what_is_under_way(service: Service, media: Path) -> None:
+    """And leaves the others as they are, due."""
+    accepted(20)
+    with Sweeper(threads=2) as sweeper:
+        taken = sweeper.sweep(stop=lambda: service.count("progress") >= 4)
+    assert 4 <= taken == service.count("progress") < 8
+    assert states() == {"done": taken, "running": 20 - taken}
+    assert ImageJob.objects.filter(attempts=0, next_look__lte=timezone.now()).count() == 20 - taken
+
+
+@shared
+def test_rows_are_read_where_they_are_written(service: Service, media: Path) -> None:
+    """A replica lags behind, and shows as due what was settled long ago."""
+    accepted(1)
+    with override_settings(DATABASE_ROUTERS=["tests.test_django_jobs.Replicated"]):
+        assert any_outstanding()
+        with Sweeper() as sweeper:
+            assert sweeper.sweep() == 1
+    assert states() == {"done": 1}
+    assert not any_outstanding()
+
+
+def test_each_row_is_of_one_model() -> None:
+    """Proxies, and models that share their parent's table, would make each row two."""
+    assert job_models() == [ImageJob, Poster]
+
+
+@db
+def test_rows_of_all_models_are_looked_at(service: Service, media: Path) -> None:
+    """A site's own need no command of their own."""
+    ImageJob.objects.start("a lighthouse")
+    Poster.objects.start("a pier", title="The Pier")
+    Framed.objects.start("a boat", title="The Boat")
+    for model in job_models():
+        model._base_manager.update(next_look=timezone.now())
+    with Sweeper() as sweeper:
+        assert sweeper.sweep() == 3
+    assert {job.state for model in (ImageJob, Framed) for job in model._base_manager.all()} == {
+        "done"
+    }
+    assert service.counts == (3, 3, 3)
+
+
+# What goes wrong -----------------------------------------------------------------------------
+
+
+@db
+def test_no_job_is_in_the_way_of_others(
+    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Whatever is odd about one: its engine, its row, its alias, its end."""
+    jobs = accepted(30)
+    odd = {
+        "crashes": jobs[0], "deleted": jobs[1], "no alias": jobs[2], "from the future": jobs[3],
+        "unsettled": jobs[4], "unsent": jobs[5], "no object": jobs[6],
+    }  # fmt: skip
+    change = ImageJob.objects.filter
+    change(pk=odd["no alias"].pk).update(alias="gone")
+    change(pk=odd["from the future"].pk).update(request={"prompt": "x", "style": "oil"})
+    change(pk=odd["unsent"].pk).update(task_id="", state=JobState.SUBMITTING)
+    change(pk=odd["no object"].pk).update(request=["x"])
+
+    def look(task_id: str) -> HttpResponse:
+        if task_id == odd["crashes"].task_id:
+            raise ZeroDivisionError
+        return done(task_id)
+
+    def settle(job: ImageJob, seen: Any) -> bool:
+        if job == odd["deleted"]:
+            ImageJob.objects.filter(pk=job.pk).delete()
+        if job == odd["unsettled"]:
+            raise DatabaseError("deadlock detected")
+        return advance.settle(job, seen)
+
+    service.progress = look
+    monkeypatch.setattr(f"{Sweeper.__module__}.settle", settle)
+    with Sweeper(threads=4) as sweeper:
+        assert sweeper.sweep(due_by=timezone.now()) == 30
+    assert states() == {"done": 23, "running": 5, "unknown": 1}
+    assert "deadlock detected" in caplog.text
+    waiting = ImageJob.objects.filter(state="running")
+    assert set(waiting.values_list("error_code", flat=True)) == {
+        "ZeroDivisionError", "SettingsError", "TypeError", "",
+    }  # fmt: skip
+    assert not waiting.filter(next_look__lte=timezone.now()).exists()
+    assert len(stored(media)) == 24  # the unsettled one's is replaced by the next look
+
+
+@db
+def test_a_service_that_is_down_is_left_in_peace_and_found_again(
+    service: Service, media: Path
+) -> None:
+    """A thousand jobs that all ask in vain do not help it up."""
+    service.progress = down
+    accepted(40)
+    clock = Clock()
+    with Sweeper(threads=4, clock=clock) as sweeper:
+        first = sweeper.sweep()
+        assert 4 <= first <= 8  # the first to fail, and those under way then
+        assert sweeper.sweep() == 0
+        for _ in range(8):
+            clock.now += 30.0  # no pause is longer
+            assert sweeper.sweep() == 1
+            assert sweeper.sweep() == 0
+        assert states() == {"running": 40}
+        assert service.count("progress") == first + 8
+        service.progress = done
+        clock.now += 30.0
+        all_due()
+        assert sweeper.sweep() == 40
+    assert states() == {"done": 40}
+
+
+@db
+def test_a_service_may_be_down_for_days(service: Service) -> None:
+    """Powers of two outgrow every number."""
+    service.progress = down
+    accepted(3)
+    clock = Clock()
+    weather = {"default": Weather(failures=100_000)}
+    with Sweeper(weather=weather, clock=clock) as sweeper:
+        assert sweeper.sweep() == 1
+    assert weather["default"].opens == clock.now + 30.0
+
+
+@db
+def test_one_service_that_is_down_does_not_hold_up_another(
+    service: Service, media: Path, settings: Any
+) -> None:
+    """Each alias has a weather of its own."""
+    there = Service()
+    there.progress = down
+    settings.IMAGELABS = {**settings.IMAGELABS, "there": settings_for(there)}
+    accepted(20, alias="there")
+    accepted(20)
+    with Sweeper(threads=2, clock=Clock()) as sweeper:
+        sweeper.sweep()
+    assert states() == {"done": 20, "running": 20}
+    assert there.count("progress") <= 4
+
+
+@db
+def test_a_service_that_asks_for_a_pause_gets_it_for_all_jobs(service: Service) -> None:
+    """Also when another look, which was under way, fails in another way afterwards."""
+    both = threading.Barrier(2)
+
+    def look(task_id: str) -> HttpResponse:
+        both.wait(20)
+        if task_id == "task-1":
+            return HttpResponse(429, {"retry-after": "60"})
+        sleep(0.1)  # lands after the other
+        return answer(500)
+
+    service.progress = look
+    accepted(2)
+    clock = Clock()
+    with Sweeper(threads=2, clock=clock) as sweeper:
+        assert sweeper.sweep() == 2
+        accepted(1)
+        clock.now += 59
+        assert sweeper.sweep() == 0
+        service.progress = lambda _: running()
+        clock.now += 1
+        assert sweeper.sweep(due_by=timezone.now())
+
+
+@db
+def test_the_weather_is_shared_by_the_sweepers_of_a_process(service: Service) -> None:
+    """A queue makes one for each message; each would try a service that is down anew."""
+    service.progress = down
+    accepted(40)
+    weather: dict[str, Weather] = {}
+    clock = Clock()
+    for expected in (True, False, False):
+        with Sweeper(threads=4, weather=weather, clock=clock) as sweeper:
+            assert bool(sweeper.sweep()) is expected
+    assert 4 <= weather["default"].failures <= 8
+
+
+@db
+def test_a_pause_of_jobs_own_is_no_bad_weather(service: Service, media: Path) -> None:
+    """Pictures that cannot be fetched are the matter of another host."""
+    service.picture = lambda _: answer(404)
+    accepted(20)
+    with Sweeper(threads=2) as sweeper:
+        assert sweeper.sweep(due_by=timezone.now()) == 20
+    assert set(ImageJob.objects.values_list("error_code", flat=True)) == {"DownloadError"}
+
+
+@db
+def test_a_database_that_fails_is_told_and_what_was_under_way_is_settled_next(
+    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller decides how long to wait; the pictures that were fetched are not lost."""
+    claims = []
+
+    def claim(job: ImageJob) -> Any:
+        claims.append(job)
+        if len(claims) == 2:
+            raise OperationalError("the server has gone away")
+        return advance.claim(job)
+
+    monkeypatch.setattr(f"{Sweeper.__module__}.claim", claim)
+    accepted(2)
+    with Sweeper(threads=2) as sweeper:
+        with pytest.raises(OperationalError):
+            sweeper.sweep()
+        assert sweeper.sweep() == 2
+    assert states() == {"done": 2}
+    assert service.counts == (0, 2, 2)
+
+
+# Jobs that live in another process -----------------------------------------------------------
+
+
+@db
+def test_a_queue_leaves_alone_what_only_another_process_can_look_at(
+    service: Service, media: Path, settings: Any
+) -> None:
+    """The embedded engine's jobs are in the memory of the process that started them."""
+    settings.IMAGELABS = {**settings.IMAGELABS, "embedded": EMBEDDED}
+    accepted(2)
+    accepted(3, alias="embedded")
+    assert sweep_briefly() == 2
+    assert ImageJob.objects.filter(alias="embedded", attempts=0).count() == 3
+    assert not any_outstanding()
+
+
+# The command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Whoever calls the command gets its own ways with signals back."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@db
+def test_once_takes_what_is_due_and_ends(service: Service, media: Path, handlers: None) -> None:
+    """For cron, and for tests of a site."""
+    service.progress = lambda _: running()
+    accepted(10)
+    call_command("imagelabs_sweep", "--once")
+    assert service.counts == (0, 10, 0)
+
+
+@db
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_goes_on_until_a_signal(
+    number: int, service: Service, media: Path, handlers: None
+) -> None:
+    """One sweep after another; jobs that are due again are looked at again."""
+
+    def look(task_id: str) -> HttpResponse:
+        if service.count("progress") == 5:
+            os.kill(os.getpid(), number)
+        return running()
+
+    service.progress = look
+    accepted(1)
+    call_command("imagelabs_sweep", "--interval", "0.03", "--threads", "1")
+    assert 5 <= service.count("progress") <= 6
+    assert states() == {"running": 1}
+
+
+@db
+def test_the_command_outlives_a_database_that_fails(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: Any, handlers: None
+) -> None:
+    """A restart of the database must not need one of the worker."""
+    answers: Iterator[Callable[[], int]] = iter([_gone, lambda: 0, _terminate])
+    monkeypatch.setattr(Sweeper, "sweep", lambda *_, **__: next(answers)())
+    monkeypatch.setattr(imagelabs_sweep, "_AFTER_TROUBLE", 0.01)
+    call_command("imagelabs_sweep", "--interval", "0.01")
+    assert next(answers, None) is None
+    assert "the server has gone away" in caplog.text
+
+
+def _gone() -> int:
+    raise OperationalError("the server has gone away")
+
+
+def _terminate() -> int:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--threads", "0"), ("--interval", "0"), ("--interval", "nan")]
+)
+def test_a_sweep_that_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> None:
+    """With no thread it would do nothing, with no interval nothing else."""
+    with pytest.raises(CommandError, match="--threads"):
+        call_command("imagelabs_sweep", *arguments)
+
+
+@db
+def test_a_worker_says_that_it_cannot_look_into_the_web_process(
+    service: Service, media: Path, settings: Any, handlers: None
+) -> None:
+    """It would wait in silence for ever; with another alias beside, it serves that."""
+    settings.IMAGELABS = {"default": EMBEDDED}
+    with pytest.raises(CommandError, match="imagelabs serve"):
+        call_command("imagelabs_sweep", "--once")
+    settings.IMAGELABS = {"default": EMBEDDED, "other": settings_for(service)}
+    accepted(1)
+    accepted(1, alias="other")
+    call_command("imagelabs_sweep", "--once")
+    assert states() == {"running": 1, "done": 1}
+
+
+@shared
+@pytest.mark.parametrize("database", shared_databases)
+def test_a_worker_that_is_told_to_end_settles_what_is_under_way(
+    database: str, server: FaultyServer, media: Path
+) -> None:
+    """A deployment sends SIGTERM; the other rows are as they were, due."""
+    looking, told = threading.Event(), threading.Event()
+
+    def look(wire: faulty.Wire) -> None:
+        looking.set()
+        assert told.wait(20)
+        server.done()(wire)
+
+    server.scripts["/progress"] = [look]
+    accepted(3, database)
+    command = ["-m", "django", "imagelabs_sweep", "--threads", "1"]
+    with process(environment(database, server, media), *command) as worker:
+        assert looking.wait(20)
+        worker.terminate()
+        sleep(0.2)  # the signal is there before the answer is
+        told.set()
+        said, _ = worker.communicate(timeout=20)
+    assert (worker.returncode, said) == (0, "")
+    assert states(database) == {"done": 1, "running": 2}
+    rows = ImageJob.objects.using(database)
+    assert rows.filter(attempts=0, next_look__lte=timezone.now()).count() == 2
+
+
+@shared
+@pytest.mark.parametrize("database", shared_databases)
+def test_a_worker_killed_in_the_middle_loses_and_repeats_nothing(
+    database: str, server: FaultyServer, media: Path
+) -> None:
+    """Whoever sweeps next, once its leases have ended, brings the rest."""
+    accepted(12, database)
+    hanging = threading.Event()
+
+    def look(wire: faulty.Wire) -> None:
+        if server.count("/progress") > 6:
+            hanging.set()
+            wire.hang()
+        server.done()(wire)
+
+    server.scripts["/progress"] = [look]
+    around = environment(database, server, media)
+    with process(around, "-m", "django", "imagelabs_sweep", "--threads", "3") as worker:
+        assert hanging.wait(20)
+        end = monotonic() + 20
+        while states(database)["done"] < 6:
+            assert monotonic() < end
+            sleep(0.02)
+        worker.send_signal(signal.SIGKILL)
+        worker.communicate(timeout=20)
+    server.scripts["/progress"] = [server.done()]
+    before = server.count("/progress")
+    rows = ImageJob.objects.using(database)
+    assert not rows.exclude(attempts=0).filter(next_look__lte=timezone.now()).exists()
+    all_due(database)  # the leases have ended
+    after = subprocess.run(
+        [sys.executable, "-m", "django", "imagelabs_sweep", "--once"],
+        env=around, timeout=40, check=True,
+    )  # fmt: skip
+    assert after.returncode == 0
+    assert server.count("/progress") == before + 6
+    assert states(database) == {"done": 12}
+    assert [path.read_bytes() for path in stored(media)] == [PNG] * 12
+    assert server.count("/txt2img") == 0
