@@ -26,6 +26,7 @@ from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
 from imagelabs_sdk.contrib.django import django_tasks
+from imagelabs_sdk.contrib.django.advance import look_now
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.pulse import ASLEEP, Pulse
 from imagelabs_sdk.contrib.django.sweep import any_outstanding
@@ -204,6 +205,20 @@ def test_jobs_that_live_in_another_process_keep_no_chain_alive(
     assert not any_outstanding()
     due_now()
     assert celery_sweep() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_that_is_taken_up_again_wakes_the_chain(by_tasks: FaultyServer) -> None:
+    """ "Look now" in the admin is of no use to a queue that sleeps."""
+    job = ImageJob.objects.start("a lighthouse")
+    DBTaskResult.objects.all().delete()
+    Pulse.objects.update(at=ASLEEP)
+    ImageJob.objects.update(state=JobState.FAILED, next_look=None, finished_at=timezone.now())
+    assert look_now(ImageJob.objects.all()) == 1
+    assert len(planned()) == 1
+    assert work(planned()[0]) == 1
+    job.refresh_from_db()
+    assert job.state == JobState.DONE
 
 
 # Processes -----------------------------------------------------------------------------------

@@ -737,7 +737,9 @@ def test_a_new_preview_has_another_address(owner: User) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [reply(404), reply(200, b"<html>"), reply(200, b""), hang()], ids=str
+    "answer",
+    [reply(404), reply(200, b"<html>"), reply(200, b""), hang()],
+    ids=["missing", "a page", "empty", "silent"],
 )
 def test_a_preview_that_cannot_be_had_is_quietly_missing(
     page: Client, owner: User, service: FaultyServer, answer: Any, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ from imagelabs_sdk.errors import carrying
 
 from .clients import clients, in_transaction
 from .look import Change, Seen, Work, ended, look
-from .signals import job_failed, job_succeeded
+from .signals import job_failed, job_succeeded, jobs_outstanding
 from .state import JobState
 
 if TYPE_CHECKING:
@@ -140,8 +140,12 @@ def look_now(rows: "Rows") -> int:
     now = timezone.now()
     # A look is over before half of its lease is.
     at_rest = Q(state=JobState.FAILED) | Q(state=JobState.RUNNING, next_look__lt=now + LEASE / 2)
-    again = rows.filter(at_rest).exclude(task_id="")
-    return again.update(state=JobState.RUNNING, next_look=now, finished_at=None)
+    again = rows.filter(at_rest).exclude(task_id="").order_by()
+    aliases = set(again.values_list("alias", flat=True))
+    count = again.update(state=JobState.RUNNING, next_look=now, finished_at=None)
+    for alias in aliases:
+        jobs_outstanding.send_robust(sender=rows.model, alias=alias)
+    return count
 
 
 def _rows(job: "AbstractImageJob") -> "Rows":

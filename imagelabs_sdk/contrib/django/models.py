@@ -23,7 +23,7 @@ from .advance import BRIEF, LEASE, advance, submit
 from .clients import DEFAULT_ALIAS, clients, in_transaction, warn_of_transaction
 from .look import MAX_CODE, MAX_ERROR
 from .pulse import Pulse
-from .signals import job_started
+from .signals import jobs_outstanding
 from .state import JobState
 
 __all__ = ["AbstractImageJob", "ImageJob", "ImageJobManager", "JobState", "Pulse"]
@@ -270,6 +270,7 @@ class ImageJob(AbstractImageJob):
         verbose_name=_("owner"),
         null=True,
         blank=True,
+        db_index=False,  # the index below serves it, too
         related_name="+",
     )
 
@@ -279,6 +280,10 @@ class ImageJob(AbstractImageJob):
         verbose_name = _("image job")
         verbose_name_plural = _("image jobs")
         ordering = ("-created_at",)
+        indexes: ClassVar = [
+            *AbstractImageJob.Meta.indexes,
+            models.Index(fields=["owner", "-created_at"], name="imagelabs_imagejob_owner"),
+        ]
 
 
 def _request(prompt: str | ImageRequest, options: dict[str, Any]) -> ImageRequest:
@@ -291,4 +296,4 @@ def _request(prompt: str | ImageRequest, options: dict[str, Any]) -> ImageReques
 
 def _begin(job: AbstractImageJob) -> None:
     submit(job)
-    job_started.send_robust(sender=type(job), job=job)
+    jobs_outstanding.send_robust(sender=type(job), alias=job.alias)

@@ -7,10 +7,13 @@ must not be missed is asked of the rows.
 
 from django.dispatch import Signal
 
-__all__ = ["job_failed", "job_started", "job_succeeded"]
+__all__ = ["job_failed", "job_succeeded", "jobs_outstanding"]
 
-job_started = Signal()
-"""The request has been sent, whatever came of it; by who called ``start``. Drivers wake by it."""
+jobs_outstanding = Signal()
+"""Somebody is to look at jobs of ``alias``, since one was started or taken up again.
+
+Drivers wake by it.
+"""
 
 job_succeeded = Signal()
 """The picture is stored."""

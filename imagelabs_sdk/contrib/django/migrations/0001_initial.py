@@ -162,6 +162,7 @@ class Migration(migrations.Migration):
                     "owner",
                     models.ForeignKey(
                         blank=True,
+                        db_index=False,
                         null=True,
                         on_delete=django.db.models.deletion.CASCADE,
                         related_name="+",
@@ -180,7 +181,8 @@ class Migration(migrations.Migration):
                         condition=models.Q(("next_look__isnull", False)),
                         fields=["next_look"],
                         name="imagelabs_imagejob_due",
-                    )
+                    ),
+                    models.Index(fields=["owner", "-created_at"], name="imagelabs_imagejob_owner"),
                 ],
             },
         ),
