@@ -24,7 +24,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import MaxRetryError, NewConnectionError
-from urllib3.util import Retry
+from urllib3.util import SKIP_HEADER, Retry
 
 from imagelabs_sdk import (
     APIConnectionError,
@@ -252,6 +252,49 @@ def test_a_connection_idle_for_long_is_not_trusted(
     monkeypatch.setattr(_sockets, "_MAX_IDLE", 0.0)
     carry(get(server.url + "/x"))
     assert [asked.connection for asked in server.asked] == [1, 1, 2]
+
+
+def test_each_request_has_its_own_headers(server: FaultyServer, carry: Any) -> None:
+    """Their lines are kept with the connection, but what changes must change on the wire."""
+    for number in [1, 2, 1, *range(100)]:
+        carry(get(server.url + "/x", headers={"x-same": "yes", "x-other": str(number)}))
+        headers = server.asked[-1].headers
+        assert (headers["x-same"], headers["x-other"]) == ("yes", str(number))
+    assert {asked.connection for asked in server.asked} == {1}
+
+
+def test_a_header_is_checked_as_ever(server: FaultyServer) -> None:
+    """Also over a connection that has sent its like before; and urllib3's own ways stay."""
+    manager = PoolManager()
+    _sockets.equip(manager)
+    ask = partial(manager.request, "GET", server.url + "/x")
+    for _ in range(2):
+        ask(headers={"x": "a", "user-agent": SKIP_HEADER})
+        assert "user-agent" not in server.asked[-1].headers
+        with pytest.raises(ValueError, match="header value"):
+            ask(headers={"x": "a\r\ny: b"})
+        with pytest.raises(ValueError, match="header name"):
+            ask(headers={"x:": "a"})
+    manager.clear()
+
+
+def test_a_connection_that_writes_its_own_headers_goes_on_to_do_so(server: FaultyServer) -> None:
+    """A signature, say, that is another one each time."""
+
+    class Signed(HTTPConnection):
+        def putheader(self, header: Any, *values: Any) -> None:
+            super().putheader(header, *(f"{value} {len(server.asked)}" for value in values))
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Signed
+
+    manager = PoolManager()
+    manager.pool_classes_by_scheme = {"http": Pool}
+    _sockets.equip(manager)
+    for number in range(3):
+        manager.request("GET", server.url + "/x", headers={"x": "a"})
+        assert server.asked[-1].headers["x"] == f"a {number}"
+    manager.clear()
 
 
 # What surely never left ---------------------------------------------------------------

@@ -24,6 +24,7 @@ from ..deadline import Deadline
 __all__ = ["Exchange", "PrivateAddressError", "current", "equip", "refuse_private"]
 
 _MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without our knowing
+_MAX_LINES = 64  # of headers, that a connection keeps; cookies and lengths may change for ever
 _NEVER = Retry(0, read=False, redirect=False)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 in its last 32 bits
 _UNICAST = ipaddress.ip_network("2000::/3")  # all that is public in IPv6; what follows is in it
@@ -162,6 +163,10 @@ class _Timed:
     _held: list[bytes] | None = None  # pieces of a request that are yet to be sent
     _exchange: Exchange | None = None  # the latest; its body may be read after it has been sent
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lines: dict[tuple[Any, tuple[Any, ...]], bytes] = {}  # of headers, ready to be sent
+
     def _new_conn(self: Any) -> socket.socket:
         exchange, plain = current.get(), super()._new_conn  # type: ignore[misc]
         if exchange is None:
@@ -195,6 +200,19 @@ class _Timed:
         finally:
             held, self._held = self._held, None
         self.send(b"".join(held))
+
+    def putheader(self: Any, header: Any, *values: Any) -> None:
+        """Most headers are the same in each request: http.client checks and spells them once."""
+        line = self._lines.get((header, values))
+        if line is not None:
+            self._buffer.append(line)
+            return
+        plain, before = super().putheader, len(self._buffer)  # type: ignore[misc]
+        plain(header, *values)
+        added = self._buffer[before:]  # nothing, where urllib3 was told to leave it out
+        ours_to_keep = plain.__func__ is HTTPConnection.putheader and len(self._lines) < _MAX_LINES
+        if added and ours_to_keep:
+            self._lines[header, values] = added[0]
 
     def _connect_tls_proxy(self: Any, hostname: str, sock: Any) -> Any:
         """TLS within TLS reads the outer socket in a loop of its own, which needs the deadline."""
