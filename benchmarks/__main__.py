@@ -16,7 +16,12 @@ _SECTIONS = {
     "polling": polling.section,
     "django": django.section,
 }
-_MISLEADING = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_MISLEADING = (
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "PYTHONDONTWRITEBYTECODE",
+)
 
 
 def main() -> None:
@@ -40,7 +45,11 @@ def main() -> None:
 
 
 def _clear_environment() -> None:
-    """Proxies and bundles of this machine would be asked instead of our server."""
+    """Leave out what would be measured instead.
+
+    Proxies and bundles of this machine would be asked, not our server. And without bytecode a
+    fresh process would compile this package alone: what is installed has its bytecode already.
+    """
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name in _MISLEADING or name.startswith("IMAGELABS_"):
             del os.environ[name]
