@@ -1150,6 +1150,31 @@ def test_files_and_sockets_are_closed_after_failures(
     assert held_by_client <= 2 * len(server.threads)
 
 
+@pytest.mark.parametrize(
+    ("held", "set_to"), [(None, 5.0), (4.9, 5.0), (5.0, None), (5.005, None), (5.02, 5.0)]
+)
+def test_no_wait_outlasts_the_deadline(held: float | None, set_to: float | None) -> None:
+    """A hundredth of a second is not worth a system call for each piece of an answer."""
+    sock = socket.socket()
+    sock.settimeout(held)
+    _sockets._bound(sock, Deadline(5.0, clock=lambda: 0.0))
+    assert sock.gettimeout() == (held if set_to is None else set_to)
+    sock.close()
+
+
+def test_a_socket_that_does_not_tell_its_timeout_is_given_it() -> None:
+    """As those of pyOpenSSL, which urllib3 can be told to use."""
+
+    class Socket:
+        given: ClassVar[list[float]] = []
+
+        def settimeout(self, seconds: float) -> None:
+            self.given.append(seconds)
+
+    _sockets._bound(Socket(), Deadline(5.0, clock=lambda: 0.0))
+    assert Socket.given == [5.0]
+
+
 def test_plain_urllib3_is_left_as_it_is(server: FaultyServer) -> None:
     """Connections of ours outside an exchange behave as urllib3's own."""
     import urllib3

@@ -1,7 +1,7 @@
 """urllib3's connections, taught one deadline and one guard.
 
 urllib3 bounds each single wait; a peer that drips one byte at a time outlasts any such bound.
-Here the time left is set on the socket before every single read, so that all waits together
+Here the socket is held to the time left before every single read, so that all waits together
 end at the deadline. The guard looks at the address before it is connected to.
 """
 
@@ -25,6 +25,7 @@ __all__ = ["Exchange", "PrivateAddressError", "current", "equip", "refuse_privat
 
 _MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without our knowing
 _MAX_LINES = 64  # of headers, that a connection keeps; cookies and lengths may change for ever
+_SLACK = 0.01  # seconds that the last wait may end too late
 _NEVER = Retry(0, read=False, redirect=False)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 in its last 32 bits
 _UNICAST = ipaddress.ip_network("2000::/3")  # all that is public in IPv6; what follows is in it
@@ -121,6 +122,18 @@ def _dial(host: str, port: int, exchange: Exchange, options: Any) -> socket.sock
     raise failure
 
 
+def _bound(sock: Any, deadline: Deadline) -> None:
+    """Let the next wait of `sock` end at the deadline, or within `_SLACK` after it.
+
+    Setting it anew for less is not worth it: that is a system call, and at each of those the other
+    threads fight for the interpreter.
+    """
+    left = deadline.socket_timeout()
+    held = sock.gettimeout() if hasattr(sock, "gettimeout") else None  # pyOpenSSL's do not tell
+    if held is None or not left <= held <= left + _SLACK:
+        sock.settimeout(left)
+
+
 class _TimedReader(io.RawIOBase):
     """A socket's file that gives every single read no more than the time left."""
 
@@ -131,7 +144,7 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._deadline.socket_timeout())
+        _bound(self._sock, self._deadline)
         count: int | None = self._file.readinto(buffer)
         return count
 
@@ -238,7 +251,7 @@ class _Timed:
             if exchange.public_only:  # a kept connection was perhaps opened for another purpose
                 refuse_private(self.host, [(self.sock.getpeername(),)])
             exchange.sent, self._exchange = exchange.sent or not self._tunnelling, exchange
-            self.sock.settimeout(exchange.deadline.socket_timeout())
+            _bound(self.sock, exchange.deadline)
         super().send(data)  # type: ignore[misc]
 
     def getresponse(self: Any) -> Any:
