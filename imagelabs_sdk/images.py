@@ -1,7 +1,6 @@
 """Finished pictures: fetching them safely, checking what came, saving it whole."""
 
 import io
-import itertools
 import logging
 import os
 import re
@@ -395,7 +394,7 @@ def _may_pass(error: DownloadError) -> bool:
 def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
     """The body, once its first bytes are a picture's and as long as it is not too large."""
     pieces = response.iter_bytes()
-    head = b""
+    head, piece = b"", None
     for piece in pieces:
         head += piece
         if len(head) >= _HEAD:
@@ -403,14 +402,16 @@ def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
     found = sniff(head)
     if found is None:
         raise DownloadError("what came is no picture" if head else "nothing came")
+    piece, head = head, head[:_HEAD]  # the first piece may be large: it is let go like the others
     total, tail, boxes = 0, b"", _Boxes()
-    for piece in itertools.chain([head], pieces):
+    while piece is not None:
         total += len(piece)
         if total > max_bytes:
             raise DownloadError(f"the picture is larger than {max_bytes} bytes")
         tail = piece[-_TAIL:] if len(piece) >= _TAIL else (tail + piece)[-_TAIL:]
         boxes.watch(piece)
         yield piece
+        piece = next(pieces, None)
     if not (response.whole_by_length or is_whole(found, head, tail, total, boxes)):
         raise APIConnectionError("it lacks its end")
 

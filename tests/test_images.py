@@ -4,6 +4,7 @@ import errno
 import gzip
 import os
 import stat
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -266,6 +267,25 @@ def test_the_first_bytes_may_come_one_by_one() -> None:
     assert (
         ImageLabs(transport=HandlerTransport(peer), poll_interval=0.01).generate("x").read() == PNG
     )
+
+
+def test_saving_holds_two_pieces_at_most(tmp_path: Path) -> None:
+    """The one that is written, and the one that comes in; also while the first is long gone."""
+    size = 1_000_000
+
+    def peer(request: HttpRequest) -> HttpResponse:
+        if request.method == "GET":
+            return HttpResponse(200, {}, (PNG[:8].ljust(size) for _ in range(5)))
+        return HttpResponse(200, {}, b'{"task_id": "t", "final_image_url": "/x"}')
+
+    image = ImageLabs(transport=HandlerTransport(peer), poll_interval=0.01).generate("x")
+    tracemalloc.start()
+    try:
+        image.save(tmp_path / "x.png")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.9 * size
 
 
 # Stale links --------------------------------------------------------------------------
