@@ -188,8 +188,8 @@ def _show_redirect(answer: requests.Response) -> None:
 class _Adapter(HTTPAdapter):
     """Leaves out what costs as much as all our checks and nobody here needs.
 
-    That is: looking up the pool of the same two addresses again and again, and guessing an
-    answer's character set.
+    That is: looking up the pool of the same two addresses again and again, looking for the CA
+    bundle on the disk each time, and guessing an answer's character set.
     """
 
     def __init__(self) -> None:
@@ -197,14 +197,19 @@ class _Adapter(HTTPAdapter):
         self._pools: dict[str, Any] = {}
 
     def get_connection_with_tls_context(
-        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
-        pool = self._pools.get(str(request.url))
+        url = str(request.url)
+        pool = self._pools.get(url)
         if pool is None or pool.pool is None:  # never seen, or closed since
-            pool = super().get_connection_with_tls_context(request, *args, **kwargs)
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            super().cert_verify(pool, url, verify, cert)  # type: ignore[no-untyped-call]
             if request.method == "POST":  # a picture has an address of its own
-                self._pools[str(request.url)] = pool
+                self._pools[url] = pool
         return pool
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Was done when the pool was found: a session of ours has one bundle all its life."""
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         return super().request_url(request, proxies) if proxies else str(request.path_url)
