@@ -122,6 +122,7 @@ class TimedSession:
         proxies = self._proxies or get_environ_proxies(request.url)
         _equip(adapter, request.url, proxies, exchange)
         prepared, jar = _unprepared(request, b"").prepare(), RequestsCookieJar()
+        prepared.headers = _Headers(prepared.headers)
         if request.cookies is None:
             return _Route(request.headers, prepared, adapter, proxies, jar)
         if len(self._routes) >= _MAX_ROUTES:
@@ -225,6 +226,23 @@ class _Adapter(HTTPAdapter):
     def close(self) -> None:
         super().close()
         self._pools.clear()
+
+
+class _Headers(CaseInsensitiveDict[str]):
+    """Those of a request, which are copied and walked for each exchange.
+
+    Their own way asks for each value by its name, and for the name in lower case before that.
+    """
+
+    _store: dict[str, tuple[str, str]]  # what was given, by lower-case name
+
+    def copy(self) -> "_Headers":
+        twin = _Headers()
+        twin._store = self._store.copy()
+        return twin
+
+    def items(self) -> Any:
+        return self._store.values()
 
 
 def _bare_session() -> requests.Session:
