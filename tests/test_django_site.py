@@ -51,23 +51,23 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings.write_text(settings.read_text().replace('"duration": 6.0', '"duration": 0.3'))
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    log = (folder / "log").open("w+")
+    log = (folder / "log").open("w")
     command = [sys.executable, str(folder / "manage.py"), "demo", address]
     own = {name: value for name, value in os.environ.items() if not name.startswith("DJANGO_")}
     with log, subprocess.Popen(command, stdout=log, stderr=log, env=own) as process:
         try:
-            until_it_answers(address, process)
+            until_it_answers(address, process, folder / "log")
             yield f"http://{address}"
         finally:
             process.terminate()
 
 
-def until_it_answers(address: str, process: "subprocess.Popen[bytes]") -> None:
+def until_it_answers(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     host, _, port = address.partition(":")
     end = monotonic() + 30
     while True:
-        assert process.poll() is None
-        assert monotonic() < end
+        assert process.poll() is None, log.read_text()
+        assert monotonic() < end, log.read_text()
         try:
             socket.create_connection((host, int(port)), timeout=1).close()
         except OSError:

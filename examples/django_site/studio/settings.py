@@ -5,6 +5,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
 KEPT = HERE / "var"  # the database and the pictures
+KEPT.mkdir(exist_ok=True)  # the system checks already open the database
 
 SECRET_KEY = "of an example that runs on this machine alone"  # noqa: S105 - and guards nothing
 DEBUG = True

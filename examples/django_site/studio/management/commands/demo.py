@@ -8,8 +8,6 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
-from ...settings import KEPT
-
 
 class Command(BaseCommand):
     """Makes the database, a user for the admin, and runs the server."""
@@ -22,7 +20,6 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Run until Ctrl-C."""
-        KEPT.mkdir(exist_ok=True)
         call_command("migrate", verbosity=0)
         password = secrets.token_urlsafe(8)
         admin, _made = get_user_model().objects.get_or_create(
