@@ -547,6 +547,34 @@ def test_whoever_outlives_the_lease_does_not_undo_another_claim(service: Service
 
 
 @db
+def test_a_tab_that_saw_the_job_being_submitted_does_not_take_its_task_away(
+    service: Service,
+) -> None:
+    """The lease of a slow sender ends; its answer comes between the tab's reading and its step."""
+    stale: list[ImageJob] = []
+
+    def late(task_id: str) -> HttpResponse:
+        stale.append(due(ImageJob.objects.get()))
+        return answer(task_id=task_id)
+
+    service.submit = late
+    job = due(start())
+    assert not advance(stale[0])
+    assert (row(job).state, row(job).task_id) == ("running", "task-1")
+    assert stale[0].task_id == "task-1"
+
+
+@db
+def test_a_job_that_was_put_to_rest_by_hand_stays_there(service: Service) -> None:
+    """A site's own "cancel"; a tab that has read the row before must not wake it."""
+    job = due(start())
+    ImageJob.objects.update(next_look=None)
+    assert not advance(job)
+    assert not row(job).is_outstanding
+    assert service.counts == (1, 0, 0)
+
+
+@db
 def test_a_claim_is_a_lease(service: Service) -> None:
     """If the process dies, the row is due again by itself, and not before."""
     job = due(start())

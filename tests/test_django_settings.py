@@ -25,7 +25,7 @@ from imagelabs_sdk.contrib.django import client, clients
 from imagelabs_sdk.contrib.django.checks import check_settings
 from imagelabs_sdk.contrib.django.clients import Client, SettingsError, in_transaction
 
-from .django_fixtures import ROOT, URL, Service, needs_postgres, settings_for
+from .django_fixtures import ROOT, URL, Line, Service, needs_postgres, settings_for
 from .faulty import PNG, FaultyServer
 
 REQUESTS = "imagelabs_sdk.RequestsTransport"
@@ -113,12 +113,18 @@ def test_a_client_that_opens_its_own_connections_closes_them(server: FaultyServe
     # An open socket would be a warning when it is collected, and warnings fail.
 
 
-def test_thirty_two_threads_get_one_client(service: Service) -> None:
+def slow_line(service: Service, barrier: threading.Barrier) -> Line:
+    """Made by all threads at once."""
+    barrier.wait(20)
+    return Line(service)
+
+
+def test_thirty_two_threads_get_one_client(service: Service, settings: Any) -> None:
     """Each would open connections and learn cookies of its own."""
-    barrier = threading.Barrier(32)
+    slow = settings_for(service, barrier=threading.Barrier(32))
+    settings.IMAGELABS = {"default": {**slow, "BACKEND": f"{__name__}.slow_line"}}
 
     def get(_: int) -> Client:
-        barrier.wait(20)
         return clients["default"]
 
     with ThreadPoolExecutor(32) as pool:
