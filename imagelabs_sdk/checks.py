@@ -115,6 +115,8 @@ def headers(given: Mapping[str, str | None] | None) -> dict[str, str | None]:
         InvalidRequestError: A name or a value cannot be sent; values are not shown.
     """
     checked: dict[str, str | None] = {}
+    if not isinstance(given or {}, Mapping):
+        raise unshown("headers", "must be a mapping of names to values")
     for name, value in (given or {}).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise invalid("headers", name, "is no header's name")

@@ -815,7 +815,10 @@ def test_a_bad_number_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatc
         *[({"request_timeout": bad}, "request_timeout") for bad in (0, None)],
         *[({"max_retries": bad}, "max_retries") for bad in (-1, 1.0, True, 101)],
         *[({"max_image_bytes": bad}, "max_image_bytes") for bad in (0, 1.5)],
-        *[({"headers": bad}, "headers") for bad in ({"a b": "x"}, {7: "x"}, {"a": "hush\r\nb: c"})],
+        *[
+            ({"headers": bad}, "headers")
+            for bad in ({"a b": "x"}, {7: "x"}, {"a": "hush\r\nb: c"}, ["hush"])
+        ],
         *[({"headers": {"a": bad}}, "headers") for bad in ("hush\x00", "hush\u2603", 7)],
         *[({"cookies": bad}, "cookies") for bad in (7, {"a": "hush;b"}, {"a b": "hush"}, {"a": 7})],
         ({"cookies": "a=hush\nb"}, "cookies"),
