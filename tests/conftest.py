@@ -3,20 +3,22 @@
 import gc
 import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import sleep
+from typing import Any
 
 import attrs
+import hypothesis
 import pytest
 import trustme
-from hypothesis import settings
 
 from imagelabs_sdk import FixedInterval, ImageLabs
 
 from .faulty import FaultyServer
 
 # Examples that a busy machine slows down are no failures.
-settings.register_profile("plain", deadline=None, max_examples=60)
-settings.load_profile("plain")
+hypothesis.settings.register_profile("plain", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("plain")
 
 gc.collect()
 gc.freeze()  # what is loaded by now stays; the collections below look at the rest only
@@ -55,6 +57,13 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def media(tmp_path: Path, settings: Any) -> Path:
+    """Where Django stores the pictures of this test."""
+    settings.MEDIA_ROOT = str(tmp_path / "media")
+    return tmp_path / "media"
 
 
 @pytest.fixture

@@ -54,12 +54,6 @@ def numbered(server: FaultyServer) -> FaultyServer:
     return server
 
 
-@pytest.fixture
-def media(tmp_path: Path, settings: Any) -> Path:
-    settings.MEDIA_ROOT = str(tmp_path / "media")
-    return tmp_path / "media"
-
-
 def options_for(server: FaultyServer) -> dict[str, Any]:
     return {"base_url": server.url, "allow_private_hosts": True}
 

@@ -67,12 +67,6 @@ def service(settings: Any) -> Service:
 
 
 @pytest.fixture
-def media(tmp_path: Path, settings: Any) -> Path:
-    settings.MEDIA_ROOT = str(tmp_path / "media")
-    return tmp_path / "media"
-
-
-@pytest.fixture
 def storage(settings: Any, media: Path) -> Iterator[type[MoodyStorage]]:
     own = {"BACKEND": "tests.django_fixtures.MoodyStorage"}
     settings.STORAGES = {**settings.STORAGES, "imagelabs": own}

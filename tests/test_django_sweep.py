@@ -65,12 +65,6 @@ def service(settings: Any) -> Service:
     return service
 
 
-@pytest.fixture
-def media(tmp_path: Path, settings: Any) -> Path:
-    settings.MEDIA_ROOT = str(tmp_path / "media")
-    return tmp_path / "media"
-
-
 @attrs.define
 class Clock:
     now: float = 1000.0
