@@ -359,6 +359,15 @@ def test_old_jobs_go_with_their_pictures(media: Path) -> None:
     assert Path(young.picture.path).exists()
 
 
+@pytest.mark.django_db(databases=["default", "file"])
+def test_what_is_pruned_is_read_where_it_is_written(media: Path) -> None:
+    """A replica may be behind, and takes no deletes."""
+    finished(31)
+    with override_settings(DATABASE_ROUTERS=["tests.test_django_jobs.Replicated"]):
+        assert prune() == "1 jobs deleted"
+    assert not ImageJob.objects.using("default").exists()
+
+
 @pytest.mark.django_db
 def test_a_picture_that_cannot_be_deleted_keeps_its_row(
     media: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime
 from types import TracebackType
@@ -16,6 +16,7 @@ import attrs
 from django.apps import apps
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import router
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from imagelabs_sdk import APIConnectionError, APIResponseError, APIStatusError
@@ -31,6 +32,7 @@ __all__ = [
     "answered_elsewhere",
     "any_outstanding",
     "job_models",
+    "job_rows",
     "sweep_briefly",
 ]
 
@@ -138,9 +140,8 @@ class Sweeper:
     def _due(self, by: datetime) -> "deque[AbstractImageJob]":
         """Some of the rows that are due, in an order that other sweepers do not have."""
         rows: list[AbstractImageJob] = []
-        for model in job_models():
-            using = self._using or router.db_for_write(model)
-            due = model._base_manager.using(using).filter(next_look__lte=by)
+        for every in job_rows(self._using):
+            due = every.filter(next_look__lte=by)
             rows += due.exclude(alias__in=self._shut()).order_by("next_look")[:_PAGE]
         random.shuffle(rows)
         return deque(rows)
@@ -187,6 +188,12 @@ def job_models() -> list[type[AbstractImageJob]]:
     return [model for model in models if model._meta.get_field("attempts").model is model]
 
 
+def job_rows(using: str | None = None) -> Iterator[QuerySet[AbstractImageJob]]:
+    """The rows of each of these models, in `using`; `None`: where they are written."""
+    for model in job_models():
+        yield model._base_manager.using(using or router.db_for_write(model))
+
+
 # For queues, whose messages each mean one sweep ------------------------------------------
 
 _BRIEFLY = 5.0  # seconds after which no further look is taken: others use the queue, too
@@ -203,13 +210,8 @@ def sweep_briefly() -> int:
 def any_outstanding() -> bool:
     """Whether there is anything to look at, now or later."""
     skip = answered_elsewhere()
-    return any(
-        model._base_manager.using(router.db_for_write(model))
-        .filter(next_look__isnull=False)
-        .exclude(alias__in=skip)
-        .exists()
-        for model in job_models()
-    )
+    outstanding = (rows.filter(next_look__isnull=False) for rows in job_rows())
+    return any(rows.exclude(alias__in=skip).exists() for rows in outstanding)
 
 
 def answered_elsewhere() -> frozenset[str]:

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from ...models import AbstractImageJob
-from ...sweep import job_models
+from ...sweep import job_rows
 
 log = logging.getLogger("imagelabs_sdk.contrib.django")
 
@@ -34,9 +34,7 @@ class Command(BaseCommand):
             raise CommandError("--days must be 0 or more, and less than 36500")
         before = timezone.now() - timedelta(days=options["days"])
         gone = kept = 0
-        for model in job_models():
-            manager = model._base_manager
-            rows = manager.using(options["database"] or manager.db)
+        for rows in job_rows(options["database"]):
             old = rows.filter(next_look__isnull=True, finished_at__lt=before)
             if options["dry_run"]:
                 gone += old.count()
