@@ -1,6 +1,8 @@
 """The default transport over real loopback sockets, against a peer that misbehaves."""
 
 import gzip
+import http.client
+import io
 import json
 import os
 import pickle
@@ -20,6 +22,8 @@ import pytest
 import requests
 import responses
 import trustme
+from hypothesis import example, given
+from hypothesis import strategies as st
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection
@@ -295,6 +299,58 @@ def test_a_connection_that_writes_its_own_headers_goes_on_to_do_so(server: Fault
         manager.request("GET", server.url + "/x", headers={"x": "a"})
         assert server.asked[-1].headers["x"] == f"a {number}"
     manager.clear()
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            "Content-Length: 3", "content-length:3", "Content-Length: 3, 3", "Content-Length: x",
+            "Transfer-Encoding: chunked", "Transfer-Encoding : chunked", "Connection: close",
+            "Set-Cookie: a=1", "Set-Cookie: b=2", "Content-Type: multipart/mixed", "X:", "X: \t y ",
+            " folded", "\tfolded", "no colon", ": no name", "From me", "From: me", "X: \x85\x1c",
+            "X: a\rContent-Length: 1", "X: a\nContent-Length: 1", "\xe9: x", "X: " + "y" * 9000,
+        ]
+    )
+    | st.text(st.characters(max_codepoint=255), max_size=12),
+    max_size=6,
+)  # fmt: skip
+
+
+@given(LINES, st.sampled_from(["\r\n", "\n"]), st.sampled_from([1, 7, 100_000]))
+@example(["X: a\rContent-Length: 1"], "\r\n", 100_000)
+@example(["X: \x85\x1c"], "\r\n", 100_000)
+@example(["X: y"] * 99, "\r\n", 100_000)
+@example(["X: y"] * 100, "\r\n", 100_000)
+@example(["X: y"] * 101, "\r\n", 100_000)
+def test_an_answers_head_means_what_it_means_to_http_client(
+    lines: list[str], end: str, piece: int
+) -> None:
+    """However odd it is, and in however small pieces it comes."""
+    head = end.join(["HTTP/1.1 200 OK", *lines, "", "abc: d\r\n\r\n"]).encode("iso-8859-1")
+
+    class Arriving(io.RawIOBase):
+        def __init__(self) -> None:
+            self.left = io.BytesIO(head)
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            return self.left.readinto(memoryview(buffer)[:piece])
+
+        def makefile(self, _: str) -> io.BufferedReader:
+            return io.BufferedReader(self)
+
+    def heard(kind: type[http.client.HTTPResponse]) -> Any:
+        try:
+            answer = kind(Arriving())  # type: ignore[arg-type]
+            answer.begin()
+            framing = answer.length, answer.chunked, answer.will_close
+            return answer.msg.items(), framing, answer.read()
+        except http.client.HTTPException as exc:
+            return repr(exc)
+
+    assert heard(_sockets._TimedResponse) == heard(http.client.HTTPResponse)
 
 
 # What surely never left ---------------------------------------------------------------

@@ -9,9 +9,11 @@ import functools
 import http.client
 import io
 import ipaddress
+import re
 import socket
 import time
 from contextvars import ContextVar
+from types import FunctionType
 from typing import Any
 
 import attrs
@@ -26,6 +28,7 @@ __all__ = ["Exchange", "PrivateAddressError", "current", "equip", "refuse_privat
 _MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without our knowing
 _MAX_LINES = 64  # of headers, that a connection keeps; cookies and lengths may change for ever
 _SLACK = 0.01  # seconds that the last wait may end too late
+_PLAIN = re.compile(rb"((?:[!-9;-~]+:[^\r\n]*\r\n){1,99})\r\n")  # a head with no odd line in it
 _NEVER = Retry(0, read=False, redirect=False)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 in its last 32 bits
 _UNICAST = ipaddress.ip_network("2000::/3")  # all that is public in IPv6; what follows is in it
@@ -153,7 +156,40 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
+def _parse_headers(file: io.BufferedReader, *args: Any, **kwargs: Any) -> http.client.HTTPMessage:
+    """What `http.client.parse_headers` returns, which takes an eighth of an exchange to find it.
+
+    It starts the parser of e-mails for the few plain lines that nearly every answer has. Whatever
+    is odd, too much or not all there yet is left to it.
+    """
+    head = _PLAIN.match(file.peek())
+    if head is None:
+        return http.client.parse_headers(file, *args, **kwargs)  # type: ignore[no-any-return]
+    file.read(head.end())
+    message = http.client.HTTPMessage()
+    for line in head[1].decode("iso-8859-1").split("\r\n")[:-1]:
+        message.set_raw(*message.policy.header_source_parse([line]))
+    message.set_payload("")
+    return message
+
+
+def _with(function: Any, **names: Any) -> Any:
+    """`function` as it is, but for what these global names of its mean to it."""
+    twin = FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin
+
+
 class _TimedResponse(http.client.HTTPResponse):
+    # How an answer is framed stays http.client's to find out; it has no other way to be told.
+    begin = _with(http.client.HTTPResponse.begin, parse_headers=_parse_headers)
+
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         exchange = current.get()
