@@ -135,25 +135,25 @@ JOBS: dict[str, Callable[[str, str | None], Job]] = {
 
 # A download ------------------------------------------------------------------------------
 
-Download = Callable[[str, str], object]
-"""Brings the picture of one job to a file. By the API's base URL and the file's path."""
+Download = Callable[[str], object]
+"""Brings a picture to the file of that path, over a connection that it opens itself."""
 
 
-def saved(base: str, path: str) -> None:
+def saved(base: str) -> Download:
     """`GeneratedImage.save`, with all its checks and its fsync."""
     from imagelabs_sdk import ImageLabs
     from imagelabs_sdk.polling import Adaptive
 
     polling = Adaptive(sleep=never_sleep)
     with ImageLabs(base, polling=polling, max_image_bytes=1 << 30) as client:
-        client.generate(PROMPT).save(path)
+        return client.generate(PROMPT).save  # a picture outlives its client
 
 
-def iter_content(base: str, path: str, *, sync: bool = False) -> None:
+def iter_content(url: str, path: str, *, sync: bool = False) -> None:
     """`requests`, one MiB at a time."""
     import requests
 
-    with requests.Session() as session, session.get(_picture(base), stream=True) as response:
+    with requests.Session() as session, session.get(url, stream=True) as response:
         response.raise_for_status()
         with open(path, "wb") as file:
             for piece in response.iter_content(PIECE):
@@ -163,34 +163,38 @@ def iter_content(base: str, path: str, *, sync: bool = False) -> None:
                 os.fsync(file.fileno())
 
 
-def content(base: str, path: str) -> None:
+def content(url: str, path: str) -> None:
     """`requests`, all at once."""
     import requests
 
     with requests.Session() as session, open(path, "wb") as file:
-        response = session.get(_picture(base), timeout=TIMEOUT)
+        response = session.get(url, timeout=TIMEOUT)
         response.raise_for_status()
         file.write(response.content)
 
 
-def pool_stream(base: str, path: str) -> None:
+def pool_stream(url: str, path: str) -> None:
     """urllib3, one MiB at a time."""
     import urllib3
 
     with urllib3.PoolManager() as pool, open(path, "wb") as file:
-        response = pool.urlopen("GET", _picture(base), preload_content=False)
+        response = pool.urlopen("GET", url, preload_content=False)
         for piece in response.stream(PIECE):
             file.write(piece)
 
 
-def httpx_stream(base: str, path: str) -> None:
+def httpx_stream(url: str, path: str) -> None:
     """`httpx`, one MiB at a time."""
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(_httpx_client(None))
-        response = stack.enter_context(client.stream("GET", _picture(base)))
+        response = stack.enter_context(client.stream("GET", url))
         file: IO[bytes] = stack.enter_context(open(path, "wb"))
         for piece in response.raise_for_status().iter_bytes(PIECE):
             file.write(piece)
+
+
+def _by_address(fetch: Callable[[str, str], object]) -> Callable[[str], Download]:
+    return lambda base: functools.partial(fetch, _picture(base))
 
 
 def _picture(base: str) -> str:
@@ -198,11 +202,11 @@ def _picture(base: str) -> str:
     return f"{origin.rpartition('/')[0]}/picture/{size}.png"
 
 
-DOWNLOADS: dict[str, Download] = {
-    "iter_content(1 MiB)": iter_content,
-    "iter_content(1 MiB), fsync": functools.partial(iter_content, sync=True),
+DOWNLOADS: dict[str, Callable[[str], Download]] = {
+    "iter_content(1 MiB)": _by_address(iter_content),
+    "iter_content(1 MiB), fsync": _by_address(functools.partial(iter_content, sync=True)),
     "GeneratedImage.save": saved,
-    ".content": content,
-    "urllib3 stream(1 MiB)": pool_stream,
-    **({"httpx iter_bytes(1 MiB)": httpx_stream} if installed("httpx") else {}),
+    ".content": _by_address(content),
+    "urllib3 stream(1 MiB)": _by_address(pool_stream),
+    **({"httpx iter_bytes(1 MiB)": _by_address(httpx_stream)} if installed("httpx") else {}),
 }
