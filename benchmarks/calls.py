@@ -1,4 +1,4 @@
-"""What one job costs: a submit and one look at a job that takes no time."""
+"""What one job costs: a submit and one poll of a job that takes no time."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def section(*, quick: bool) -> Section:
     growth = crowded[ways.OURS + _CROWDED].ratio / crowded[ways.OURS].ratio
     return Section(
         title="CPU per job",
-        note="A submit and one look at a job that takes no time, over kept connections. Ours is "
+        note="A submit and one poll of a job that takes no time, over kept connections. Ours is "
         "`generate` with everything on: deadline, checks, typed result. urllib3 alone is the "
         "floor: no checks, no cookies, no deadline.",
         tables=(_table("HTTP", http), _table("TLS", tls), _table("environment, HTTP", crowded)),

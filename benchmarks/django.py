@@ -30,7 +30,7 @@ class _Run:
     cpu: float
     memory: float
     lags: list[float] = attrs.field(converter=sorted)
-    looks: int
+    polls: int
     left: int
     failed: int
     pictures: int
@@ -43,12 +43,12 @@ class _Run:
     def row(self) -> tuple[str, ...]:
         """Itself in a table."""
         seconds = (self.wall, self.ideal, self.lag(0.5), self.lag(0.95), self.lags[-1], self.cpu)
-        rate = self.looks / self.wall
+        rate = self.polls / self.wall
         return (
             self.driver,
             *(f"{each:.1f}" for each in seconds),
             f"{self.memory:.0f}",
-            str(self.looks),
+            str(self.polls),
             f"{rate:.0f}",
             str(self.left),
             str(self.pictures),
@@ -78,7 +78,7 @@ def section(*, quick: bool) -> Section:
         "worst lag, s",
         "CPU, s",
     )
-    counts = ("MiB", "looks", "looks/s", "rows left", "pictures")
+    counts = ("MiB", "polls", "polls/s", "rows left", "pictures")
     return Section(
         title=title,
         note=f"{jobs:,} jobs of {shortest} to {shortest + spread - 1} s, started one after the "

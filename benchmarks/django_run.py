@@ -43,7 +43,7 @@ class Tree:
     cpu: dict[int, float] = attrs.field(factory=dict)
     memory: float = 0.0  # MiB, the most at once
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Note how it stands."""
         pids = [self.root, *self._children()]
         sizes = [self._one(pid) for pid in pids]
@@ -129,9 +129,9 @@ def _measured(aliases: list[str], jobs: int, worker: Tree) -> dict[str, Any]:
     began = time.monotonic()
     with ThreadPoolExecutor(_STARTERS) as pool:
         list(pool.map(start, range(jobs)))
-    outstanding = ImageJob.objects.filter(next_look__isnull=False)
+    outstanding = ImageJob.objects.filter(next_poll_at__isnull=False)
     while outstanding.exists():
-        worker.look()
+        worker.poll()
         time.sleep(0.2)
         if time.monotonic() - began > _LONGEST:
             raise TimeoutError(f"{outstanding.count()} jobs are still outstanding")
@@ -139,7 +139,7 @@ def _measured(aliases: list[str], jobs: int, worker: Tree) -> dict[str, Any]:
     epoch = time.time() - time.monotonic()
     rows = ImageJob.objects.filter(state="done").values_list("task_id", "finished_at", "attempts")
     lags = [finished.timestamp() - epoch - ends_at(task) for task, finished, _ in rows]
-    looks = sum(attempts for _, _, attempts in rows)
+    polls = sum(attempts for _, _, attempts in rows)
     ideal = max(ends_at(task) for task, _, _ in rows) - began
     return {
         "wall": wall,
@@ -147,7 +147,7 @@ def _measured(aliases: list[str], jobs: int, worker: Tree) -> dict[str, Any]:
         "cpu": sum(worker.cpu.values()),
         "memory": worker.memory,
         "lags": sorted(lags),
-        "looks": looks,
+        "polls": polls,
         "left": DBTaskResult.objects.count(),
         "failed": jobs - len(lags),
         "pictures": sum(path.is_file() for path in Path(settings.MEDIA_ROOT).rglob("*")),

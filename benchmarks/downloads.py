@@ -1,4 +1,4 @@
-"""A large picture to disk."""
+"""A large image to disk."""
 
 import statistics
 import tempfile
@@ -18,14 +18,14 @@ _OURS, _PIECES = "GeneratedImage.save", "iter_content(1 MiB)"
 def section(*, quick: bool) -> Section:
     """Each download in a fresh process, by turns."""
     with running() as service, tempfile.TemporaryDirectory() as folder:
-        seen = _downloads(service, Path(folder) / "picture.png", 3 if quick else 25)
+        seen = _downloads(service, Path(folder) / "image.png", 3 if quick else 25)
     cpu = {name: [run["cpu"] for run in runs] for name, runs in seen.items()}
     ratios = {name: ratio(each, cpu[_PIECES]) for name, each in cpu.items()}
     growth = {name: _median(runs, "growth") for name, runs in seen.items()}
     return Section(
-        title="A picture of 100 MB to disk",
-        note="Over HTTP, each in fresh processes that have fetched a small picture before, so "
-        "that imports are paid; each opens its connection. Ours checks that it is a picture, whole "
+        title="An image of 100 MB to disk",
+        note="Over HTTP, each in fresh processes that have fetched a small image before, so "
+        "that imports are paid; each opens its connection. Ours checks that it is an image, whole "
         "and not too large, and syncs it to the disk before it takes its name: compare that with "
         "the line with fsync.",
         tables=(

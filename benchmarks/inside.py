@@ -66,7 +66,7 @@ def _sockets() -> int:
 
 
 @contextlib.contextmanager
-def _watched(found: dict[str, Any]) -> Iterator[None]:
+def _timer_until(found: dict[str, Any]) -> Iterator[None]:
     """Put into `found` what happens in the block."""
     watch = _Watch()
     forget_peak()
@@ -90,7 +90,7 @@ def generate_many(base: str, warm: str, jobs: int) -> dict[str, Any]:
     ours(warm, None)()
     delays: list[float] = []
     found: dict[str, Any] = {"delays": delays}
-    with _watched(found), ImageLabs(base) as client:
+    with _timer_until(found), ImageLabs(base) as client:
         items = (f"{PROMPT}, no. {number}" for number in range(jobs))
         for outcome in client.generate_many(items, max_in_flight=jobs, workers=8):
             if outcome.result is not None:
@@ -99,7 +99,7 @@ def generate_many(base: str, warm: str, jobs: int) -> dict[str, Any]:
 
 
 def thread_per_job(base: str, warm: str, jobs: int) -> dict[str, Any]:
-    """The same as one would write it: a thread per job, one `Session`, a look a second."""
+    """The same as one would write it: a thread per job, one `Session`, a poll a second."""
     from concurrent.futures import ThreadPoolExecutor
 
     from .server import ends_at
@@ -113,7 +113,7 @@ def thread_per_job(base: str, warm: str, jobs: int) -> dict[str, Any]:
         end = ends_at(str(job()))
         delays.append(time.monotonic() - end)
 
-    with _watched(found), ThreadPoolExecutor(jobs) as pool:
+    with _timer_until(found), ThreadPoolExecutor(jobs) as pool:
         job = session_loop(base, None, time.sleep)
         futures = [pool.submit(one, number) for number in range(jobs)]
     found["failed"] = sum(future.exception() is not None for future in futures)

@@ -75,7 +75,7 @@ def section(*, quick: bool) -> Section:
     return Section(
         title="Many jobs at once",
         note=f"Jobs of {_SECONDS:g} s, all at once, `generate_many(..., workers=8)` with the "
-        "client's default strategy; beside it what one would write, a thread per job that looks "
+        "client's default strategy; beside it what one would write, a thread per job that polls "
         "once a second, on one `Session`. The delay is from a job's end at the service until the "
         "loop over the outcomes has it. Each run in a process of its own, which has done one job "
         "before; its threads and sockets are counted 20 times a second; of five runs of "

@@ -28,7 +28,7 @@ What this SDK costs, beside what one would write by hand. Written by `python -m 
 
 - **Ratios are what counts**; milliseconds are this machine's. Smaller is better.
 - "The loop" is what one would write by hand with `requests`: one `Session` with the same headers,
-  `post(json=, timeout=)`, `raise_for_status()`, `.json()`, a look a second.
+  `post(json=, timeout=)`, `raise_for_status()`, `.json()`, a poll a second.
 - All ways take turns, round by round, and a ratio is the median of the ratios of all rounds: a
   busy machine slows all alike. CPU is that of the measured process, user and system.
 - The server is a process of its own on 127.0.0.1 that does next to nothing. A network adds to

@@ -1,8 +1,8 @@
 """The service to measure against: a process that keeps no state and never waits.
 
-``POST /SECONDSxBYTES/txt2img`` names a job that runs so long and ends in a picture of that size;
+``POST /SECONDSxBYTES/txt2img`` names a job that runs so long and ends in an image of that size;
 its id says all that ``/progress`` needs, by the monotonic clock that the processes of one machine
-share. ``GET /picture/BYTES.png`` is a picture.
+share. ``GET /image/BYTES.png`` is an image.
 """
 
 import asyncio
@@ -43,9 +43,9 @@ class Service:
     bundle: str | None
     process: int
 
-    def jobs_of(self, seconds: float, picture: int = 100) -> str:
-        """The base URL of jobs that run so long and end in a picture of so many bytes."""
-        return f"{self.origin}/{seconds}x{picture}"
+    def jobs_of(self, seconds: float, image: int = 100) -> str:
+        """The base URL of jobs that run so long and end in an image of so many bytes."""
+        return f"{self.origin}/{seconds}x{image}"
 
     def busy(self) -> float:
         """CPU seconds that it has used so far; 0.0 where ``/proc`` does not tell."""
@@ -57,7 +57,7 @@ class Service:
 
 
 def ends_at(task_id: str) -> float:
-    """When a job's picture is there, by `time.monotonic`."""
+    """When a job's image is there, by `time.monotonic`."""
     start, seconds, _, _ = task_id.split("x")
     return float(start) + float(seconds)
 
@@ -98,11 +98,11 @@ def _submission(prefix: str) -> bytes:
 
 
 def _progress(query: bytes) -> bytes:
-    start, seconds, picture, _ = json.loads(query)["task_id"].split("x")
+    start, seconds, image, _ = json.loads(query)["task_id"].split("x")
     elapsed = time.monotonic() - float(start)
     if elapsed < float(seconds):
         return b'{"status":"Running","progress":%.4f}' % (elapsed / float(seconds))
-    address = f"/picture/{picture}.png"
+    address = f"/image/{image}.png"
     return json.dumps({"status": "Done", "progress": 1.0, "final_image_url": address}).encode()
 
 
@@ -127,13 +127,13 @@ class _Peer(asyncio.Protocol):
 
     def _answer(self, path: str, body: bytes) -> None:
         _, prefix, name = path.split("/")
-        if prefix == "picture":
-            self._start_picture(int(name.removesuffix(".png")))
+        if prefix == "image":
+            self._start_image(int(name.removesuffix(".png")))
         else:
             answer = _submission(prefix) if name == "txt2img" else _progress(body)
             self._transport.write(_head("application/json", len(answer)) + answer)
 
-    def _start_picture(self, size: int) -> None:
+    def _start_image(self, size: int) -> None:
         self._transport.write(_head("image/png", size) + _HEAD)
         self._left = size - len(_HEAD)
         self.resume_writing()

@@ -13,18 +13,18 @@ from typing import Any
 
 import attrs
 
-from imagelabs_sdk import Backoff, FixedInterval, Look, Polling, Progress, State
+from imagelabs_sdk import Backoff, FixedInterval, Poll, PollingStrategy, Progress, State
 from imagelabs_sdk.polling import Adaptive
 
-__all__ = ["LAWS", "SHAPES", "Drawing", "Summary", "draw", "simulate"]
+__all__ = ["LAWS", "SHAPES", "Render", "Summary", "draw", "simulate"]
 
 ROUND_TRIP = 0.06  # seconds; the service answers in the middle of it
-KEPT = 64  # looks that a strategy is shown, as by `Job`
+KEPT = 64  # polls that a strategy is shown, as by `Job`
 SHORTEST = 1.0  # seconds; a service that is done sooner is judged as if it took so long
 
 
 @attrs.frozen
-class Drawing:
+class Render:
     """One job: seconds in the queue, then seconds of drawing."""
 
     queued: float
@@ -37,13 +37,13 @@ class Summary:
 
     Attributes:
         delay: Mean seconds from the end to knowing it.
-        looks: Mean number of looks for a job.
+        polls: Mean number of polls per job.
         worst: The longest delay, as part of max(1.5 s, 15 % of the job's time).
         worst_usual: The same without what a drawing took less than `SHORTEST`.
     """
 
     delay: float
-    looks: float
+    polls: float
     worst: float
     worst_usual: float
 
@@ -81,46 +81,46 @@ SHAPES: dict[str, Callable[[float, random.Random], float | None]] = {
 """What the service reports when a part of the drawing is done."""
 
 
-def draw(law: str, count: int, seed: int) -> list[Drawing]:
+def draw(law: str, count: int, seed: int) -> list[Render]:
     """So many jobs; half of them wait in a queue, lognormal with median 3 s."""
     dice, queue = random.Random(seed), _lognormal(3.0, 0.5)
     return [
-        Drawing(queue(dice) if dice.random() < 0.5 else 0.0, LAWS[law](dice)) for _ in range(count)
+        Render(queue(dice) if dice.random() < 0.5 else 0.0, LAWS[law](dice)) for _ in range(count)
     ]
 
 
 def simulate(
-    strategy: Polling, drawings: Sequence[Drawing], shape: str, *, seed: int = 1
+    strategy: PollingStrategy, drawings: Sequence[Render], shape: str, *, seed: int = 1
 ) -> Summary:
     """Look at each job by `strategy` until its end is seen."""
     dice = random.Random(seed)
-    delays, looks, worst, worst_usual = 0.0, 0, 0.0, 0.0
+    delays, polls, worst, worst_usual = 0.0, 0, 0.0, 0.0
     for drawing in drawings:
         end = drawing.queued + drawing.service
         seen, count = _watch(strategy, drawing, shape, dice)
-        delays, looks = delays + seen - end, looks + count
+        delays, polls = delays + seen - end, polls + count
         allowed = max(1.5, 0.15 * end)
         excess = max(SHORTEST - drawing.service, 0.0)
         worst = max(worst, (seen - end) / allowed)
         worst_usual = max(worst_usual, (seen - end - excess) / allowed)
-    return Summary(delays / len(drawings), looks / len(drawings), worst, worst_usual)
+    return Summary(delays / len(drawings), polls / len(drawings), worst, worst_usual)
 
 
 def _watch(
-    strategy: Polling, drawing: Drawing, shape: str, dice: random.Random
+    strategy: PollingStrategy, drawing: Render, shape: str, dice: random.Random
 ) -> tuple[float, int]:
-    """Seconds until the end is known, and looks it took."""
-    now, count, looks = 0.0, 0, list[Look]()
+    """Seconds until the end is known, and polls it took."""
+    now, count, polls = 0.0, 0, list[Poll]()
     while True:
-        now += strategy.delay(looks) + ROUND_TRIP
+        now += strategy.delay(polls) + ROUND_TRIP
         count += 1
         progress = _reported(drawing, shape, now - ROUND_TRIP / 2, dice)
         if progress.state is State.DONE:
             return now, count
-        looks = [*looks[1 - KEPT :], Look(now, progress)]
+        polls = [*polls[1 - KEPT :], Poll(now, progress)]
 
 
-def _reported(drawing: Drawing, shape: str, now: float, dice: random.Random) -> Progress:
+def _reported(drawing: Render, shape: str, now: float, dice: random.Random) -> Progress:
     if now < drawing.queued:
         return Progress(state=State.QUEUED, fraction=None if shape == "absent" else 0.0)
     done = (now - drawing.queued) / drawing.service
@@ -140,7 +140,7 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 def _one_law(law: str, count: int, seed: int) -> str:
     """`Adaptive` beside a fixed second, for each shape of progress."""
     rows = [
-        ("progress", "looks", "of fixed", "mean delay", "of fixed", "worst delay, of its bound")
+        ("progress", "polls", "of fixed", "mean delay", "of fixed", "worst delay, of its bound")
     ]
     drawings = draw(law, count, seed)
     for shape in SHAPES:
@@ -149,8 +149,8 @@ def _one_law(law: str, count: int, seed: int) -> str:
         rows.append(
             (
                 shape,
-                f"{ours.looks:.2f}",
-                f"{ours.looks / fixed.looks:.2f}",
+                f"{ours.polls:.2f}",
+                f"{ours.polls / fixed.polls:.2f}",
                 f"{ours.delay:.2f} s",
                 f"{ours.delay / fixed.delay:.2f}",
                 f"{ours.worst:.2f}",
@@ -165,7 +165,7 @@ def _all_laws(count: int, seed: int) -> str:
         drawings = draw(law, count, seed)
         fixed = simulate(FixedInterval(1.0), drawings, "absent")
         cells = [simulate(Adaptive(), drawings, shape) for shape in SHAPES]
-        texts = [f"{one.looks / fixed.looks:.2f} · {one.worst_usual:.2f}" for one in cells]
+        texts = [f"{one.polls / fixed.polls:.2f} · {one.worst_usual:.2f}" for one in cells]
         rows.append((law, *texts))
     return _table(rows)
 
@@ -179,10 +179,10 @@ def _plot(path: str, count: int, seed: int) -> None:
     for panel, shape in zip(panels, ["linear", "jittery", "absent"], strict=True):
         for name, strategies in _curves().items():
             points = [simulate(one, drawings, shape) for one in strategies]
-            panel.plot([p.looks for p in points], [p.delay for p in points], "o-", ms=4, label=name)
+            panel.plot([p.polls for p in points], [p.delay for p in points], "o-", ms=4, label=name)
         default = simulate(Adaptive(), drawings, shape)
-        panel.plot([default.looks], [default.delay], "k*", ms=12, label="the default")
-        panel.set(title=f"progress: {shape}", xlabel="looks for a job", xlim=(0, 16), ylim=(0, 2.5))
+        panel.plot([default.polls], [default.delay], "k*", ms=12, label="the default")
+        panel.set(title=f"progress: {shape}", xlabel="polls per job", xlim=(0, 16), ylim=(0, 2.5))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("mean delay, seconds")
     panels[-1].legend()
@@ -190,7 +190,7 @@ def _plot(path: str, count: int, seed: int) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def _curves() -> dict[str, list[Polling]]:
+def _curves() -> dict[str, list[PollingStrategy]]:
     return {
         "Adaptive(worth)": [Adaptive(worth) for worth in (0.005, 0.01, 0.02, 0.06, 0.12, 0.25)],
         "FixedInterval": [FixedInterval(pause) for pause in (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)],

@@ -14,7 +14,7 @@ from typing import IO, Any
 __all__ = ["DOWNLOADS", "JOBS", "LOOP", "OURS", "installed"]
 
 Job = Callable[[], object]
-"""One job: a submit, and looks until it is done."""
+"""One job: a submit, and polls until it is done."""
 
 OURS, LOOP = "imagelabs_sdk", "Session loop"
 TIMEOUT = 30.0  # seconds
@@ -50,14 +50,14 @@ def installed(package: str) -> bool:
 
 
 def never_sleep(_: float) -> None:
-    """Looks at once: for jobs that take no time."""
+    """Polls at once: for jobs that take no time."""
 
 
 # A job -----------------------------------------------------------------------------------
 
 
 def ours(base: str, bundle: str | None) -> Job:
-    """This SDK, as its README shows it, but for the sleep before the first look."""
+    """This SDK, as its README shows it, but for the sleep before the first poll."""
     from imagelabs_sdk import ImageLabs
     from imagelabs_sdk.polling import Adaptive
 
@@ -80,11 +80,11 @@ def session_loop(
         response.raise_for_status()
         return response.json()
 
-    return lambda: looked_at(ask, sleep)
+    return lambda: polled(ask, sleep)
 
 
-def looked_at(ask: Callable[[str, Mapping[str, Any]], Any], sleep: Callable[[float], None]) -> str:
-    """Submit, then ask once a second until the picture is there; answers the task id."""
+def polled(ask: Callable[[str, Mapping[str, Any]], Any], sleep: Callable[[float], None]) -> str:
+    """Submit, then ask once a second until the image is there; answers the task id."""
     task_id: str = ask("/txt2img", BODY)["task_id"]
     while True:
         sleep(1.0)
@@ -105,7 +105,7 @@ def pool_alone(base: str, bundle: str | None) -> Job:
         assert response.status == 200
         return response.json()
 
-    return lambda: looked_at(ask, never_sleep)
+    return lambda: polled(ask, never_sleep)
 
 
 def httpx_loop(base: str, bundle: str | None) -> Job:
@@ -115,7 +115,7 @@ def httpx_loop(base: str, bundle: str | None) -> Job:
     def ask(path: str, body: Mapping[str, Any]) -> Any:
         return client.post(base + path, json=body).raise_for_status().json()
 
-    return lambda: looked_at(ask, never_sleep)
+    return lambda: polled(ask, never_sleep)
 
 
 def _httpx_client(bundle: str | None) -> Any:
@@ -136,7 +136,7 @@ JOBS: dict[str, Callable[[str, str | None], Job]] = {
 # A download ------------------------------------------------------------------------------
 
 Download = Callable[[str], object]
-"""Brings a picture to the file of that path, over a connection that it opens itself."""
+"""Brings an image to the file of that path, over a connection that it opens itself."""
 
 
 def saved(base: str) -> Download:
@@ -146,7 +146,7 @@ def saved(base: str) -> Download:
 
     polling = Adaptive(sleep=never_sleep)
     with ImageLabs(base, polling=polling, max_image_bytes=1 << 30) as client:
-        return client.generate(PROMPT).save  # a picture outlives its client
+        return client.generate(PROMPT).save  # an image outlives its client
 
 
 def iter_content(url: str, path: str, *, sync: bool = False) -> None:
@@ -194,12 +194,12 @@ def httpx_stream(url: str, path: str) -> None:
 
 
 def _by_address(fetch: Callable[[str, str], object]) -> Callable[[str], Download]:
-    return lambda base: functools.partial(fetch, _picture(base))
+    return lambda base: functools.partial(fetch, _make_image(base))
 
 
-def _picture(base: str) -> str:
+def _make_image(base: str) -> str:
     origin, _, size = base.rpartition("x")
-    return f"{origin.rpartition('/')[0]}/picture/{size}.png"
+    return f"{origin.rpartition('/')[0]}/image/{size}.png"
 
 
 DOWNLOADS: dict[str, Callable[[str], Download]] = {

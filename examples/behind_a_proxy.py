@@ -5,7 +5,7 @@
     python behind_a_proxy.py --embedded            # offline: service and proxy on 127.0.0.1
 
 `ChallengeError` says that a check stands in front of the service. Pass it in your browser; then
-look in its developer tools at any request to the service, and copy two of the request's headers:
+poll in its developer tools at any request to the service, and copy two of the request's headers:
 the whole "cookie", and the exact "user-agent". They serve until the check is shown again.
 
 Others may see a command line. For secrets there are IMAGELABS_PROXY and IMAGELABS_COOKIE, and
@@ -36,7 +36,7 @@ def draw(options: argparse.Namespace, **more: Any) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw a picture from behind a proxy.")
+    parser = argparse.ArgumentParser(description="Draw an image from behind a proxy.")
     parser.add_argument("prompt", nargs="?", default="a lighthouse at dusk")
     parser.add_argument("--out", default="lighthouse.png", help="the file to write")
     parser.add_argument("--proxy", help="such as http://user:password@host:3128")
@@ -80,11 +80,11 @@ class Proxy(BaseHTTPRequestHandler):
 def loopback() -> Iterator[tuple[str, str]]:
     """The addresses of a service and of a proxy, which run while the block lasts."""
     from imagelabs_sdk.server.app import App  # pip install "imagelabs_sdk[server]"
-    from imagelabs_sdk.server.engines.procedural import ProceduralEngine
+    from imagelabs_sdk.server.engines.landscape import LandscapeEngine
     from imagelabs_sdk.server.http import running
 
     address = ("127.0.0.1", 0)
-    with running(App(ProceduralEngine())) as url, ThreadingHTTPServer(address, Proxy) as proxy:
+    with running(App(LandscapeEngine())) as url, ThreadingHTTPServer(address, Proxy) as proxy:
         threading.Thread(target=proxy.serve_forever).start()
         try:
             yield url, f"http://127.0.0.1:{proxy.server_port}"

@@ -1,4 +1,4 @@
-"""From a prompt to a saved picture.
+"""From a prompt to a saved image.
 
     python generate.py "a lighthouse at dusk" --out lighthouse.png
     python generate.py --embedded                  # offline: this process draws
@@ -20,7 +20,7 @@ def connect(*, embedded: bool) -> ImageLabs:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="From a prompt to a saved picture.")
+    parser = argparse.ArgumentParser(description="From a prompt to a saved image.")
     parser.add_argument("prompt", nargs="?", default="a lighthouse at dusk")
     parser.add_argument("--out", default="lighthouse.png", help="the file to write")
     parser.add_argument("--embedded", action="store_true", help="draw in this process, offline")

@@ -54,9 +54,9 @@ def network(*, embedded: bool) -> Transport:
     if not embedded:
         return RequestsTransport()
     from imagelabs_sdk.server.app import App  # pip install "imagelabs_sdk[server]"
-    from imagelabs_sdk.server.engines.procedural import ProceduralEngine
+    from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 
-    return HandlerTransport(App(ProceduralEngine()))
+    return HandlerTransport(App(LandscapeEngine()))
 
 
 def main() -> None:

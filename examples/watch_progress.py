@@ -1,4 +1,4 @@
-"""Watch a picture being drawn: each look at the job, with the half-drawn preview's address.
+"""Watch an image being drawn: each poll of the job, with the half-drawn preview's address.
 
     python watch_progress.py "a lighthouse at dusk" --out lighthouse.png
     python watch_progress.py --embedded            # offline: this process draws
@@ -25,7 +25,7 @@ def line(progress: Progress) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Watch a picture being drawn.")
+    parser = argparse.ArgumentParser(description="Watch an image being drawn.")
     parser.add_argument("prompt", nargs="?", default="a lighthouse at dusk")
     parser.add_argument("--out", default="lighthouse.png", help="the file to write")
     parser.add_argument("--embedded", action="store_true", help="draw in this process, offline")

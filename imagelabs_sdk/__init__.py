@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from .images import ImageFormat as ImageFormat
     from .images import Timings as Timings
     from .jobs import Job as Job
-    from .jobs import Step as Step
+    from .jobs import PollResult as PollResult
     from .models import ImageRequest as ImageRequest
     from .models import Progress as Progress
     from .models import State as State
     from .polling import Adaptive as Adaptive
     from .polling import Backoff as Backoff
     from .polling import FixedInterval as FixedInterval
-    from .polling import Look as Look
-    from .polling import Polling as Polling
+    from .polling import Poll as Poll
+    from .polling import PollingStrategy as PollingStrategy
     from .schedule import Outcome as Outcome
     from .transports.base import HttpRequest as HttpRequest
     from .transports.base import HttpResponse as HttpResponse
@@ -59,9 +59,9 @@ _ROOMS = {
     "DownloadError ForbiddenAddressError ImageLabsError InvalidRequestError JobError "
     "JobFailedError JobStalledError JobTimeoutError RateLimitError SubmissionUnknownError",
     "images": "GeneratedImage ImageFormat Timings",
-    "jobs": "Job Step",
+    "jobs": "Job PollResult",
     "models": "ImageRequest Progress State",
-    "polling": "Adaptive Backoff FixedInterval Look Polling",
+    "polling": "Adaptive Backoff FixedInterval Poll PollingStrategy",
     "schedule": "Outcome",
     "transports.base": "HttpRequest HttpResponse Transport",
     "transports.handler": "HandlerTransport",

@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from .checkpoint import Checkpoint, fingerprint
-from .checks import invalid
-from .errors import InvalidRequestError, JobFailedError, SubmissionUnknownError, printable
+from .errors import InvalidRequestError, JobFailedError, SubmissionUnknownError, sanitize_text
 from .images import GeneratedImage, Timings
-from .jobs import Job, Wiring
+from .jobs import ClientContext, Job
 from .models import ImageRequest, Progress
 from .schedule import Entry, Outcome, Schedule, Settings
+from .validation import invalid
 
 __all__ = ["Batch", "Item", "OnBatchProgress", "Outcome"]
 
@@ -21,7 +21,7 @@ Item: TypeAlias = str | ImageRequest | Mapping[str, Any]
 """What is to be drawn: a prompt, a request, or the fields of one."""
 
 OnBatchProgress: TypeAlias = Callable[[int, Progress], object]
-"""Called with an item's index and the latest look at its job; what it returns is ignored."""
+"""Called with an item's index and the latest poll of its job; what it returns is ignored."""
 
 
 class Batch(Iterator[Outcome]):
@@ -36,7 +36,7 @@ class Batch(Iterator[Outcome]):
     def __init__(
         self,
         items: Iterable[Item],
-        wiring: Wiring,
+        context: ClientContext,
         *,
         job_from_dict: Callable[[Mapping[str, Any]], Job],
         settings: Settings,
@@ -47,12 +47,12 @@ class Batch(Iterator[Outcome]):
         if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
             raise invalid("items", type(items).__name__, "must be an iterable of prompts")
         self._items: Iterator[tuple[int, Item]] = enumerate(items)
-        self._wiring, self._job_from_dict = wiring, job_from_dict
+        self._context, self._job_from_dict = context, job_from_dict
         self._on_progress = on_progress
-        base_url = wiring.endpoints.base_url
+        base_url = context.endpoints.base_url
         self._checkpoint = None if checkpoint is None else Checkpoint(checkpoint, base_url)
         self._schedule = Schedule(
-            wiring, settings, self._checkpoint, listens=on_progress is not None
+            context, settings, self._checkpoint, listens=on_progress is not None
         )
         # The threads refer to the schedule alone, so that an abandoned batch is noticed.
         self._finish = weakref.finalize(self, self._schedule.stop)
@@ -102,9 +102,9 @@ class Batch(Iterator[Outcome]):
         """Close; an error that is the reason gets a note of what is left at the service."""
         first = self._finish.alive
         self.close()
-        farewell = self._schedule.farewell()
-        if first and farewell and error is not None and sys.version_info >= (3, 11):
-            error.add_note(farewell)
+        unfinished_message = self._schedule.unfinished_message()
+        if first and unfinished_message and error is not None and sys.version_info >= (3, 11):
+            error.add_note(unfinished_message)
 
     def _next(self) -> Outcome | None:
         # With each outcome that goes out one item comes in, so that a slow consumer does not
@@ -134,7 +134,7 @@ class Batch(Iterator[Outcome]):
 
     def _tell(self) -> None:
         if self._on_progress is not None:
-            for index, progress in self._schedule.heard().items():
+            for index, progress in self._schedule.take_progress().items():
                 self._on_progress(index, progress)
 
     def _admit(self, index: int, asked: ImageRequest) -> None:
@@ -157,7 +157,7 @@ class Batch(Iterator[Outcome]):
         """The outcome that an earlier run came to."""
         if facts["event"] == "failed":
             error = JobFailedError(facts["message"], status=facts["status"], waited=facts["waited"])
-            error.about(job)
+            error.attach_job(job)
             return Outcome(index, job.request, error=error, job=job)
         image = GeneratedImage(
             url=facts["url"],
@@ -165,7 +165,7 @@ class Batch(Iterator[Outcome]):
             request=job.request,
             timings=Timings(*facts["timings"]),
             job=job,
-            fetcher=self._wiring.fetcher,
+            fetcher=self._context.fetcher,
         )
         return Outcome(index, job.request, result=image, job=job)
 
@@ -178,7 +178,7 @@ def _request(item: object) -> ImageRequest:
     try:
         return ImageRequest(**item) if isinstance(item, Mapping) else ImageRequest(item)
     except TypeError as exc:  # a name that is no field's, or no prompt
-        raise InvalidRequestError(f"item: {printable(exc)}", field="item") from exc
+        raise InvalidRequestError(f"item: {sanitize_text(exc)}", field="item") from exc
 
 
 def _unknown() -> SubmissionUnknownError:

@@ -7,7 +7,7 @@ of one item; the last event tells how the item stands:
 ``sending``   about to be submitted; with nothing after it nobody knows whether it was taken
 ``refused``   surely not accepted: it may be submitted again
 ``accepted``  with the job, as `Job.to_dict` describes it (its prompt included)
-``done``      with the picture's address
+``done``      with the image's address
 ``failed``    the service says that the job failed
 ============  ==============================================================================
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import wire
-from .errors import InvalidRequestError, printable
+from .errors import InvalidRequestError, sanitize_text
 from .images import sync_folder
 from .models import ImageRequest
 
@@ -117,7 +117,7 @@ class Checkpoint:
         try:
             _lock_exclusively(self._file)
         except OSError as exc:
-            raise self._refusal("another run uses it; two would buy the same pictures") from exc
+            raise self._refusal("another run uses it; two would buy the same images") from exc
 
     def _read(self, header: bytes) -> None:
         """Read all lines; one that was torn by the end of a process is cut off."""
@@ -150,7 +150,7 @@ class Checkpoint:
 
     def _refusal(self, reason: str) -> InvalidRequestError:
         return InvalidRequestError(
-            f"checkpoint {printable(self.path)}: {reason}", field="checkpoint"
+            f"checkpoint {sanitize_text(self.path)}: {reason}", field="checkpoint"
         )
 
 
@@ -162,7 +162,7 @@ def fingerprint(request: ImageRequest) -> str:
 
 def _mismatch(header: Mapping[str, Any]) -> str:
     if header.get("version") == _VERSION and "base_url" in header:
-        return f"it is of another service, {printable(header['base_url'])}"
+        return f"it is of another service, {sanitize_text(header['base_url'])}"
     return "it is no checkpoint of this version"
 
 

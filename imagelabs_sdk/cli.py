@@ -1,4 +1,4 @@
-"""The command ``imagelabs``: from a prompt to a picture, in a shell.
+"""The command ``imagelabs``: from a prompt to an image, in a shell.
 
 Results go to the standard output, everything said to a person goes to the standard error.
 """
@@ -51,7 +51,15 @@ from . import (
     SubmissionUnknownError,
     __version__,
 )
-from .cli_batch import Board, Ending, Plan, Prompt, bring, read_prompts, summary
+from .cli_batch import (
+    BatchOptions,
+    ItemResult,
+    ProgressDisplay,
+    Prompt,
+    bring,
+    read_prompts,
+    summary,
+)
 
 __all__ = ["EXIT_CODES", "cli"]
 
@@ -64,7 +72,7 @@ EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
     (5, "the job may or may not have been accepted", (SubmissionUnknownError,)),
     (6, "the job failed", (JobFailedError,)),
     (7, "the job was still running when --timeout was over", (JobTimeoutError,)),
-    (8, "the finished picture could not be fetched", (DownloadError,)),
+    (8, "the finished image could not be fetched", (DownloadError,)),
     (130, "Ctrl-C", (KeyboardInterrupt, click.Abort)),
     (1, "anything else, such as a full disk", (BaseException,)),
 )
@@ -163,15 +171,15 @@ def _extra(name: str) -> Iterator[None]:
 
 
 @attrs.frozen(kw_only=True)
-class Errand:
-    """How a picture is to be brought.
+class CommonOptions:
+    """How an image is to be brought.
 
     Attributes:
         output: The file; `None`: a name of our own in the working directory.
         base_url: The service's address; `None`: the environment's, or the default.
         embedded: Whether the built-in engine draws, in this process.
         timeout: Seconds for submit and wait together.
-        poll_interval: Seconds between looks; `None`: the client's default.
+        poll_interval: Seconds between polls; `None`: the client's default.
         as_json: Whether the result is told as JSON.
     """
 
@@ -191,12 +199,12 @@ class Errand:
             from .embedded import embedded_client  # needs an extra that others do without
         return embedded_client(**settings)
 
-    def or_into(self, stem: str) -> "Errand":
+    def or_into(self, stem: str) -> "CommonOptions":
         """The same, into a new file of the working directory if none was named."""
         return self if self.output else attrs.evolve(self, output=_writable(_unused(stem)))
 
     def resumption(self, task_id: str) -> str:
-        """What a person can do when the picture of this task was not brought."""
+        """What a person can do when the image of this task was not brought."""
         if self.embedded:
             return "The built-in engine ends with this command: there is nothing to resume."
         words = ["-o", str(self.output)]
@@ -208,14 +216,14 @@ class Errand:
 
 
 def _unused(stem: str) -> Path:
-    """A name that no picture here has yet. The extension comes with the picture."""
+    """A name that no image here has yet. The extension comes with the image."""
     numbered = (f"{stem}-{number}" for number in itertools.count(2))
     names = itertools.chain([stem], numbered)
     return next(Path(name) for name in names if not any(Path().glob(f"{name}.*")))
 
 
 def _writable(path: Path) -> Path:
-    """Refuse, before its picture is paid for, a file that could not be written.
+    """Refuse, before its image is paid for, a file that could not be written.
 
     Raises:
         click.BadParameter: It is no plain file in a folder that exists.
@@ -278,7 +286,7 @@ _errand_options = (
         metavar="FILE",
         type=click.Path(path_type=Path),
         callback=_check_output,
-        help="Where the picture goes; a missing extension is added. [default: a new file here]",
+        help="Where the image goes; a missing extension is added. [default: a new file here]",
     ),
     _base_url,
     click.option(
@@ -289,16 +297,16 @@ _errand_options = (
         show_default=True,
         envvar="IMAGELABS_TIMEOUT",
         show_envvar=True,
-        help="How long to wait for a picture.",
+        help="How long to wait for an image.",
     ),
-    click.option("--poll-interval", metavar="SECONDS", type=float, help="Time between looks."),
+    click.option("--poll-interval", metavar="SECONDS", type=float, help="Time between polls."),
     _as_json,
     _debug,
 )
 
 
-def _with_errand(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of an errand; its first argument becomes the `Errand`."""
+def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of an errand; its first argument becomes the `CommonOptions`."""
 
     @wraps(command)
     def run(
@@ -311,7 +319,7 @@ def _with_errand(command: Callable[..., None]) -> Callable[..., None]:
         embedded: bool = False,
         **own: Any,
     ) -> None:
-        errand = Errand(
+        errand = CommonOptions(
             output=output,
             base_url=base_url,
             embedded=embedded,
@@ -332,7 +340,7 @@ _batch_options = (
         "--batch",
         metavar="FILE",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="Many pictures: one prompt a line, # begins a comment. Needs --out-dir.",
+        help="Many images: one prompt a line, # begins a comment. Needs --out-dir.",
     ),
     click.option(
         "--out-dir",
@@ -353,17 +361,17 @@ _batch_options = (
         metavar="FILE",
         type=_file,
         callback=_check_sheet,
-        help="All pictures on one sheet; such as sheet.png.",
+        help="All images on one sheet; such as sheet.png.",
     ),
 )
 
 
-def _with_plan(command: Callable[..., None]) -> Callable[..., None]:
+def _with_batch_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options of a batch; its keyword argument `plan` may be `None`."""
 
     @wraps(command)
     def run(
-        errand: Errand,
+        errand: CommonOptions,
         *,
         batch: Path | None,
         out_dir: Path | None,
@@ -385,7 +393,7 @@ def _with_plan(command: Callable[..., None]) -> Callable[..., None]:
             return
         if out_dir is None:
             raise click.UsageError("--batch needs --out-dir.")
-        plan = Plan(
+        plan = BatchOptions(
             prompts=_prompts(batch),
             folder=out_dir,
             jobs=jobs or _JOBS,
@@ -419,7 +427,7 @@ Exit codes:
 \b
 Environment:
   IMAGELABS_BASE_URL    address of the service
-  IMAGELABS_TIMEOUT     seconds to wait for a picture
+  IMAGELABS_TIMEOUT     seconds to wait for an image
   IMAGELABS_COOKIE      cookies of a browser that passed the service's check
   IMAGELABS_USER_AGENT  the user-agent of that browser
   IMAGELABS_PROXY       such as http://user:password@host:3128
@@ -435,7 +443,7 @@ Example, without any service:
 @_debug
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Pictures from text, by the ImageLabs service."""
+    """Images from text, by the ImageLabs service."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -443,20 +451,20 @@ def cli(context: click.Context) -> None:
 @cli.command(
     epilog="""\b
 Example: imagelabs generate "a lighthouse" -o lighthouse.png --seed 7
-Many:    imagelabs generate --batch prompts.txt --out-dir pictures --checkpoint run.jsonl
+Many:    imagelabs generate --batch prompts.txt --out-dir images --checkpoint run.jsonl
 """
 )
 @click.argument("prompt", required=False)
-@click.option("--negative", metavar="TEXT", default="", help="What to keep out of the picture.")
+@click.option("--negative", metavar="TEXT", default="", help="What to keep out of the image.")
 @click.option("--size", type=_size, metavar="WxH", help="In pixels. [default: 1152x896]")
 @click.option("--aspect-ratio", metavar="W:H", help="Such as 16:9, instead of --size.")
 @click.option("--seed", type=int, help="Start of the noise. [default: picked at random]")
 @click.option("--embedded", is_flag=True, help="Draw here, with the built-in engine; no network.")
 @click.option("--no-wait", is_flag=True, help="Print the task id and leave; wait brings it later.")
-@_with_errand
-@_with_plan
+@_with_common_options
+@_with_batch_options
 def generate(
-    errand: Errand,
+    errand: CommonOptions,
     *,
     prompt: str | None,
     negative: str,
@@ -464,9 +472,9 @@ def generate(
     aspect_ratio: str | None,
     seed: int | None,
     no_wait: bool,
-    plan: Plan | None,
+    plan: BatchOptions | None,
 ) -> None:
-    """Draw PROMPT, wait for the picture and save it; with --batch, draw many.
+    """Draw PROMPT, wait for the image and save it; with --batch, draw many.
 
     Prints the file's path. The seed that was used is told, too.
     """
@@ -479,7 +487,9 @@ def generate(
         _bring_many(errand, [ImageRequest(each.text, **options) for each in plan.prompts], plan)
 
 
-def _check_together(errand: Errand, prompt: str | None, no_wait: bool, plan: Plan | None) -> None:
+def _check_together(
+    errand: CommonOptions, prompt: str | None, no_wait: bool, plan: BatchOptions | None
+) -> None:
     if (prompt is None) is (plan is None):
         raise click.UsageError("Give either a PROMPT or --batch.")
     given = {
@@ -498,7 +508,7 @@ def _check_together(errand: Errand, prompt: str | None, no_wait: bool, plan: Pla
                 raise click.UsageError(f"{who} does not go with {other}.")
 
 
-def _bring_one(errand: Errand, request: ImageRequest, no_wait: bool) -> None:
+def _bring_one(errand: CommonOptions, request: ImageRequest, no_wait: bool) -> None:
     errand = errand.or_into(f"imagelabs-{request.seed}")
     deadline = Deadline.after(errand.timeout)
     with errand.client() as client:
@@ -511,13 +521,13 @@ def _bring_one(errand: Errand, request: ImageRequest, no_wait: bool) -> None:
 
 
 @cli.command(
-    short_help="Bring the picture of a TASK that was submitted before.",
+    short_help="Bring the image of a TASK that was submitted before.",
     epilog="Example: imagelabs wait 8f14e45fceea -o lighthouse.png",
 )
 @click.argument("task")
-@_with_errand
-def wait(errand: Errand, *, task: str) -> None:
-    """Wait for the picture of TASK, which was submitted before, and save it."""
+@_with_common_options
+def wait(errand: CommonOptions, *, task: str) -> None:
+    """Wait for the image of TASK, which was submitted before, and save it."""
     errand = errand.or_into(time.strftime("imagelabs-%Y%m%d-%H%M%S"))
     deadline = Deadline.after(errand.timeout)
     with errand.client() as client:
@@ -530,7 +540,7 @@ def wait(errand: Errand, *, task: str) -> None:
 @_as_json
 @_debug
 def status(task: str, base_url: str | None, as_json: bool) -> None:
-    """Look once how TASK stands. A job that failed is an answer, too: exit code 0."""
+    """Poll once how TASK stands. A job that failed is an answer, too: exit code 0."""
     with ImageLabs(base_url) as client:
         progress = client.get_job(task).refresh()
     percent = None if progress.fraction is None else round(100 * progress.fraction, 1)
@@ -542,7 +552,7 @@ def status(task: str, base_url: str | None, as_json: bool) -> None:
 
 
 @cli.command(
-    short_help="Serve pictures over HTTP, as the service would.",
+    short_help="Serve images over HTTP, as the service would.",
     epilog="Example: imagelabs serve --port 8000 --duration 2",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
@@ -553,20 +563,20 @@ def status(task: str, base_url: str | None, as_json: bool) -> None:
     type=float,
     default=4.0,
     show_default=True,
-    help="How long a picture takes.",
+    help="How long an image takes.",
 )
 @click.option(
     "--workers", metavar="N", type=int, default=2, show_default=True, help="Drawn at once."
 )
 @_debug
 def serve(host: str, port: int, duration: float, workers: int) -> None:
-    """Serve pictures of the built-in engine over HTTP, as the service would, until Ctrl-C."""
+    """Serve images of the built-in engine over HTTP, as the service would, until Ctrl-C."""
     with _extra("server"):
         # They need an extra that the other commands do without.
         from .server.app import App
-        from .server.engines.procedural import ProceduralEngine
+        from .server.engines.landscape import LandscapeEngine
         from .server.http import serve as serve_http
-    engine = ProceduralEngine(duration=duration, workers=workers)
+    engine = LandscapeEngine(duration=duration, workers=workers)
     serve_http(App(engine), host=host, port=port, on_ready=_invite)
     _say("")  # a terminal has shown ^C and no end of line
 
@@ -579,13 +589,13 @@ def _invite(url: str) -> None:
 # From a job to a file ---------------------------------------------------------------------
 
 
-def _submit(client: ImageLabs, request: ImageRequest, errand: Errand) -> Job:
+def _submit(client: ImageLabs, request: ImageRequest, errand: CommonOptions) -> Job:
     hint = "No task id had come yet: whether the service accepted the job is not known."
     with _hinting(hint, KeyboardInterrupt), _bar("submitting"):
         return client.submit(request, timeout=errand.timeout)
 
 
-def _hand_over(job: Job, errand: Errand) -> None:
+def _hand_over(job: Job, errand: CommonOptions) -> None:
     """Leave the job to a later command."""
     if errand.as_json:
         click.echo(json.dumps({"task_id": job.id, **_asked_for(job.request)}))
@@ -594,8 +604,8 @@ def _hand_over(job: Job, errand: Errand) -> None:
     _say(errand.resumption(job.id))
 
 
-def _bring(job: Job, errand: Errand, deadline: Deadline) -> None:
-    """Wait for the picture, save it, and tell where it is."""
+def _bring(job: Job, errand: CommonOptions, deadline: Deadline) -> None:
+    """Wait for the image, save it, and tell where it is."""
     assert errand.output is not None
     with _hinting(errand.resumption(job.id), *_RESUMABLE), _bar("waiting") as show:
         patience = deadline.remaining()
@@ -633,7 +643,9 @@ def _summary(image: GeneratedImage) -> str:
 # From a file of prompts to a folder -------------------------------------------------------
 
 
-def _bring_many(errand: Errand, requests: Sequence[ImageRequest], plan: Plan) -> None:
+def _bring_many(
+    errand: CommonOptions, requests: Sequence[ImageRequest], plan: BatchOptions
+) -> None:
     """Draw and save all, and tell what came of it. The first failure gives the exit code."""
     _check_room(plan)
     with errand.client() as client:
@@ -645,14 +657,14 @@ def _bring_many(errand: Errand, requests: Sequence[ImageRequest], plan: Plan) ->
 
 
 def _endings(
-    client: ImageLabs, requests: Sequence[ImageRequest], errand: Errand, plan: Plan
-) -> list[Ending]:
+    client: ImageLabs, requests: Sequence[ImageRequest], errand: CommonOptions, plan: BatchOptions
+) -> list[ItemResult]:
     """What came of each. If something ends them early it is told how to go on."""
-    shown = Board(plan, _say, _bar_console())
-    endings: list[Ending] = []
+    shown = ProgressDisplay(plan, _say, _bar_console())
+    endings: list[ItemResult] = []
     in_hand: dict[int, Job | None] = {}
     batch = client.generate_many(
-        requests, max_in_flight=plan.jobs, on_progress=shown.look, checkpoint=plan.checkpoint
+        requests, max_in_flight=plan.jobs, on_progress=shown.poll, checkpoint=plan.checkpoint
     )
     try:
         with shown, batch:
@@ -672,8 +684,8 @@ def _endings(
     return endings
 
 
-def _check_room(plan: Plan) -> None:
-    """Refuse what could not be saved, or would replace a picture, before anything is bought."""
+def _check_room(plan: BatchOptions) -> None:
+    """Refuse what could not be saved, or would replace an image, before anything is bought."""
     if plan.sheet is not None:
         with _extra("server"):
             from . import contact_sheet  # noqa: F401 - a package that is missing is said at once
@@ -687,7 +699,7 @@ def _check_room(plan: Plan) -> None:
             )
 
 
-def _print(ending: Ending, plan: Plan, errand: Errand) -> None:
+def _print(ending: ItemResult, plan: BatchOptions, errand: CommonOptions) -> None:
     """One result, on the standard output."""
     line = {"line": plan.prompts[ending.index].line}
     if ending.image is None or ending.path is None:
@@ -702,7 +714,9 @@ def _print(ending: Ending, plan: Plan, errand: Errand) -> None:
         click.echo(click.format_filename(ending.path))
 
 
-def _resumptions(left: Mapping[int, Job | None], errand: Errand, plan: Plan) -> Iterator[str]:
+def _resumptions(
+    left: Mapping[int, Job | None], errand: CommonOptions, plan: BatchOptions
+) -> Iterator[str]:
     """What a person can do about the jobs that go on at the service."""
     if plan.checkpoint:
         yield f"To go on: the same command again; {plan.checkpoint} knows what was bought."
@@ -714,7 +728,7 @@ def _resumptions(left: Mapping[int, Job | None], errand: Errand, plan: Plan) -> 
                 yield attrs.evolve(errand, output=plan.stem(index)).resumption(job.id)
 
 
-def _draw_sheet(endings: Sequence[Ending], plan: Plan) -> None:
+def _draw_sheet(endings: Sequence[ItemResult], plan: BatchOptions) -> None:
     paths = {ending.index: ending.path for ending in endings if ending.path}
     if plan.sheet is None or not paths:
         return
@@ -733,7 +747,7 @@ def _draw_sheet(endings: Sequence[Ending], plan: Plan) -> None:
 
 @contextmanager
 def _bar(word: str) -> Iterator[Callable[[Progress], None] | None]:
-    """A bar on the terminal, which begins with `word`, and what shows a look in it.
+    """A bar on the terminal, which begins with `word`, and what shows a poll in it.
 
     `None` where there is no terminal, or where the lines of a log would tear the bar apart.
     """

@@ -1,4 +1,4 @@
-"""What the command needs to bring many pictures: a file of prompts, names, a display, a summary."""
+"""What the command needs to bring many images: a file of prompts, names, a display, a summary."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +12,17 @@ from rich.progress import Progress as Bar
 from . import GeneratedImage, ImageLabsError, Progress
 from .batch import Outcome
 
-__all__ = ["Board", "Ending", "Plan", "Prompt", "bring", "read_prompts", "summary"]
+__all__ = [
+    "BatchOptions",
+    "ItemResult",
+    "ProgressDisplay",
+    "Prompt",
+    "bring",
+    "read_prompts",
+    "summary",
+]
 
-_EXTENSIONS = (".png", ".jpg", ".webp", ".gif", ".avif")  # what a saved picture may have
+_EXTENSIONS = (".png", ".jpg", ".webp", ".gif", ".avif")  # what a saved image may have
 
 
 @attrs.frozen
@@ -31,12 +39,12 @@ class Prompt:
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
+class BatchOptions:
     """What is to be drawn, and where it goes.
 
     Attributes:
         prompts: In the file's order.
-        folder: Where the pictures go.
+        folder: Where the images go.
         jobs: How many are at work at once.
         checkpoint: What is kept for the next run; `None`: nothing.
         sheet: Where the contact sheet goes; `None`: there will be none.
@@ -49,23 +57,23 @@ class Plan:
     sheet: Path | None
 
     def stem(self, index: int) -> Path:
-        """The file of a picture, but for its extension."""
+        """The file of an image, but for its extension."""
         return self.folder / f"{index + 1:04}"
 
     def there(self, index: int) -> Path | None:
-        """The file of a picture that an earlier run has saved."""
+        """The file of an image that an earlier run has saved."""
         files = (self.stem(index).with_suffix(extension) for extension in _EXTENSIONS)
         return next((file for file in files if file.is_file()), None)
 
 
 @attrs.frozen
-class Ending:
+class ItemResult:
     """What came of one prompt.
 
     Attributes:
         index: Its place among the prompts.
-        error: Why there is no picture, or `None`.
-        image: The picture; `None` if there is none.
+        error: Why there is no image, or `None`.
+        image: The image; `None` if there is none.
         path: Where it is; `None` if there is none.
         new: Whether this run has saved it.
     """
@@ -89,28 +97,28 @@ def read_prompts(path: Path) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.text and not prompt.text.startswith("#")]
 
 
-def bring(outcome: Outcome, plan: Plan) -> Ending:
-    """Save the picture, unless an earlier run did.
+def bring(outcome: Outcome, plan: BatchOptions) -> ItemResult:
+    """Save the image, unless an earlier run did.
 
     Raises:
         OSError: The disk did not take it.
     """
     image = outcome.result
     if image is None:
-        return Ending(outcome.index, outcome.error)
-    # A job that nobody has looked at is one whose end an earlier run has seen.
+        return ItemResult(outcome.index, outcome.error)
+    # A job that nobody has polled is one whose end an earlier run has seen.
     there = None if image.job.done else plan.there(outcome.index)
     if there is not None:
-        return Ending(outcome.index, None, image, there)
+        return ItemResult(outcome.index, None, image, there)
     try:
         path = image.save(plan.stem(outcome.index))
     except ImageLabsError as error:
-        return Ending(outcome.index, error)
-    return Ending(outcome.index, None, image, path, new=True)
+        return ItemResult(outcome.index, error)
+    return ItemResult(outcome.index, None, image, path, new=True)
 
 
 def summary(
-    endings: Sequence[Ending], plan: Plan, say: Callable[[BaseException], str]
+    endings: Sequence[ItemResult], plan: BatchOptions, say: Callable[[BaseException], str]
 ) -> Iterator[str]:
     """How many were saved, and for each failure its line in the file and its reason."""
     failed = sorted((e for e in endings if e.error is not None), key=lambda e: e.index)
@@ -125,17 +133,19 @@ def summary(
         yield f"  {_place(plan, ending)}: {say(ending.error)}"
 
 
-def _place(plan: Plan, ending: Ending) -> str:
+def _place(plan: BatchOptions, ending: ItemResult) -> str:
     return f"line {plan.prompts[ending.index].line} ({plan.stem(ending.index).name})"
 
 
 # What is seen meanwhile -------------------------------------------------------------------
 
 
-class Board:
+class ProgressDisplay:
     """Shows how far a batch is, from ``with`` to its end: in one bar for all, or in lines."""
 
-    def __init__(self, plan: Plan, say: Callable[[str], None], console: Console | None) -> None:
+    def __init__(
+        self, plan: BatchOptions, say: Callable[[str], None], console: Console | None
+    ) -> None:
         """Shows nothing yet.
 
         Args:
@@ -148,7 +158,7 @@ class Board:
         self._ended = self._failed = 0
         self._drawn: dict[int, float] = {}  # by index, how far those are that are being drawn
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "ProgressDisplay":
         if self._bar is not None:
             self._bar.start()
         return self
@@ -157,13 +167,13 @@ class Board:
         if self._bar is not None:
             self._bar.stop()
 
-    def look(self, index: int, progress: Progress) -> None:
-        """A job was looked at."""
+    def poll(self, index: int, progress: Progress) -> None:
+        """A job was polled."""
         self._drawn[index] = progress.fraction or 0.0
         self._show()
 
-    def end(self, ending: Ending) -> None:
-        """A picture is there, or will not be."""
+    def end(self, ending: ItemResult) -> None:
+        """An image is there, or will not be."""
         self._drawn.pop(ending.index, None)
         self._ended += 1
         self._failed += ending.error is not None

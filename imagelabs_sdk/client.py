@@ -1,4 +1,4 @@
-"""The facade: settings come in here, and jobs and pictures come out.
+"""The facade: settings come in here, and jobs and images come out.
 
 Light on purpose: all that it needs to draw is loaded when it is first asked to.
 """
@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import checks
+from . import validation
 from .settings import BASE_URL, Settings
 
 if TYPE_CHECKING:
     from .batch import Batch, Item, OnBatchProgress
     from .deadline import Deadline
     from .images import GeneratedImage
-    from .jobs import Job, OnProgress, Wiring
+    from .jobs import ClientContext, Job, OnProgress
     from .models import ImageRequest
-    from .polling import Polling
+    from .polling import PollingStrategy
     from .service import Service
     from .transports.base import Transport
 
@@ -46,7 +46,7 @@ class ImageLabs:
         base_url: str | None = None,
         *,
         transport: "Transport | None" = None,
-        polling: "Polling | None" = None,
+        polling: "PollingStrategy | None" = None,
         timeout: float | None = None,
         poll_interval: float | None = None,
         request_timeout: float = 30.0,
@@ -66,10 +66,10 @@ class ImageLabs:
                 ``https://editor.imagelabs.net``.
             transport: How requests travel; it stays yours to close. `None`:
                 `RequestsTransport` with `proxy` and `verify`.
-            polling: When to look; also the clock of everything. `None`: `Adaptive()`.
+            polling: When to poll; also the clock of everything. `None`: `Adaptive()`.
             timeout: Seconds for a whole job, submit included; ``IMAGELABS_TIMEOUT``;
                 default 300; infinity: no limit.
-            poll_interval: Seconds between looks; short for ``polling=FixedInterval(...)``.
+            poll_interval: Seconds between polls; short for ``polling=FixedInterval(...)``.
             request_timeout: Seconds for one HTTP exchange, the answer's body included.
             max_retries: How often a submit that surely was not accepted is sent again; 0: never.
             headers: Replace those sent by default, by name in any case; `None` leaves one out.
@@ -79,18 +79,20 @@ class ImageLabs:
             proxy: Such as ``"http://user:password@host:3128"``; ``IMAGELABS_PROXY``; without
                 either, the standard variables.
             verify: `True`, or the path of a CA bundle; `False`: any certificate (dangerous).
-            allow_private_hosts: Whether pictures may come from hosts that are not public.
+            allow_private_hosts: Whether images may come from hosts that are not public.
                 The API's own origin always may be private.
-            max_image_bytes: No larger picture is taken; default 64 MiB.
+            max_image_bytes: No larger image is taken; default 64 MiB.
             log_prompts: Whether the log may show prompts; else their length alone.
 
         Raises:
             InvalidRequestError: A setting cannot be used.
         """
         if transport is not None and (proxy or verify is not True):
-            raise checks.unshown("transport", "has its own proxy and verify; give them to it")
+            raise validation.invalid_secret(
+                "transport", "has its own proxy and verify; give them to it"
+            )
         if polling is not None and poll_interval is not None:
-            raise checks.unshown("poll_interval", "give either polling or poll_interval")
+            raise validation.invalid_secret("poll_interval", "give either polling or poll_interval")
         if transport is None:
             proxy = proxy or os.environ.get("IMAGELABS_PROXY")
         self._transport, self._polling = transport, polling
@@ -111,7 +113,7 @@ class ImageLabs:
         self.url = self._settings.base_url
         self.api_endpoint = self.url + "/txt2img"
 
-    # From a prompt to a picture --------------------------------------------------------
+    # From a prompt to an image --------------------------------------------------------
 
     def generate(
         self,
@@ -121,13 +123,13 @@ class ImageLabs:
         on_progress: "OnProgress | None" = None,
         **options: Any,
     ) -> "GeneratedImage":
-        """Ask for one picture and wait until it is there.
+        """Ask for one image and wait until it is there.
 
         Args:
             prompt: What to draw, or a whole `ImageRequest`.
             timeout: Seconds for submit and wait together; `None`: the client's; infinity: no
                 limit.
-            on_progress: Called with each look that was answered.
+            on_progress: Called with each poll that was answered.
             **options: The other fields of `ImageRequest`, such as ``width=512``.
 
         Raises:
@@ -136,7 +138,7 @@ class ImageLabs:
             APIConnectionError, APIStatusError, APIResponseError: It was not accepted; or, with
                 `job` set, the service refuses to tell how it stands.
             JobFailedError, JobTimeoutError, JobStalledError: It was accepted and came to no
-                picture (yet); `job` is set.
+                image (yet); `job` is set.
         """
         deadline = self._service.deadline(timeout)
         job = self._service.submit(prompt, options, deadline)
@@ -145,7 +147,7 @@ class ImageLabs:
     def submit(
         self, prompt: "str | ImageRequest", *, timeout: float | None = None, **options: Any
     ) -> "Job":
-        """Ask for one picture and do not wait. Arguments and errors as in `generate`."""
+        """Ask for one image and do not wait. Arguments and errors as in `generate`."""
         return self._service.submit(prompt, options, self._service.deadline(timeout))
 
     def generate_many(
@@ -159,7 +161,7 @@ class ImageLabs:
         on_progress: "OnBatchProgress | None" = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> "Batch":
-        """Ask for many pictures; iterate over their outcomes, in the order in which they end.
+        """Ask for many images; iterate over their outcomes, in the order in which they end.
 
         One failure stops nothing: it is the outcome of its item. A 429 holds back the submits
         of all. Ctrl-C, an exception or `Batch.close` stop at once; `Batch.unfinished` then has
@@ -173,7 +175,7 @@ class ImageLabs:
             timeout: Seconds for each job, from the submit that was accepted, or from when it
                 was taken up again; `None`: the client's; infinity: no limit.
             min_interval: Seconds between two submits; 0: none.
-            on_progress: Called with an item's index and the latest look at its job, in the
+            on_progress: Called with an item's index and the latest poll of its job, in the
                 thread that iterates, while it waits for outcomes.
             checkpoint: A file in which each submit and each end is kept, durably. With the same
                 items, and new ones at the end, a later call goes on where this one ended, even
@@ -185,7 +187,7 @@ class ImageLabs:
             InvalidRequestError: A setting or the checkpoint cannot be used.
             OSError: The checkpoint cannot be opened.
         """
-        from .batch import Batch  # costs time and memory that single pictures do without
+        from .batch import Batch  # costs time and memory that single images do without
         from .schedule import Settings
 
         settings = Settings(
@@ -196,7 +198,7 @@ class ImageLabs:
         )
         return Batch(
             items,
-            self._wiring,
+            self._context,
             job_from_dict=self.job_from_dict,
             settings=settings,
             on_progress=on_progress,
@@ -215,7 +217,7 @@ class ImageLabs:
         Args:
             task_id: As the service gave it.
             request: What was asked for, if you kept it; `None`: the result does not tell.
-            submitted_at: When, in seconds since 1970: the strategy paces its looks by that.
+            submitted_at: When, in seconds since 1970: the strategy paces its polls by that.
                 `None`: now.
         """
         return self._service.job(task_id, request, submitted_at)
@@ -233,7 +235,7 @@ class ImageLabs:
     def close(self) -> None:
         """Close the connections that this client opened, of all threads. May be called again.
 
-        Jobs and pictures go on working; they open new ones.
+        Jobs and images go on working; they open new ones.
         """
         service: Service | None = self.__dict__.get("_made")
         if service is not None and service.owned is not None:
@@ -288,8 +290,8 @@ class ImageLabs:
         return service
 
     @property
-    def _wiring(self) -> "Wiring":
-        return self._service.wiring
+    def _context(self) -> "ClientContext":
+        return self._service.context
 
     def _value(self) -> tuple[Any, ...]:
         return self._settings, self._transport, self._polling

@@ -1,4 +1,4 @@
-"""Many pictures on one sheet, each with its number and what it was meant to show."""
+"""Many images on one sheet, each with its number and what it was meant to show."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ __all__ = ["Tile", "draw_sheet"]
 
 _PAPER, _INK, _FAINT, _EMPTY = "#f5f2ec", "#33302c", "#938b80", "#e4dfd6"
 _WIDEST_SHEET = 5000  # pixels
-_TILE = 320  # pixels, the longer side of a picture
+_TILE = 320  # pixels, the longer side of an image
 _READABLE = 120  # pixels; a smaller tile has no caption
 _GAP = 28  # pixels between tiles
 _LINE = 19  # pixels, a line of a caption
@@ -22,10 +22,10 @@ _RADIUS = 10  # pixels, of the corners
 
 @attrs.frozen
 class Tile:
-    """One picture of a sheet.
+    """One image of a sheet.
 
     Attributes:
-        path: The picture; one that cannot be read leaves an empty frame.
+        path: The image; one that cannot be read leaves an empty frame.
         name: Such as ``"0001"``.
         text: What it was meant to show; cut after two lines.
     """
@@ -52,13 +52,13 @@ def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
 
 
 def _row(tiles: Sequence[Tile], columns: int, side: int, gap: int, caption: int) -> Image.Image:
-    pictures = [_small(tile.path, side) for tile in tiles]
-    height = max(picture.height for picture in pictures)
+    images = [_small(tile.path, side) for tile in tiles]
+    height = max(image.height for image in images)
     row = Image.new("RGB", (columns * (side + gap) + gap, height + caption + gap), _PAPER)
     pen = ImageDraw.Draw(row)
-    for number, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
+    for number, (tile, image) in enumerate(zip(tiles, images, strict=True)):
         left = gap + number * (side + gap)
-        _mount(row, picture, left + (side - picture.width) // 2, height - picture.height)
+        _mount(row, image, left + (side - image.width) // 2, height - image.height)
         if caption:
             pen.text((left, height + 10), tile.name, _FAINT, _font(12))
             for line, words in enumerate(_wrapped(tile.text, side), 1):
@@ -68,18 +68,18 @@ def _row(tiles: Sequence[Tile], columns: int, side: int, gap: int, caption: int)
 
 def _small(path: Path, side: int) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            return ImageOps.contain(picture.convert("RGB"), (side, side))
+        with Image.open(path) as image:
+            return ImageOps.contain(image.convert("RGB"), (side, side))
     except (OSError, Image.DecompressionBombError):
         return Image.new("RGB", (side, side * 3 // 4), _EMPTY)
 
 
-def _mount(row: Image.Image, picture: Image.Image, left: int, top: int) -> None:
-    """Put a picture there, with round corners and a soft shadow."""
-    mask, shadow = _round(picture.size), _shadow(picture.size)
-    edge = (shadow.width - picture.width) // 2
+def _mount(row: Image.Image, image: Image.Image, left: int, top: int) -> None:
+    """Put an image there, with round corners and a soft shadow."""
+    mask, shadow = _round(image.size), _shadow(image.size)
+    edge = (shadow.width - image.width) // 2
     row.paste(_INK, (left - edge, top - edge + 3), shadow)
-    row.paste(picture, (left, top), mask)
+    row.paste(image, (left, top), mask)
 
 
 @lru_cache(16)

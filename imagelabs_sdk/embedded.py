@@ -3,15 +3,15 @@
 from typing import Any
 
 from .client import ImageLabs
-from .polling import Polling
+from .polling import PollingStrategy
 from .server.app import App
 from .server.engines.base import Engine
-from .server.engines.procedural import ProceduralEngine
+from .server.engines.landscape import LandscapeEngine
 from .transports.handler import HandlerTransport
 
 __all__ = ["embedded_client", "embedded_transport"]
 
-_DURATION = 2.0  # seconds per picture: pleasant, and long enough for progress to be seen
+_DURATION = 2.0  # seconds per image: pleasant, and long enough for progress to be seen
 _POLL_INTERVAL = 0.1  # seconds; asking costs next to nothing here
 
 
@@ -21,17 +21,17 @@ def embedded_transport(
     """A service of its own behind a transport, for who makes the client elsewhere.
 
     Args:
-        engine: Draws; `None`: a `ProceduralEngine`.
-        duration: Seconds per picture of that one.
+        engine: Draws; `None`: a `LandscapeEngine`.
+        duration: Seconds per image of that one.
     """
-    return HandlerTransport(App(engine or ProceduralEngine(duration=duration)))
+    return HandlerTransport(App(engine or LandscapeEngine(duration=duration)))
 
 
 def embedded_client(
     engine: Engine | None = None,
     *,
     base_url: str = "http://imagelabs.embedded",
-    polling: Polling | None = None,
+    polling: PollingStrategy | None = None,
     poll_interval: float | None = None,
     **client_options: Any,
 ) -> ImageLabs:
@@ -41,11 +41,11 @@ def embedded_client(
     other process can ask for them.
 
     Args:
-        engine: Draws; `None`: a `ProceduralEngine` with 2 seconds per picture. Its pictures
+        engine: Draws; `None`: a `LandscapeEngine` with 2 seconds per image. Its images
             are a stand-in: no diffusion model is at work.
-        base_url: What the addresses of pictures begin with; nobody else can open them.
-        polling: When to look. `None`: every `poll_interval`.
-        poll_interval: Seconds between looks; `None`: 0.1, if there is no `polling`.
+        base_url: What the addresses of images begin with; nobody else can open them.
+        polling: When to poll. `None`: every `poll_interval`.
+        poll_interval: Seconds between polls; `None`: 0.1, if there is no `polling`.
         **client_options: The other settings of `ImageLabs`, but for `transport`.
 
     Raises:

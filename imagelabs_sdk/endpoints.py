@@ -11,8 +11,8 @@ a Cloudflare page                            never                         asked
 400, 401, 403, 404, 422, other 4xx           never                         never
 ===========================================  ============================  ===================
 
-`resend_after` decides the first column. The other is carried out by the job, look by look;
-`asked_in_vain` decides it.
+`submit_retry_delay` decides the first column. The other is carried out by the job, poll by poll;
+`is_permanent_poll_error` decides it.
 """
 
 import logging
@@ -39,7 +39,7 @@ from .errors import (
 from .models import ImageRequest, Progress
 from .transports.base import HttpRequest, HttpResponse, Transport
 
-__all__ = ["Endpoints", "asked_in_vain", "resend_after"]
+__all__ = ["Endpoints", "is_permanent_poll_error", "submit_retry_delay"]
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Endpoints:
     log_prompts: bool = False
 
     def submit(self, request: ImageRequest, *, deadline: Deadline) -> str:
-        """Ask for one picture: ``POST /txt2img``. Answers the task id.
+        """Ask for one image: ``POST /txt2img``. Answers the task id.
 
         Raises:
             SubmissionUnknownError: It may have been accepted; it was not sent again.
@@ -97,7 +97,7 @@ class Endpoints:
             try:
                 return self._submit_once(body, hidden, deadline)
             except ImageLabsError as error:
-                pause = resend_after(error, attempt)
+                pause = submit_retry_delay(error, attempt)
                 if attempt > self.max_retries or pause is None or pause >= deadline.remaining():
                     _give_up(error)
                 log.debug("not accepted, sending again in %.1f s: %s", pause, error)
@@ -108,7 +108,7 @@ class Endpoints:
             task_id = wire.decode_submission(self._post("/txt2img", body, deadline))
         except ImageLabsError as error:
             error.endpoint = "POST /txt2img"
-            error.conceal([*hidden, *self.cookies.values()])
+            error.redact([*hidden, *self.cookies.values()])
             raise
         log.debug("task %s accepted", task_id)
         return task_id
@@ -123,7 +123,7 @@ class Endpoints:
             progress = wire.decode_progress(answer)
         except ImageLabsError as error:
             error.endpoint, error.task_id = "POST /progress", task_id
-            error.conceal([*hidden, *self.cookies.values()])
+            error.redact([*hidden, *self.cookies.values()])
             raise
         if progress.status not in _PLAIN_WORDS:
             status = without(progress.status, [*hidden, *self.cookies.values()])
@@ -145,14 +145,14 @@ class Endpoints:
             return response.read(_MAX_ANSWER)
 
 
-def asked_in_vain(error: ImageLabsError) -> bool:
+def is_permanent_poll_error(error: ImageLabsError) -> bool:
     """Whether asking for this task again is hopeless."""
     if not isinstance(error, APIStatusError) or isinstance(error, ChallengeError):
         return False
     return 400 <= error.status_code < 500 and error.status_code not in _TRANSIENT
 
 
-def resend_after(error: ImageLabsError, attempt: int) -> float | None:
+def submit_retry_delay(error: ImageLabsError, attempt: int) -> float | None:
     """Seconds until a submit may be sent again after its `attempt`-th failure; `None`: never."""
     if getattr(error, "delivered", "maybe") != "no" or isinstance(error, ChallengeError):
         return None

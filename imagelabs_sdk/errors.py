@@ -16,7 +16,7 @@
     │   ├── JobFailedError                         the service says that the job failed
     │   ├── JobTimeoutError     (TimeoutError)     still running when our patience ended
     │   └── JobStalledError                        the service cannot be reached to ask
-    └── DownloadError                              the finished picture could not be had
+    └── DownloadError                              the finished image could not be had
 
 Every error pickles, compares by value and says the same on the other side. No message
 holds a prompt, a cookie or a proxy's password; words of the server are shortened.
@@ -66,7 +66,7 @@ Delivered = Literal["no", "maybe", "yes"]
 """
 
 
-def printable(text: object, limit: int = 200) -> str:
+def sanitize_text(text: object, limit: int = 200) -> str:
     """Text from a peer, made safe to show: control characters out, cut at `limit`."""
     raw = str(text)[: 4 * limit]
     words = " ".join("".join(c if c.isprintable() else " " for c in raw).split())
@@ -79,7 +79,7 @@ def without(text: str, secrets: Iterable[str]) -> str:
     It ends where a secret begins; of one that is quoted in part, the longer words are left out.
     """
     for secret in secrets:
-        telling = printable(secret)[:_TELLING]
+        telling = sanitize_text(secret)[:_TELLING]
         if len(telling) >= _TOO_SHORT:
             text = re.sub(f"(?is){re.escape(telling)}.*", "…", text)
         for word in re.findall(r"\w{6,}", secret)[:_WORDS]:
@@ -104,12 +104,12 @@ class ImageLabsError(Exception):
     endpoint: str = attrs.field(default="", kw_only=True)
     task_id: str | None = attrs.field(default=None, kw_only=True)
 
-    def about(self, job: "Job") -> None:
+    def attach_job(self, job: "Job") -> None:
         """Attach the job that this error is about, unless one is attached already."""
         if self.job is None:
             self.job, self.task_id = job, job.id
 
-    def conceal(self, secrets: Iterable[str]) -> None:
+    def redact(self, secrets: Iterable[str]) -> None:
         """Cut the message off where it gives one of `secrets` away."""
         self.message = without(self.message, secrets)
         self.args = (self.message,)
@@ -117,7 +117,7 @@ class ImageLabsError(Exception):
     def __str__(self) -> str:
         where = [self.endpoint] if self.endpoint else []
         if self.task_id:
-            where.append(f"task {printable(self.task_id, 64)}")
+            where.append(f"task {sanitize_text(self.task_id, 64)}")
         return f"{self.message} ({', '.join(where)})" if where else self.message
 
     def __repr__(self) -> str:
@@ -141,7 +141,7 @@ class ImageLabsError(Exception):
 
 
 @contextmanager
-def carrying(job: "Job") -> Iterator[None]:
+def attach_job(job: "Job") -> Iterator[None]:
     """Whatever goes wrong in here names the job, so that what was accepted is not lost.
 
     Errors of ours get it attached; those of others, Ctrl-C among them, get a note (from Python
@@ -152,10 +152,10 @@ def carrying(job: "Job") -> Iterator[None]:
     except GeneratorExit:  # a reader who has had enough
         raise
     except ImageLabsError as error:
-        error.about(job)
+        error.attach_job(job)
         raise
     except BaseException as error:
-        note = f"the job goes on at the service: task id {printable(job.id, 256)}"
+        note = f"the job goes on at the service: task id {sanitize_text(job.id, 256)}"
         if sys.version_info >= (3, 11):  # pragma: no branch - by Python's version
             error.add_note(note)
         log.warning("interrupted by %s; %s", type(error).__name__, note)
@@ -196,7 +196,7 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 
 @attrs.define(slots=False, eq=False, str=False, repr=False)
 class ForbiddenAddressError(APIConnectionError):
-    """A picture's host leads to an address that is not on the public internet; nothing was sent.
+    """An image's host leads to an address that is not on the public internet; nothing was sent.
 
     If that is meant, give the client ``allow_private_hosts=True``.
     """
@@ -245,9 +245,9 @@ class APIResponseError(ImageLabsError):
 
 @attrs.define(slots=False, eq=False, str=False, repr=False)
 class SubmissionUnknownError(ImageLabsError):
-    """The request for a picture may or may not have been accepted; it was not sent again.
+    """The request for an image may or may not have been accepted; it was not sent again.
 
-    There is no task id to ask for. Sending again may buy the picture twice: that is the
+    There is no task id to ask for. Sending again may buy the image twice: that is the
     caller's decision. The reason is the error's ``__cause__``.
 
     Attributes:
@@ -259,7 +259,7 @@ class SubmissionUnknownError(ImageLabsError):
 
 @attrs.define(slots=False, eq=False, str=False, repr=False)
 class JobError(ImageLabsError):
-    """A job that was accepted has not come to a picture.
+    """A job that was accepted has not come to an image.
 
     Attributes:
         waited: Seconds since submit, by a monotonic clock.
@@ -270,7 +270,7 @@ class JobError(ImageLabsError):
 
 @attrs.define(slots=False, eq=False, str=False, repr=False)
 class JobFailedError(JobError):
-    """The service says that the job failed, or that it is done and names no picture.
+    """The service says that the job failed, or that it is done and names no image.
 
     Attributes:
         status: The service's own word, shortened.
@@ -297,11 +297,11 @@ class JobStalledError(JobError):
 
 @attrs.define(slots=False, eq=False, str=False, repr=False)
 class DownloadError(ImageLabsError):
-    """The finished picture could not be fetched, or what came is no picture.
+    """The finished image could not be fetched, or what came is no image.
 
     Attributes:
         status_code: The HTTP status, or `None` when the trouble was another.
-        url: The picture's address, shortened; without its query, which may be a key.
+        url: The image's address, shortened; without its query, which may be a key.
     """
 
     status_code: int | None = attrs.field(default=None, kw_only=True)

@@ -1,4 +1,4 @@
-"""Finished pictures: fetching them safely, checking what came, saving it whole."""
+"""Finished images: fetching them safely, checking what came, saving it whole."""
 
 import io
 import logging
@@ -14,7 +14,6 @@ from urllib.parse import urljoin, urlsplit
 
 import attrs
 
-from .checks import invalid, seconds
 from .deadline import Deadline
 from .errors import (
     APIConnectionError,
@@ -22,11 +21,12 @@ from .errors import (
     DownloadError,
     ForbiddenAddressError,
     ImageLabsError,
-    carrying,
-    printable,
+    attach_job,
+    sanitize_text,
 )
 from .models import ImageRequest
 from .transports.base import HttpRequest, HttpResponse, Transport, origin_of
+from .validation import invalid, seconds
 
 if TYPE_CHECKING:
     from .jobs import Job
@@ -36,10 +36,10 @@ __all__ = ["GeneratedImage", "ImageFetcher", "ImageFormat", "Timings", "sniff"]
 log = logging.getLogger(__name__)
 
 _MAX_URL = 4096  # characters
-_MAX_HOPS = 5  # redirects of one picture
-_HEAD = 32  # bytes that tell a picture's format
+_MAX_HOPS = 5  # redirects of one image
+_HEAD = 32  # bytes that tell an image's format
 _TAIL = 16  # bytes, more than any format's end mark
-_ATTEMPTS = 3  # to fetch one picture; a GET may be repeated
+_ATTEMPTS = 3  # to fetch one image; a GET may be repeated
 _PAUSE = 0.5  # seconds between them, times the attempt
 _STALE = (403, 404, 410)  # the link has expired, or never held
 _ODD = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")  # what no address needs unescaped
@@ -49,7 +49,7 @@ _HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")  # a name o
 
 @attrs.frozen
 class ImageFormat:
-    """A kind of picture.
+    """A kind of image.
 
     Attributes:
         name: Such as ``"PNG"``.
@@ -71,7 +71,7 @@ _END_MARKS = {_PNG: b"IEND\xaeB`\x82", _JPEG: b"\xff\xd9", _GIF: b";"}
 
 
 def sniff(head: bytes) -> ImageFormat | None:
-    """The format of a picture by its first 32 bytes; `None` when they are no picture's."""
+    """The format of an image by its first 32 bytes; `None` when they are no image's."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return _PNG
     if head.startswith(b"\xff\xd8\xff"):
@@ -108,7 +108,7 @@ class _Boxes:
 
 
 def is_whole(found: ImageFormat, head: bytes, tail: bytes, total: int, boxes: _Boxes) -> bool:
-    """Whether a picture of `total` bytes ended where its format says, if HTTP does not tell."""
+    """Whether an image of `total` bytes ended where its format says, if HTTP does not tell."""
     if found is _AVIF:
         return boxes.whole
     if found is _WEBP:
@@ -118,19 +118,19 @@ def is_whole(found: ImageFormat, head: bytes, tail: bytes, total: int, boxes: _B
 
 @attrs.frozen
 class Timings:
-    """How long a job took, in seconds since submit, as far as our looks could tell.
+    """How long a job took, in seconds since submit, as far as our polls could tell.
 
     Attributes:
-        queued: Until the first look that saw it drawn.
-        running: From then until a look saw it finished.
+        queued: Until the first poll that saw it drawn.
+        running: From then until a poll saw it finished.
         total: Both.
-        looks: How often we asked.
+        polls: How often we asked.
     """
 
     queued: float
     running: float
     total: float
-    looks: int
+    polls: int
 
 
 @attrs.frozen(kw_only=True)
@@ -139,14 +139,14 @@ class ImageFetcher:
 
     Attributes:
         transport: Carries the requests.
-        base_url: The API's; pictures of its own origin get its headers and cookies, and may
+        base_url: The API's; images of its own origin get its headers and cookies, and may
             be on a private host.
         headers, cookies: Those of the API.
         foreign_headers: Those for every other host.
         allow_private_hosts: Whether other hosts may be private, too.
-        max_bytes: No larger picture is taken.
+        max_bytes: No larger image is taken.
         request_timeout: Seconds for one exchange, its body included.
-        timeout: Seconds for everything about one picture, unless the caller says otherwise.
+        timeout: Seconds for everything about one image, unless the caller says otherwise.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of it.
     """
@@ -168,7 +168,7 @@ class ImageFetcher:
         return urljoin(self.base_url, url) if re.match("/[^/]", url) else url
 
     def open(self, url: str, deadline: Deadline) -> HttpResponse:
-        """A response with status 200 whose body may be a picture; the caller closes it.
+        """A response with status 200 whose body may be an image; the caller closes it.
 
         Raises:
             DownloadError: There is none.
@@ -184,11 +184,11 @@ class ImageFetcher:
             location = response.headers.get("location")
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 raise _failure(
-                    f"the picture's address answered {response.status}", url, response.status
+                    f"the image's address answered {response.status}", url, response.status
                 )
             with suppress(ValueError):  # malformed: the same address again, until the hops end
                 url = urljoin(url, location)
-        raise _failure("the picture's address redirects without end", url)
+        raise _failure("the image's address redirects without end", url)
 
     def _get(self, url: str, deadline: Deadline) -> HttpResponse:
         own = origin_of(url) == origin_of(self.base_url)
@@ -202,13 +202,13 @@ class ImageFetcher:
         try:
             return self.transport.send(request, deadline=deadline)
         except APIConnectionError as exc:
-            raise _failure(f"the picture cannot be fetched: {exc.message}", url) from exc
+            raise _failure(f"the image cannot be fetched: {exc.message}", url) from exc
 
     def _of_sane_length(self, response: HttpResponse, url: str) -> HttpResponse:
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self.max_bytes:
             response.close()
-            raise _failure(f"the picture is larger than {self.max_bytes} bytes", url)
+            raise _failure(f"the image is larger than {self.max_bytes} bytes", url)
         return response
 
     def _check(self, url: str) -> None:
@@ -220,24 +220,24 @@ class ImageFetcher:
             parts, own = urlsplit(url), origin_of(self.base_url)
             scheme, host, _ = origin_of(url)
         except ValueError as exc:
-            raise _failure("the picture's address is malformed", url) from exc
+            raise _failure("the image's address is malformed", url) from exc
         if scheme not in ("http", "https") or (scheme == "http" and own[0] == "https"):
-            raise _failure(f"a picture's address may not be {printable(scheme, 20)}:", url)
+            raise _failure(f"an image's address may not be {sanitize_text(scheme, 20)}:", url)
         if not host or parts.username is not None or parts.password is not None:
-            raise _failure("a picture's address needs a host and no credentials", url)
+            raise _failure("an image's address needs a host and no credentials", url)
         if len(url) > _MAX_URL or _ODD.search(url) or not _HOST.fullmatch(host):
-            raise _failure("the picture's address is too long, or has odd characters", url)
+            raise _failure("the image's address is too long, or has odd characters", url)
 
 
 @attrs.frozen(kw_only=True)
 class GeneratedImage:
-    """A finished picture; fetched when it is read or saved, not before.
+    """A finished image; fetched when it is read or saved, not before.
 
     It outlives its client, pickles, and can be read again and again as long as the service
-    keeps the picture. A link that has expired meanwhile is asked for anew, once.
+    keeps the image. A link that has expired meanwhile is asked for anew, once.
 
     Attributes:
-        url: The picture's address.
+        url: The image's address.
         task_id: The service's name of the job.
         request: What was asked for, with the seeds used; `None` if that is not known here.
         timings: How long it took.
@@ -253,36 +253,36 @@ class GeneratedImage:
     _final: bool = attrs.field(default=True, eq=False, repr=False, alias="final")
 
     def read(self, *, timeout: float | None = None) -> bytes:
-        """The picture's bytes, checked as in `save`.
+        """The image's bytes, checked as in `save`.
 
         Args:
             timeout: Seconds for everything; `None`: the client's `timeout`; infinity: no limit.
 
         Raises:
-            DownloadError: It could not be had, or is no picture.
+            DownloadError: It could not be had, or is no image.
         """
-        with carrying(self.job):
+        with attach_job(self.job):
             buffer = io.BytesIO()
             self._fetch_into(buffer, self._deadline(timeout))
             return buffer.getvalue()
 
     def iter_bytes(self, *, timeout: float | None = None) -> Iterator[bytes]:
-        """The picture's bytes, piece by piece, as they arrive; for passing on, not for keeping.
+        """The image's bytes, piece by piece, as they arrive; for passing on, not for keeping.
 
         The first piece comes after its format is known; a body that turns out to be cut
         raises `DownloadError` at its end.
         """
-        with carrying(self.job):
+        with attach_job(self.job):
             yield from self._pieces(self._link(), self._deadline(timeout))
 
     def save(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> Path:
-        """Write the picture to `path`, whole or not at all.
+        """Write the image to `path`, whole or not at all.
 
-        Only the whole body of a PNG, JPEG, WebP, GIF or AVIF is a picture. It is written beside
+        Only the whole body of a PNG, JPEG, WebP, GIF or AVIF is an image. It is written beside
         `path` and renamed, so that what was there survives a failure.
 
         Args:
-            path: If it has no extension, the one of the picture's format is added. Its folder
+            path: If it has no extension, the one of the image's format is added. Its folder
                 must exist. A file that is there is replaced.
             timeout: Seconds for everything; `None`: the client's `timeout`; infinity: no limit.
 
@@ -291,10 +291,10 @@ class GeneratedImage:
 
         Raises:
             InvalidRequestError: Nothing can be written at `path`; nothing was fetched.
-            DownloadError: The picture could not be had, or is none.
+            DownloadError: The image could not be had, or is none.
             OSError: The disk did not take it.
         """
-        with carrying(self.job):
+        with attach_job(self.job):
             target, deadline = Path(path), self._deadline(timeout)
             if not _can_be_written(target):
                 raise invalid("path", str(path), "must be a file in a folder that exists")
@@ -309,11 +309,11 @@ class GeneratedImage:
         return Deadline.after(allowed, self._fetcher.clock)
 
     def _link(self) -> "_Link":
-        """A preview's is never asked for anew: that would be another picture's."""
+        """A preview's is never asked for anew: that would be another image's."""
         return _Link(self.url, is_fresh=not self._final)
 
     def _fetch_into(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
-        """Write the whole picture, starting again after a failure that may pass."""
+        """Write the whole image, starting again after a failure that may pass."""
         link = self._link()
         for attempt in range(1, _ATTEMPTS):
             try:
@@ -342,7 +342,7 @@ class GeneratedImage:
             with self._open(link, deadline) as response:
                 yield from _checked_pieces(response, self._fetcher.max_bytes)
         except APIConnectionError as exc:
-            raise _failure(f"the picture broke off: {exc.message}", link.url) from exc
+            raise _failure(f"the image broke off: {exc.message}", link.url) from exc
         except DownloadError as error:
             error.url = error.url or _shown(link.url)
             raise
@@ -366,7 +366,7 @@ class GeneratedImage:
 
 @attrs.define
 class _Link:
-    """Where a picture is, as far as we know; asked for anew once at most."""
+    """Where an image is, as far as we know; asked for anew once at most."""
 
     url: str
     is_fresh: bool = False
@@ -377,7 +377,7 @@ class _Link:
 
 def _shown(url: str) -> str:
     """An address without its query, which may be a key."""
-    return printable(url.partition("?")[0])
+    return sanitize_text(url.partition("?")[0])
 
 
 def _failure(message: str, url: str, status: int | None = None) -> DownloadError:
@@ -392,7 +392,7 @@ def _may_pass(error: DownloadError) -> bool:
 
 
 def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
-    """The body, once its first bytes are a picture's and as long as it is not too large."""
+    """The body, once its first bytes are an image's and as long as it is not too large."""
     pieces = response.iter_bytes()
     head, piece = b"", None
     for piece in pieces:
@@ -401,13 +401,13 @@ def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
             break
     found = sniff(head)
     if found is None:
-        raise DownloadError("what came is no picture" if head else "nothing came")
+        raise DownloadError("what came is no image" if head else "nothing came")
     piece, head = head, head[:_HEAD]  # the first piece may be large: it is let go like the others
     total, tail, boxes = 0, b"", _Boxes()
     while piece is not None:
         total += len(piece)
         if total > max_bytes:
-            raise DownloadError(f"the picture is larger than {max_bytes} bytes")
+            raise DownloadError(f"the image is larger than {max_bytes} bytes")
         tail = piece[-_TAIL:] if len(piece) >= _TAIL else (tail + piece)[-_TAIL:]
         boxes.watch(piece)
         yield piece

@@ -10,9 +10,8 @@ from typing import Any
 import attrs
 
 from . import wire
-from .checks import invalid
 from .deadline import Deadline
-from .endpoints import Endpoints, asked_in_vain
+from .endpoints import Endpoints, is_permanent_poll_error
 from .errors import (
     ChallengeError,
     ImageLabsError,
@@ -20,55 +19,56 @@ from .errors import (
     JobFailedError,
     JobStalledError,
     JobTimeoutError,
-    carrying,
-    printable,
+    attach_job,
+    sanitize_text,
 )
 from .images import GeneratedImage, ImageFetcher, Timings
 from .models import ImageRequest, Progress, State
-from .polling import Look, Polling, after_failures
+from .polling import Poll, PollingStrategy, after_failures
+from .validation import invalid
 
-__all__ = ["Job", "OnProgress", "Step"]
+__all__ = ["Job", "OnProgress", "PollResult"]
 
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress], object]
-"""Called with each look that was answered; what it returns is ignored."""
+"""Called with each poll that was answered; what it returns is ignored."""
 
-_MAX_FAILURES = 10  # looks that may fail in a row before a wait gives up
+_MAX_FAILURES = 10  # polls that may fail in a row before a wait gives up
 _MAX_CHALLENGES = 2  # the same when it is Cloudflare that answers: waiting does not pass it
-_MAX_LOOKS = 64  # that a strategy is shown
-_LAST_LOOK = 0.5  # seconds before the deadline, if the strategy would look after it
+_MAX_POLLS = 64  # that a strategy is shown
+_LAST_POLL = 0.5  # seconds before the deadline, if the strategy would look after it
 
 
 @attrs.frozen
-class Step:
+class PollResult:
     """What one step of a job came to.
 
     Attributes:
-        progress: The latest that is known; `None` when no look has been answered yet.
-        delay: Seconds until the next look is due; `None` when the job is done.
-        error: Why this look failed, if it did; the job may be healthy all the same.
+        progress: The latest that is known; `None` when no poll has been answered yet.
+        next_poll_in: Seconds until the next poll is due; `None` when the job is done.
+        error: Why this poll failed, if it did; the job may be healthy all the same.
     """
 
     progress: Progress | None
-    delay: float | None
+    next_poll_in: float | None
     error: ImageLabsError | None = None
 
 
 @attrs.frozen(kw_only=True)
-class Wiring:
+class ClientContext:
     """What the jobs of one client share.
 
     Attributes:
         endpoints: To ask with.
-        fetcher: To fetch pictures with.
-        polling: When to look, and by which clock.
+        fetcher: To fetch images with.
+        polling: When to poll, and by which clock.
         timeout: Seconds for a whole job, unless the caller says otherwise.
     """
 
     endpoints: Endpoints
     fetcher: ImageFetcher
-    polling: Polling
+    polling: PollingStrategy
     timeout: float
 
     def deadline(self, timeout: float | None) -> Deadline:
@@ -89,27 +89,27 @@ class Job:
     def __init__(
         self,
         task_id: str,
-        wiring: Wiring,
+        context: ClientContext,
         *,
         request: ImageRequest | None = None,
         submitted_at: float | None = None,
-        first_look_now: bool = True,
+        first_poll_now: bool = True,
     ) -> None:
         self._id = task_id
-        self._wiring = wiring
+        self._context = context
         self._request = request
         wall = time.time()
         self._submitted_at = wall if submitted_at is None else submitted_at
         self._progress: Progress | None = None
-        self._looks: deque[Look] = deque(maxlen=_MAX_LOOKS)
-        self._look_count = 0
+        self._polls: deque[Poll] = deque(maxlen=_MAX_POLLS)
+        self._poll_count = 0
         self._failures = 0
         self._queued: float | None = None
         self._ended: float | None = None
         now = self._now()
         self._origin = now - max(0.0, wall - self._submitted_at)
         # Not yet asked of the strategy: it may be the caller's own, and fail.
-        self._due: float | None = now if first_look_now else None
+        self._due: float | None = now if first_poll_now else None
 
     # What is known ---------------------------------------------------------------------
 
@@ -139,20 +139,20 @@ class Job:
         return self._submitted_at
 
     @property
-    def pause(self) -> float:
-        """Seconds until the next look is due, by the polling strategy; 0.0: now. Asks nobody.
+    def next_poll_in(self) -> float:
+        """Seconds until the next poll is due, by the polling strategy; 0.0: now. Asks nobody.
 
         Raises:
             InvalidRequestError: The strategy answers no number of seconds.
         """
-        with carrying(self):
+        with attach_job(self):
             if self._due is None:
                 self._due = self._origin + self._delay()
             return max(0.0, self._due - self._now())
 
     def __repr__(self) -> str:
-        state = self._progress.state.value if self._progress else "not yet looked at"
-        return f"<Job {printable(self._id, 64)}: {state}>"
+        state = self._progress.state.value if self._progress else "not yet polled"
+        return f"<Job {sanitize_text(self._id, 64)}: {state}>"
 
     # Asking ----------------------------------------------------------------------------
 
@@ -163,103 +163,103 @@ class Job:
             APIConnectionError, APIStatusError, APIResponseError: No usable answer; the job
                 may be healthy.
         """
-        with carrying(self):
-            return self._look(self._wiring.deadline(timeout))
+        with attach_job(self):
+            return self._refresh(self._context.deadline(timeout))
 
-    def step(self, *, timeout: float | None = None) -> Step:
+    def poll(self, *, timeout: float | None = None) -> PollResult:
         """Ask once and say when to ask next; never sleeps. A done job is not asked about.
 
-        For loops, queues and sweeps of your own. A look that fails is no error yet: see
-        `Step.error`.
+        For loops, queues and sweeps of your own. A poll that fails is no error yet: see
+        `PollResult.error`.
 
         Raises:
             JobFailedError: The service says that it failed.
             JobTimeoutError: There was no time to ask.
-            JobStalledError: Too many looks in a row have failed.
+            JobStalledError: Too many polls in a row have failed.
             APIStatusError: The service refuses to tell (it has forgotten the task, say).
         """
-        with carrying(self):
-            return self._step(self._wiring.deadline(timeout))
+        with attach_job(self):
+            return self._poll(self._context.deadline(timeout))
 
     def wait(self, *, timeout: float | None = None, on_progress: OnProgress | None = None) -> "Job":
-        """Wait until the picture is there. Answers the job itself.
+        """Wait until the image is there. Answers the job itself.
 
         Args:
             timeout: Seconds; `None`: the client's `timeout`; 0: do not wait; infinity: no limit.
-            on_progress: Called with each answered look.
+            on_progress: Called with each answered poll.
 
         Raises:
-            JobFailedError, JobTimeoutError, JobStalledError, APIStatusError: As in `step`.
+            JobFailedError, JobTimeoutError, JobStalledError, APIStatusError: As in `poll`.
         """
-        with carrying(self):
-            deadline = self._wiring.deadline(timeout)
+        with attach_job(self):
+            deadline = self._context.deadline(timeout)
         return self.wait_until(deadline, on_progress)
 
     def result(
         self, *, timeout: float | None = None, on_progress: OnProgress | None = None
     ) -> GeneratedImage:
-        """Wait, and answer the picture. Arguments and errors as in `wait`."""
+        """Wait, and answer the image. Arguments and errors as in `wait`."""
         return self.wait(timeout=timeout, on_progress=on_progress).image()
 
     def events(self, *, timeout: float | None = None) -> Iterator[Progress]:
-        """Each answered look while waiting, the last one included. Arguments as in `wait`."""
-        with carrying(self):
-            deadline = self._wiring.deadline(timeout)
+        """Each answered poll while waiting, the last one included. Arguments as in `wait`."""
+        with attach_job(self):
+            deadline = self._context.deadline(timeout)
         return self._events(deadline)
 
     def wait_until(self, deadline: Deadline, on_progress: OnProgress | None = None) -> "Job":
         """`wait`, for who has a deadline already."""
         for progress in self._events(deadline):
             if on_progress is not None:
-                with carrying(self):
+                with attach_job(self):
                     on_progress(progress)
         return self
 
     def image(self) -> GeneratedImage:
-        """The picture of a job that is known to be done. Asks nobody.
+        """The image of a job that is known to be done. Asks nobody.
 
         Raises:
             JobFailedError: It has ended without one.
             JobTimeoutError: It is not known to be done; `result` waits for it.
         """
-        with carrying(self):
+        with attach_job(self):
             self._raise_if_failed()
             if self._progress is None or self._progress.image_url is None:
                 raise self._timeout_error()
-            return self._picture(self._progress.image_url)
+            return self._make_image(self._progress.image_url)
 
     def preview(self, url: str | None = None) -> GeneratedImage | None:
-        """The half-drawn picture that a look told of; read or saved like a finished one.
+        """The half-drawn image that a poll told of; read or saved like a finished one.
 
         Asks nobody. The service may take it back at any time: then reading it raises
         `DownloadError`.
 
         Args:
-            url: The address, if it was kept from another look (`Progress.preview_url`); `None`:
-                that of the latest look.
+            url: The address, if it was kept from another poll (`Progress.preview_url`); `None`:
+                that of the latest poll.
 
         Returns:
             `None` if there is none.
         """
         latest = self._progress.preview_url if self._progress else None
         address = url or latest
-        return self._picture(address, final=False) if address else None
+        return self._make_image(address, final=False) if address else None
 
-    def _picture(self, url: str, *, final: bool = True) -> GeneratedImage:
+    def _make_image(self, url: str, *, final: bool = True) -> GeneratedImage:
         queued, total = self._queued or 0.0, self._ended or 0.0
         return GeneratedImage(
-            url=self._wiring.fetcher.absolute(url),
+            url=self._context.fetcher.absolute(url),
             task_id=self._id,
             request=self._request,
-            timings=Timings(queued, total - queued, total, self._look_count),
+            timings=Timings(queued, total - queued, total, self._poll_count),
             job=self,
-            fetcher=self._wiring.fetcher,
+            fetcher=self._context.fetcher,
             final=final,
         )
 
     def fresh_url(self, deadline: Deadline) -> str | None:
-        """The picture's address, asked for anew: links expire."""
-        return self._wiring.endpoints.progress(self._id, deadline=deadline).image_url
+        """The image's address, asked for anew: links expire."""
+        return self._context.endpoints.progress(self._id, deadline=deadline).image_url
 
     # Keeping ---------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class Job:
         return {
             "version": 1,
             "task_id": self._id,
-            "base_url": self._wiring.endpoints.base_url,
+            "base_url": self._context.endpoints.base_url,
             "submitted_at": self._submitted_at,
             "request": self._request and wire.request_to_json(self._request),
         }
@@ -285,7 +285,7 @@ class Job:
         return hash(self._id)
 
     def _value(self) -> tuple[Any, ...]:
-        return self._id, self._wiring, self._request, self._submitted_at, self._progress
+        return self._id, self._context, self._request, self._submitted_at, self._progress
 
     def __getstate__(self) -> dict[str, Any]:
         # A monotonic clock means nothing in another process: keep distances, not points.
@@ -302,63 +302,63 @@ class Job:
     # How it is done --------------------------------------------------------------------
 
     def _now(self) -> float:
-        return self._wiring.polling.clock()
+        return self._context.polling.clock()
 
     def _elapsed(self) -> float:
         return self._now() - self._origin
 
     def _events(self, deadline: Deadline) -> Iterator[Progress]:
-        with carrying(self):
+        with attach_job(self):
             self._raise_if_failed()
         while not self.done:
-            with carrying(self):
+            with attach_job(self):
                 self._sleep_until_due(deadline)
-                step = self._step(deadline)
-            if step.error is None and step.progress is not None:
-                yield step.progress
+                result = self._poll(deadline)
+            if result.error is None and result.progress is not None:
+                yield result.progress
 
     def _sleep_until_due(self, deadline: Deadline) -> None:
-        pause, left = self.pause, deadline.remaining()
-        if pause >= left:  # too late to be of use: look a last time while it is
-            pause = left - _LAST_LOOK if left > _LAST_LOOK else left
+        pause, left = self.next_poll_in, deadline.remaining()
+        if pause >= left:  # too late to be of use: poll a last time while it is
+            pause = left - _LAST_POLL if left > _LAST_POLL else left
         if pause > 0:
-            self._wiring.polling.sleep(pause)
+            self._context.polling.sleep(pause)
 
-    def _step(self, deadline: Deadline) -> Step:
+    def _poll(self, deadline: Deadline) -> PollResult:
         if self.done:
             self._raise_if_failed()
-            return Step(self._progress, None)
+            return PollResult(self._progress, None)
         if deadline.passed:
             raise self._timeout_error()
         pause = self._delay()
         try:
-            progress = self._look(deadline)
+            progress = self._refresh(deadline)
         except ImageLabsError as error:
             delay = self._after_failure(error, pause)
-            step = Step(self._progress, delay, error)
+            result = PollResult(self._progress, delay, error)
         else:
             self._failures = 0
             self._raise_if_failed()
             delay = self._delay()
-            step = Step(progress, None if self.done else delay)
+            result = PollResult(progress, None if self.done else delay)
         self._due = self._now() + delay
-        return step
+        return result
 
     def _delay(self) -> float:
-        delay = self._wiring.polling.delay(self._looks)
+        delay = self._context.polling.delay(self._polls)
         number = isinstance(delay, int | float) and not isinstance(delay, bool)
         if not number or not 0.0 <= delay < math.inf:
             raise invalid("polling", delay, "delay() must answer seconds, 0.0 or more")
         return delay
 
-    def _look(self, deadline: Deadline) -> Progress:
+    def _refresh(self, deadline: Deadline) -> Progress:
         hidden = (self._request.prompt, self._request.negative_prompt) if self._request else ()
-        ask = self._wiring.endpoints.progress
+        ask = self._context.endpoints.progress
         progress = ask(self._id, deadline=deadline, hidden=hidden)
         elapsed = self._elapsed()
         self._progress = progress
-        self._look_count += 1
-        self._looks.append(Look(elapsed, progress))
+        self._poll_count += 1
+        self._polls.append(Poll(elapsed, progress))
         if progress.state is not State.QUEUED and self._queued is None:
             self._queued = elapsed
         if progress.state.ended and self._ended is None:
@@ -367,16 +367,16 @@ class Job:
         return progress
 
     def _after_failure(self, error: ImageLabsError, pause: float) -> float:
-        """Seconds until the next look, or the end of our patience."""
+        """Seconds until the next poll, or the end of our patience."""
         self._failures += 1
-        log.debug("task %s: look failed, %d in a row: %s", self._id, self._failures, error)
-        if asked_in_vain(error):
+        log.debug("task %s: poll failed, %d in a row: %s", self._id, self._failures, error)
+        if is_permanent_poll_error(error):
             raise error
         if isinstance(error, ChallengeError) and self._failures >= _MAX_CHALLENGES:
             raise error
         if self._failures >= _MAX_FAILURES:
             raise JobStalledError(
-                f"cannot reach the service: {self._failures} looks in a row failed, the last one: "
+                f"cannot reach the service: {self._failures} polls in a row failed, the last one: "
                 f"{error.message}; the job may be healthy",
                 waited=self._elapsed(),
             ) from error
@@ -389,12 +389,12 @@ class Job:
         word = self._progress.status
         message = f"the service says that the job failed: {word!r}"
         if word.lower() == "done":
-            message = "the service says that the job is done and names no picture"
+            message = "the service says that the job is done and names no image"
         raise JobFailedError(message, status=word, waited=self._ended or 0.0)
 
     def _timeout_error(self) -> JobError:
         waited = self._elapsed()
-        # A single look cut off by the deadline says nothing about the service.
+        # A single poll cut off by the deadline says nothing about the service.
         lost = self._failures > (1 if self._progress else 0)
         how = "cannot reach the service" if lost else "the job is still running"
         return JobTimeoutError(

@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from .checks import invalid
-from .errors import InvalidRequestError, printable
+from .errors import InvalidRequestError, sanitize_text
+from .validation import invalid
 
 __all__ = ["ImageRequest", "Progress", "State"]
 
@@ -61,7 +61,7 @@ def _json_object(value: object) -> dict[str, Any]:
         copy: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidRequestError(
-            f"extra_body: must be plain JSON: {printable(exc)}", field="extra_body"
+            f"extra_body: must be plain JSON: {sanitize_text(exc)}", field="extra_body"
         ) from exc
     return copy
 
@@ -105,7 +105,7 @@ _side: list[Callable[[Any, Any, int], None]] = [_whole(1, MAX_SIDE, " pixels"), 
 
 @attrs.frozen(kw_only=True)
 class ImageRequest:
-    """One picture to be drawn. Checked when it is made: a bad value raises `InvalidRequestError`.
+    """One image to be drawn. Checked when it is made: a bad value raises `InvalidRequestError`.
 
     The defaults are those of the service's known clients. ``repr()`` does not show the texts.
 
@@ -120,7 +120,7 @@ class ImageRequest:
             tells which. Digits in a text on the wire.
         subseed: As `seed`, of the variation.
         attention: A whole number that the known clients send as 0; its meaning is not known.
-        tiling: Whether the picture shall repeat without a seam.
+        tiling: Whether the image shall repeat without a seam.
         reference_image: Passed through; which encoding the service wants is not known.
         reference_image_type: Passed through; the values are not known.
         reference_strength: In percent, 0 to 100.
@@ -186,27 +186,29 @@ class State(enum.Enum):
 
     @property
     def ended(self) -> bool:
-        """Whether looking again cannot change it."""
+        """Whether polling again cannot change it."""
         return self in (State.DONE, State.FAILED)
 
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """How a job stands, by one look.
+    """How a job stands, by one poll.
 
     Attributes:
         state: Our reading.
         status: The service's own word, shortened; empty when it gave none.
         fraction: From 0.0 to 1.0, or `None` when the service did not say. It may stay 0.0
-            while the job waits, and reach 1.0 before the picture is there.
-        preview_url: Address of a half-drawn picture, or `None`.
-        image_url: Address of the finished picture; set if and only if `state` is ``DONE``.
+            while the job waits, and reach 1.0 before the image is there.
+        preview_url: Address of a half-drawn image, or `None`.
+        image_url: Address of the finished image; set if and only if `state` is ``DONE``.
     """
 
     state: State
     status: str = ""
     fraction: float | None = None
     preview_url: str | None = attrs.field(
-        default=None, repr=lambda url: repr(url and printable(url))
+        default=None, repr=lambda url: repr(url and sanitize_text(url))
     )
-    image_url: str | None = attrs.field(default=None, repr=lambda url: repr(url and printable(url)))
+    image_url: str | None = attrs.field(
+        default=None, repr=lambda url: repr(url and sanitize_text(url))
+    )

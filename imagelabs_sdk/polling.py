@@ -1,4 +1,4 @@
-"""When to look again: strategies as plain values, to be simulated without any I/O."""
+"""When to poll again: strategies as plain values, to be simulated without any I/O."""
 
 import math
 import random
@@ -8,23 +8,23 @@ from typing import Any, Protocol
 
 import attrs
 
-from .checks import invalid, seconds
 from .models import Progress, State
+from .validation import invalid, seconds
 
-__all__ = ["Adaptive", "Backoff", "FixedInterval", "Look", "Polling", "after_failures"]
+__all__ = ["Adaptive", "Backoff", "FixedInterval", "Poll", "PollingStrategy", "after_failures"]
 
-_LONGEST_PAUSE = 10.0  # seconds between looks while the service cannot be reached
-_LONGEST_ASKED = 60.0  # seconds that the service may make us wait between looks
+_LONGEST_PAUSE = 10.0  # seconds between polls while the service cannot be reached
+_LONGEST_ASKED = 60.0  # seconds that the service may make us wait between polls
 
 _LATE = 1.5  # seconds after its end by which a job is noticed,
 _LATE_SHARE = 0.15  # or this share of its time, if that is longer
-_ROUND_TRIP = 0.1  # seconds of that which one look itself may take
+_ROUND_TRIP = 0.1  # seconds of that which one poll itself may take
 _DOUBT = 0.25  # a reported fraction may fall short of the truth by so much
-_MARGIN = 0.4  # of the blind pace, by which a look aims behind the expected end
+_MARGIN = 0.4  # of the blind pace, by which a poll aims behind the expected end
 
 
 @attrs.frozen
-class Look:
+class Poll:
     """One answered question.
 
     Attributes:
@@ -36,8 +36,8 @@ class Look:
     progress: Progress
 
 
-class Polling(Protocol):
-    """Decides when to look again, and by which clock everything about a job is measured."""
+class PollingStrategy(Protocol):
+    """Decides when to poll again, and by which clock everything about a job is measured."""
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -49,10 +49,10 @@ class Polling(Protocol):
         """Waits so many seconds of that clock."""
         ...  # pragma: no cover - a Protocol has no body
 
-    def delay(self, looks: Sequence[Look]) -> float:
-        """Seconds from now until the next look.
+    def delay(self, polls: Sequence[Poll]) -> float:
+        """Seconds from now until the next poll.
 
-        `looks` are those so far, oldest first, perhaps without the earliest of very many;
+        `polls` are those so far, oldest first, perhaps without the earliest of very many;
         empty right after submit.
         """
         ...  # pragma: no cover - a Protocol has no body
@@ -67,7 +67,7 @@ class FixedInterval:
     """Look at a fixed interval.
 
     Attributes:
-        interval: Seconds between looks, also before the first.
+        interval: Seconds between polls, also before the first.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of that clock.
     """
@@ -76,7 +76,7 @@ class FixedInterval:
     clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
     sleep: Callable[[float], None] = attrs.field(default=time.sleep, kw_only=True)
 
-    def delay(self, looks: Sequence[Look]) -> float:
+    def delay(self, polls: Sequence[Poll]) -> float:
         """Always `interval`."""
         return self.interval
 
@@ -88,14 +88,14 @@ def _uniform() -> float:
 
 @attrs.frozen
 class Backoff:
-    """Look less and less often: kind to the service, late to notice.
+    """Poll less and less often: kind to the service, late to notice.
 
     Attributes:
-        initial: Seconds before the first look.
+        initial: Seconds before the first poll.
         maximum: No pause is longer, in seconds.
         multiplier: Each pause is so many times the one before; 1 or more.
         jitter: Each pause is shortened at random by up to this part of it, 0.0 to 1.0, so that
-            many clients do not look in step.
+            many clients do not poll in step.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of that clock.
         random: Answers 0.0 to 1.0.
@@ -124,16 +124,16 @@ class Backoff:
         if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
             raise invalid(field.name, value, "must be a number from 0.0 to 1.0")
 
-    def delay(self, looks: Sequence[Look]) -> float:
-        """`initial`, times `multiplier` for each look so far, at most `maximum`, jittered."""
-        growth = min(math.log(self.multiplier) * len(looks), 50.0)  # keeps the power finite
+    def delay(self, polls: Sequence[Poll]) -> float:
+        """`initial`, times `multiplier` for each poll so far, at most `maximum`, jittered."""
+        growth = min(math.log(self.multiplier) * len(polls), 50.0)  # keeps the power finite
         pause = min(self.initial * math.exp(growth), self.maximum)
         return pause * (1.0 - self.jitter * self.random())
 
 
 @attrs.frozen
 class Adaptive:
-    """Look rarely while nothing moves, then just after the end that the progress foretells.
+    """Poll rarely while nothing moves, then just after the end that the progress foretells.
 
     A job is noticed at the latest 1.5 s or 15 % of its time after its end, whichever is longer, as
     long as no reported fraction falls short of the share of time that has passed by more than a
@@ -141,10 +141,10 @@ class Adaptive:
     it and says where it ends.
 
     Attributes:
-        worth: Seconds of delay that one look is worth: less looks more often, and notices sooner.
+        worth: Seconds of delay that one poll is worth: less polls more often, and notices sooner.
         minimum: No pause is shorter, in seconds.
         maximum: No pause is longer, in seconds.
-        shortest: Seconds that drawing takes at the very least, once it has begun. A picture that
+        shortest: Seconds that drawing takes at the very least, once it has begun. An image that
             is drawn sooner is noticed as if it had taken so long.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of that clock.
@@ -162,17 +162,17 @@ class Adaptive:
         if value < self.minimum:
             raise invalid(field.name, value, "must not be below minimum")
 
-    def delay(self, looks: Sequence[Look]) -> float:
-        """By the looks alone: the same looks, the same answer."""
-        return min(max(self._pause(looks), self.minimum), self.maximum)
+    def delay(self, polls: Sequence[Poll]) -> float:
+        """By the polls alone: the same polls, the same answer."""
+        return min(max(self._pause(polls), self.minimum), self.maximum)
 
-    def _pause(self, looks: Sequence[Look]) -> float:
-        now = looks[-1].elapsed if looks else 0.0
-        if not looks or looks[-1].progress.state is State.QUEUED:
+    def _pause(self, polls: Sequence[Poll]) -> float:
+        now = polls[-1].elapsed if polls else 0.0
+        if not polls or polls[-1].progress.state is State.QUEUED:
             return _patience(now) + self.shortest  # all the drawing is still to come
-        if not _has_moved(looks):
+        if not _has_moved(polls):
             return self._blind_pace(now)
-        guess, surely = _remaining(looks, self.shortest)
+        guess, surely = _remaining(polls, self.shortest)
         aim = guess + _MARGIN * self._blind_pace(now)
         return min(aim, _patience(now) + min(surely, _patience(now)))
 
@@ -182,30 +182,30 @@ class Adaptive:
 
 
 def _patience(now: float) -> float:
-    """The longest pause that still keeps the promise if the job ends right after its look."""
+    """The longest pause that still keeps the promise if the job ends right after its poll."""
     return max(_LATE, _LATE_SHARE * now) - _ROUND_TRIP
 
 
-def _fraction(look: Look) -> float:
-    return look.progress.fraction or 0.0
+def _fraction(poll: Poll) -> float:
+    return poll.progress.fraction or 0.0
 
 
-def _has_moved(looks: Sequence[Look]) -> bool:
-    """Whether the last look brought news to extrapolate; 1.0 is none: the end is open again."""
-    before = _fraction(looks[-2]) if len(looks) > 1 else 0.0
-    return 0.0 < _fraction(looks[-1]) < 1.0 and _fraction(looks[-1]) != before
+def _has_moved(polls: Sequence[Poll]) -> bool:
+    """Whether the last poll brought news to extrapolate; 1.0 is none: the end is open again."""
+    before = _fraction(polls[-2]) if len(polls) > 1 else 0.0
+    return 0.0 < _fraction(polls[-1]) < 1.0 and _fraction(polls[-1]) != before
 
 
-def _remaining(looks: Sequence[Look], shortest: float) -> tuple[float, float]:
+def _remaining(polls: Sequence[Poll], shortest: float) -> tuple[float, float]:
     """Seconds to the end: as far as we can guess, and surely.
 
-    Drawing began between the last look without movement and the first one with it, so the line
+    Render began between the last poll without movement and the first one with it, so the line
     through the former goes too far, and only the line between two readings may be trusted: for
     the guess as it is, for what is sure as steep as the doubt about the last reading makes it.
     """
-    start = next(n for n, look in enumerate(looks) if _fraction(look))
-    first, last = looks[start], looks[-1]
-    begun = looks[start - 1].elapsed if start else 0.0
+    start = next(n for n, poll in enumerate(polls) if _fraction(poll))
+    first, last = polls[start], polls[-1]
+    begun = polls[start - 1].elapsed if start else 0.0
     done, gained = _fraction(last), max(_fraction(last) - _fraction(first), 0.0)
     span = last.elapsed - first.elapsed
     whole = min((last.elapsed - begun) / done, span / gained if gained else math.inf)
@@ -214,7 +214,7 @@ def _remaining(looks: Sequence[Look], shortest: float) -> tuple[float, float]:
 
 
 def after_failures(failures: int, pause: float, asked: float) -> float:
-    """Seconds until the next look when the last ones failed.
+    """Seconds until the next poll when the last ones failed.
 
     Doubles the strategy's own pause with each failure in a row, up to ten seconds (or to that
     pause, if it is longer); no sooner than the service `asked` for, if that is within reason.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from . import checks
+from . import validation
 
 __all__ = ["BASE_URL", "USER_AGENT", "Settings"]
 
@@ -61,24 +61,24 @@ class Settings(NamedTuple):
         Raises:
             InvalidRequestError: One cannot be used.
         """
-        base = checks.base_url(base_url or os.environ.get("IMAGELABS_BASE_URL") or BASE_URL)
-        sent = {**_default_headers(base), **checks.headers(headers)}
+        base = validation.base_url(base_url or os.environ.get("IMAGELABS_BASE_URL") or BASE_URL)
+        sent = {**_default_headers(base), **validation.headers(headers)}
         given = os.environ.get("IMAGELABS_COOKIE") if cookies is None else cookies
-        crumbs = {**checks.cookies(sent.pop("cookie", None)), **checks.cookies(given)}
+        crumbs = {**validation.cookies(sent.pop("cookie", None)), **validation.cookies(given)}
         return cls(
             base_url=base,
-            timeout=checks.seconds("timeout", _timeout() if timeout is None else timeout),
+            timeout=validation.seconds("timeout", _timeout() if timeout is None else timeout),
             poll_interval=None
             if poll_interval is None
-            else checks.seconds("poll_interval", poll_interval),
-            request_timeout=checks.seconds("request_timeout", request_timeout),
-            max_retries=checks.count("max_retries", max_retries, 0, 100),
+            else validation.seconds("poll_interval", poll_interval),
+            request_timeout=validation.seconds("request_timeout", request_timeout),
+            max_retries=validation.count("max_retries", max_retries, 0, 100),
             headers={name: value for name, value in sent.items() if value is not None},
             cookies=crumbs,
-            proxy=checks.proxy(proxy) if proxy else None,
-            verify=checks.verify(verify),
+            proxy=validation.proxy(proxy) if proxy else None,
+            verify=validation.verify(verify),
             allow_private_hosts=allow_private_hosts,
-            max_image_bytes=checks.count("max_image_bytes", max_image_bytes, 1, 2**40),
+            max_image_bytes=validation.count("max_image_bytes", max_image_bytes, 1, 2**40),
             log_prompts=log_prompts,
         )
 
@@ -95,7 +95,7 @@ def _default_headers(base: str) -> dict[str, str | None]:
         "origin": origin,
         "referer": origin + "/",
         "x-requested-with": "XMLHttpRequest",
-        **checks.headers({"user-agent": os.environ.get("IMAGELABS_USER_AGENT") or USER_AGENT}),
+        **validation.headers({"user-agent": os.environ.get("IMAGELABS_USER_AGENT") or USER_AGENT}),
     }
 
 
@@ -106,4 +106,4 @@ def _timeout() -> float:
     try:
         return float(text)
     except ValueError:
-        raise checks.invalid("IMAGELABS_TIMEOUT", text, "must be a number of seconds") from None
+        raise validation.invalid("IMAGELABS_TIMEOUT", text, "must be a number of seconds") from None

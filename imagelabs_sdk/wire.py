@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import attrs
 
-from .errors import APIResponseError, InvalidRequestError, printable
+from .errors import APIResponseError, InvalidRequestError, sanitize_text
 from .models import ImageRequest, Progress, State
 
 __all__ = [
@@ -70,7 +70,7 @@ def encode_progress_query(task_id: str) -> bytes:
 def decode_progress(body: bytes) -> Progress:
     """How the job stands, from the answer to ``POST /progress``.
 
-    A picture's address means done, whatever the status says; "Done" without one is a failure.
+    An image's address means done, whatever the status says; "Done" without one is a failure.
     An unknown status word means "still going".
 
     Raises:
@@ -98,7 +98,7 @@ def decode_error(body: bytes) -> str:
         return ""
     for name in ("error", "detail", "message", "status"):
         if isinstance(answer.get(name), str):
-            return printable(answer[name])
+            return sanitize_text(answer[name])
     return ""
 
 
@@ -214,15 +214,15 @@ def _query(body: bytes) -> dict[str, Any]:
 
 
 def _glimpse(body: bytes) -> str:
-    return repr(printable(body[:200].decode("utf-8", "replace"), 60)) if body else "it is empty"
+    return repr(sanitize_text(body[:200].decode("utf-8", "replace"), 60)) if body else "it is empty"
 
 
 def _task_id(value: object) -> str:
     """A task id that can be asked for; what the service means by it is its own business."""
     if not isinstance(value, str) or not value.strip():
-        raise APIResponseError(f"the task id is no text: {printable(repr(value), 40)}")
+        raise APIResponseError(f"the task id is no text: {sanitize_text(repr(value), 40)}")
     if len(value) > MAX_TASK_ID or not value.isprintable():
-        raise APIResponseError(f"the task id cannot be used: {printable(value, 40)}")
+        raise APIResponseError(f"the task id cannot be used: {sanitize_text(value, 40)}")
     return value
 
 
@@ -238,7 +238,7 @@ def _digits(name: str, value: object) -> object:
 def _status(value: object) -> str:
     """The status as text; a bare number is a queue position, anything else says nothing."""
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        return printable(value)
+        return sanitize_text(value)
     return ""
 
 

@@ -61,7 +61,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def media(tmp_path: Path, settings: Any) -> Path:
-    """Where Django stores the pictures of this test."""
+    """Where Django stores the images of this test."""
     settings.MEDIA_ROOT = str(tmp_path / "media")
     return tmp_path / "media"
 
@@ -103,7 +103,7 @@ def nap(seconds: float) -> None:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., ImageLabs]]:
-    """Makes clients that look every 20 ms, and closes them."""
+    """Makes clients that poll every 20 ms, and closes them."""
     clients: list[ImageLabs] = []
 
     def make(server: FaultyServer, **settings: object) -> ImageLabs:

@@ -47,7 +47,7 @@ def done(task_id: str) -> HttpResponse:
 
 
 class Service:
-    """Accepts everything and is done at the first look, unless told otherwise; counts strictly.
+    """Accepts everything and is done at the first poll, unless told otherwise; counts strictly.
 
     Attributes:
         submit, progress, picture: What answers, given a task's id.
@@ -134,12 +134,14 @@ class MoodyStorage(FileSystemStorage):
 def due(job: ImageJob) -> ImageJob:
     """The row, once nobody's lease or pause holds it."""
     rows = type(job)._base_manager.using(job._state.db).filter(pk=job.pk)
-    rows.update(next_look=timezone.now())
+    rows.update(next_poll_at=timezone.now())
     return rows.get()
 
 
 def all_due(using: str = "default") -> None:
-    ImageJob.objects.using(using).filter(next_look__isnull=False).update(next_look=timezone.now())
+    ImageJob.objects.using(using).filter(next_poll_at__isnull=False).update(
+        next_poll_at=timezone.now()
+    )
 
 
 def at_once(count: int, act: Callable[[int], _T]) -> list[_T]:

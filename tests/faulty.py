@@ -131,7 +131,7 @@ RUNNING = reply(200, {"status": "Processing", "progress": 0.5})
 class FaultyServer:
     """Answers each path by its own script; the last answer of a script repeats.
 
-    Paths without a script behave like a service that accepts, and is done at the first look.
+    Paths without a script behave like a service that accepts, and is done at the first poll.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
@@ -147,12 +147,12 @@ class FaultyServer:
         self.scripts: dict[str, list[Answer]] = defaultdict(list)
         self.scripts["/txt2img"] = [ACCEPTED]
         self.scripts["/progress"] = [self.done()]
-        self.scripts["/picture.png"] = [reply(200, PNG, ("Content-Type", "image/png"))]
+        self.scripts["/image.png"] = [reply(200, PNG, ("Content-Type", "image/png"))]
         self.threads = [threading.Thread(target=self._accept)]
         self.threads[0].start()
 
     def done(self, address: str | None = None) -> Answer:
-        address = f"{self.url}/picture.png" if address is None else address
+        address = f"{self.url}/image.png" if address is None else address
         return reply(200, {"status": "Done", "progress": 1, "final_image_url": address})
 
     def count(self, path: str) -> int:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.simulation import SHAPES, draw, simulate
-from imagelabs_sdk import FixedInterval, InvalidRequestError, Look, Progress, State
+from imagelabs_sdk import FixedInterval, InvalidRequestError, Poll, Progress, State
 from imagelabs_sdk.polling import Adaptive
 
 fractions = st.none() | st.floats(0.0, 1.0)
 progresses = st.builds(Progress, state=st.sampled_from(State), fraction=fractions)
 times = st.floats(0.0, 1e9)
 histories = st.lists(st.tuples(times, progresses), max_size=64).map(
-    lambda pairs: [Look(elapsed, progress) for elapsed, progress in sorted(pairs, key=first)]
+    lambda pairs: [Poll(elapsed, progress) for elapsed, progress in sorted(pairs, key=first)]
 )
 
 
@@ -25,12 +25,12 @@ def first(pair: tuple[float, Progress]) -> float:
     return pair[0]
 
 
-def running(elapsed: float, fraction: float | None) -> Look:
-    return Look(elapsed, Progress(state=State.RUNNING, fraction=fraction))
+def running(elapsed: float, fraction: float | None) -> Poll:
+    return Poll(elapsed, Progress(state=State.RUNNING, fraction=fraction))
 
 
-def queued(elapsed: float) -> Look:
-    return Look(elapsed, Progress(state=State.QUEUED, fraction=0.0))
+def queued(elapsed: float) -> Poll:
+    return Poll(elapsed, Progress(state=State.QUEUED, fraction=0.0))
 
 
 # Any history ---------------------------------------------------------------------------
@@ -38,21 +38,21 @@ def queued(elapsed: float) -> Look:
 
 @given(histories, st.floats(0.001, 100), st.floats(0.001, 10), st.floats(1, 100))
 def test_no_history_drives_it_out_of_its_bounds(
-    looks: list[Look], worth: float, minimum: float, factor: float
+    polls: list[Poll], worth: float, minimum: float, factor: float
 ) -> None:
     """A service may report anything; the answer is a finite time within what was agreed."""
     strategy = Adaptive(worth, minimum, minimum * factor)
-    assert minimum <= strategy.delay(looks) <= minimum * factor
+    assert minimum <= strategy.delay(polls) <= minimum * factor
 
 
 @given(histories)
-def test_the_same_looks_give_the_same_answer(looks: list[Look]) -> None:
+def test_the_same_polls_give_the_same_answer(polls: list[Poll]) -> None:
     """It remembers nothing: one strategy serves all jobs of all threads, here and elsewhere."""
     strategy = Adaptive()
-    answer = strategy.delay(looks)
+    answer = strategy.delay(polls)
     strategy.delay([running(3.0, 0.5)])
-    assert strategy.delay(tuple(looks)) == answer
-    assert pickle.loads(pickle.dumps(strategy)).delay(looks) == answer
+    assert strategy.delay(tuple(polls)) == answer
+    assert pickle.loads(pickle.dumps(strategy)).delay(polls) == answer
 
 
 def test_it_is_a_plain_value() -> None:
@@ -80,7 +80,7 @@ def test_what_makes_no_sense_is_refused(make: Callable[[], Any], field: str) -> 
 # Stories -------------------------------------------------------------------------------
 
 
-def test_it_waits_before_the_first_look_and_in_the_queue() -> None:
+def test_it_waits_before_the_first_poll_and_in_the_queue() -> None:
     """All the drawing is still to come: as long as the promise lets it."""
     assert Adaptive().delay([]) == pytest.approx(1.4 + 1.0)
     assert Adaptive(shortest=0.001).delay([]) == pytest.approx(1.4, abs=0.01)
@@ -100,16 +100,16 @@ def test_a_small_reading_may_have_been_hidden_in_the_queue() -> None:
     assert Adaptive().delay([running(9.9, 0.0), running(10.0, 0.1)]) < 2.0
 
 
-def test_the_last_look_without_movement_bounds_the_end() -> None:
+def test_the_last_poll_without_movement_bounds_the_end() -> None:
     """It has begun after 4.0 s at the earliest, so half of it took at most half a second."""
     assert Adaptive().delay([running(4.0, 0.0), running(4.5, 0.5)]) < 0.5 + 0.4
 
 
 @pytest.mark.parametrize("fraction", [None, 0.0, 0.3, 1.0])
-def test_what_does_not_move_is_looked_at_blindly(fraction: float | None) -> None:
+def test_what_does_not_move_is_polled_blindly(fraction: float | None) -> None:
     """Also 1.0: the end may still be far, and must not be hammered at."""
-    looks = [running(6.0, fraction), running(8.0, fraction)]
-    assert Adaptive(0.04).delay(looks) == pytest.approx(math.sqrt(2 * 0.04 * 8.0))
+    polls = [running(6.0, fraction), running(8.0, fraction)]
+    assert Adaptive(0.04).delay(polls) == pytest.approx(math.sqrt(2 * 0.04 * 8.0))
 
 
 def test_a_fraction_that_falls_is_survived() -> None:
@@ -117,10 +117,10 @@ def test_a_fraction_that_falls_is_survived() -> None:
     assert 0.25 <= Adaptive().delay([running(2.0, 0.8), running(4.0, 0.5)]) <= 2 * 1.4
 
 
-def test_less_worth_means_more_looks() -> None:
+def test_less_worth_means_more_polls() -> None:
     """The one parameter of the trade moves in the direction that its name says."""
-    looks = [running(8.0, 0.0)]
-    pauses = [Adaptive(worth, 0.01).delay(looks) for worth in (0.001, 0.01, 0.1, 1.0)]
+    polls = [running(8.0, 0.0)]
+    pauses = [Adaptive(worth, 0.01).delay(polls) for worth in (0.001, 0.01, 0.1, 1.0)]
     assert pauses == sorted(set(pauses))
 
 
@@ -141,18 +141,18 @@ LIMITS = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("law", "seed"), [("lognormal 6 s", 3), ("uniform 2-14 s", 4)])
-def test_jobs_are_noticed_in_time_with_fewer_looks(law: str, seed: int, shape: str) -> None:
+def test_jobs_are_noticed_in_time_with_fewer_polls(law: str, seed: int, shape: str) -> None:
     """No job later than max(1.5 s, 15 % of its time); one that stops midway, twice that."""
     drawings = draw(law, 300, seed)
     ours = simulate(Adaptive(), drawings, shape)
     fixed = simulate(FixedInterval(1.0), drawings, shape)
     assert ours.worst_usual <= (2.0 if shape == "stuck at 0.3" else 1.0)
-    assert ours.looks <= LIMITS[shape] * fixed.looks
+    assert ours.polls <= LIMITS[shape] * fixed.polls
 
 
 @pytest.mark.parametrize("shape", ["linear", "20 steps", "jittery", "1.0 at 85 %", "absent"])
 def test_it_notices_no_later_than_a_fixed_second(shape: str) -> None:
-    """On average, where progress is honest or says nothing: the looks saved cost no time."""
+    """On average, where progress is honest or says nothing: the polls saved cost no time."""
     drawings = draw("lognormal 6 s", 500, 5)
     fixed = simulate(FixedInterval(1.0), drawings, shape)
     assert simulate(Adaptive(), drawings, shape).delay <= 1.05 * fixed.delay
@@ -160,6 +160,6 @@ def test_it_notices_no_later_than_a_fixed_second(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", ["linear", "absent"])
 def test_nothing_is_assumed_of_how_long_drawing_takes(shape: str) -> None:
-    """With `shortest` near nothing the promise holds for pictures that are there at once, too."""
+    """With `shortest` near nothing the promise holds for images that are there at once, too."""
     drawings = draw("exponential 8 s", 300, 6)
     assert simulate(Adaptive(shortest=0.001), drawings, shape).worst <= 1.0

@@ -66,7 +66,7 @@ class Studio:
         time: The clock.
         lasts: Seconds for a job, by prompt; else 3.
         says: Answers to a prompt's submits, before it is accepted.
-        looks: Answers to looks at a prompt's job, before the true one.
+        polls: Answers to looks at a prompt's job, before the true one.
         asked: What came, with the time.
         opened: Until then nobody is answered.
     """
@@ -74,7 +74,7 @@ class Studio:
     time: FakeTime
     lasts: dict[str, float] = attrs.Factory(dict)
     says: dict[str, list[Say]] = attrs.Factory(dict)
-    looks: dict[str, list[Say]] = attrs.Factory(dict)
+    polls: dict[str, list[Say]] = attrs.Factory(dict)
     asked: list[tuple[str, str, float]] = attrs.Factory(list)
     began: dict[str, float] = attrs.Factory(dict)
     lock: threading.Lock = attrs.Factory(threading.Lock)
@@ -90,8 +90,8 @@ class Studio:
         submit = request.url.endswith("/txt2img")
         task = str(json.loads(request.body)["prompt" if submit else "task_id"])
         with self.lock:
-            self.asked.append(("submit" if submit else "look", task, self.time.now))
-            script = (self.says if submit else self.looks).get(task)
+            self.asked.append(("submit" if submit else "poll", task, self.time.now))
+            script = (self.says if submit else self.polls).get(task)
             answer = script.pop(0) if script else self._answer(submit, task)
         if isinstance(answer, Exception):
             raise answer
@@ -104,7 +104,7 @@ class Studio:
         passed, lasts = self.time.now - self.began[task], self.lasts.get(task, 3.0)
         if passed < lasts:
             return ok(status="Processing", progress=passed / lasts)
-        return ok(status="Done", progress=1, final_image_url=f"https://pictures.test/{task}.png")
+        return ok(status="Done", progress=1, final_image_url=f"https://images.test/{task}.png")
 
     def submits(self) -> list[str]:
         return [task for what, task, _ in self.asked if what == "submit"]
@@ -163,11 +163,11 @@ def test_outcomes_come_in_the_order_in_which_jobs_end(studio: Studio) -> None:
         assert outcome.job is not None
         assert outcome.error is None
         assert outcome.result.request == outcome.request == outcome.job.request
-        assert outcome.result.url == f"https://pictures.test/{outcome.job.id}.png"
+        assert outcome.result.url == f"https://images.test/{outcome.job.id}.png"
 
 
 def test_an_item_may_be_a_prompt_a_request_or_its_fields(studio: Studio) -> None:
-    """Rows of a table become pictures without a loop of one's own."""
+    """Rows of a table become images without a loop of one's own."""
     fields: Any = {"width": 512, "height": 640, "seed": 7, "subseed": 8}
     outcomes = run(studio, "a", ImageRequest("b", **fields), {"prompt": "c", **fields})
     requests = {outcome.index: outcome.request for outcome in outcomes}
@@ -195,13 +195,13 @@ def test_one_failure_stops_nothing(studio: Studio) -> None:
         "cut": [APIConnectionError("reset", delivered="maybe")],
         "senseless": [HttpResponse(200, {}, b"{}")],
     }
-    studio.looks = {
+    studio.polls = {
         "forgotten": [refused(404)],
         "failed": [ok(status="Failed")],
         "hiccup": [refused(500), refused(429)],
     }
     studio.lasts = {"long": math.inf}
-    names = [*studio.says, *studio.looks, "long", "fine"]
+    names = [*studio.says, *studio.polls, "long", "fine"]
     outcomes = run(studio, *names)
     assert {names[index]: kind for index, kind in kinds(outcomes).items()} == {
         "judged": APIStatusError,
@@ -242,7 +242,7 @@ def test_nothing_to_do_is_no_outcome(studio: Studio) -> None:
 def test_a_setting_that_cannot_be_used_is_said_at_once(
     studio: Studio, arguments: dict[str, Any], field: str
 ) -> None:
-    """A single prompt, too: it would become a picture for each of its letters."""
+    """A single prompt, too: it would become an image for each of its letters."""
     with pytest.raises(InvalidRequestError) as caught:
         client_of(studio).generate_many(**{"items": ["x"], **arguments})
     assert caught.value.field == field
@@ -317,12 +317,12 @@ def test_progress_is_told_in_the_callers_thread(studio: Studio) -> None:
 
 
 def test_the_progress_that_is_told_is_the_latest(studio: Studio) -> None:
-    """While the caller is busy looks go on; what they saw before the last one is stale."""
+    """While the caller is busy polls go on; what they saw before the last one is stale."""
     looked, heard = threading.Event(), threading.Event()
     seen: list[float] = []
 
     def answer(request: HttpRequest) -> HttpResponse:
-        if len(studio.asked) == 6:  # the sixth look
+        if len(studio.asked) == 6:  # the sixth poll
             looked.set()
             assert heard.wait(5)
         return studio(request)
@@ -358,22 +358,22 @@ def test_the_timeout_is_each_jobs_own(studio: Studio) -> None:
 
 
 def test_two_submits_keep_their_distance(studio: Studio) -> None:
-    """A free account may ask every few minutes; looks go on meanwhile."""
+    """A free account may ask every few minutes; polls go on meanwhile."""
     run(studio, *"abc", min_interval=180)
     assert studio.times() == [0, 180, 360]
-    assert [what for what, _, _ in studio.asked[:4]] == ["submit", "look", "look", "look"]
+    assert [what for what, _, _ in studio.asked[:4]] == ["submit", "poll", "poll", "poll"]
 
 
-def test_looks_that_are_due_go_before_submits(studio: Studio) -> None:
-    """A finished picture is worth more than one more in the queue."""
+def test_polls_that_are_due_go_before_submits(studio: Studio) -> None:
+    """A finished image is worth more than one more in the queue."""
     studio.lasts = {"a": 1.0}
     run(studio, *"abc", min_interval=1.0)
     asked = [(what, task) for what, task, _ in studio.asked]
-    assert asked[:3] == [("submit", "a"), ("look", "a"), ("submit", "b")]
+    assert asked[:3] == [("submit", "a"), ("poll", "a"), ("submit", "b")]
 
 
-def test_late_looks_do_not_keep_submits_out_for_ever(studio: Studio) -> None:
-    """Behind a slow line every look is late: then each job is looked at less often."""
+def test_late_polls_do_not_keep_submits_out_for_ever(studio: Studio) -> None:
+    """Behind a slow line every poll is late: then each job is polled less often."""
 
     def slow(request: HttpRequest) -> HttpResponse:
         studio.time.now += 1.0
@@ -385,9 +385,9 @@ def test_late_looks_do_not_keep_submits_out_for_ever(studio: Studio) -> None:
     order = [what for what, _, _ in studio.asked]
     last = len(order) - order[::-1].index("submit")
     streaks = [len(list(group)) for what, group in itertools.groupby(order[:last])]
-    assert max(streaks) == schedule_room._LOOKS_PER_SUBMIT
-    looks = Counter(task for what, task, _ in studio.asked[:last] if what == "look")
-    assert max(looks.values()) - looks["a"] <= 2  # nobody starves
+    assert max(streaks) == schedule_room._POLLS_PER_SUBMIT
+    polls = Counter(task for what, task, _ in studio.asked[:last] if what == "poll")
+    assert max(polls.values()) - polls["a"] <= 2  # nobody starves
 
 
 def test_a_429_slows_everybody(studio: Studio) -> None:
@@ -396,12 +396,12 @@ def test_a_429_slows_everybody(studio: Studio) -> None:
     assert set(kinds(run(studio, *"abcd", min_interval=0.25)).values()) == {"result"}
     assert studio.submits() == ["a", "b", "b", "b", "c", "d"]
     assert studio.times() == [0, 0.25, 30.25, 50.25, 50.5, 50.75]
-    assert next(at for what, _, at in studio.asked if what == "look") < 1010  # looks go on
+    assert next(at for what, _, at in studio.asked if what == "poll") < 1010  # polls go on
 
 
-def test_a_429_to_a_look_slows_submits_too(studio: Studio) -> None:
-    """Whatever we ask too often, asking for more pictures is not the cure."""
-    studio.looks = {"a": [refused(429, retry_after="7")]}
+def test_a_429_to_a_poll_slows_submits_too(studio: Studio) -> None:
+    """Whatever we ask too often, asking for more images is not the cure."""
+    studio.polls = {"a": [refused(429, retry_after="7")]}
     run(studio, *"ab", min_interval=2.0)
     assert studio.times() == [0, 8]
 
@@ -483,7 +483,7 @@ def test_a_cloudflare_page_is_not_run_into_at_full_speed(studio: Studio) -> None
 
 
 def one_done_others_running(server: FaultyServer) -> None:
-    """The first look at any job finds it done, all later ones find it running."""
+    """The first poll of any job finds it done, all later ones find it running."""
     ids = (faulty.reply(200, {"task_id": f"task-{number}"}) for number in range(1, 9))
     server.scripts["/txt2img"] = list(ids)
     server.scripts["/progress"] = [server.done(), faulty.RUNNING]
@@ -625,12 +625,12 @@ def test_the_child_of_a_fork_does_not_wait_for_threads_it_has_not(
     batch = client_of(studio).generate_many(["a"], workers=1)
     with monkeypatch.context() as child:
         child.setattr(os, "getpid", lambda: -1)
-        batch._schedule._turn = None  # type: ignore[assignment]
+        batch._schedule._work_ready = None  # type: ignore[assignment]
         batch.close()
 
 
 def test_a_wait_by_the_real_clock_is_cut_short(server: FaultyServer) -> None:
-    """Closing must not take as long as the pause between two looks."""
+    """Closing must not take as long as the pause between two polls."""
     server.scripts["/progress"] = [faulty.RUNNING]
     server.scripts["/txt2img"] = [faulty.ACCEPTED, faulty.reply(422, {})]
     with ImageLabs(server.url, poll_interval=500.0) as client:
@@ -642,13 +642,13 @@ def test_a_wait_by_the_real_clock_is_cut_short(server: FaultyServer) -> None:
 
 @attrs.frozen
 class Waits:
-    """Seconds before each look, one after the other, by the real clock."""
+    """Seconds before each poll, one after the other, by the real clock."""
 
     waits: Iterator[float]
     clock: Callable[[], float] = monotonic
     sleep: Callable[[float], None] = sleep
 
-    def delay(self, looks: object) -> float:
+    def delay(self, polls: object) -> float:
         return next(self.waits)
 
 
@@ -656,7 +656,7 @@ def test_who_watches_the_clock_may_be_overtaken(studio: Studio) -> None:
     """The second job is due before the first one, for which a worker is waiting already."""
 
     def answer(request: HttpRequest) -> HttpResponse:
-        while b'"second"' in request.body and math.isinf(batch._schedule._watched):
+        while b'"second"' in request.body and math.isinf(batch._schedule._timer_until):
             sleep(0.001)
         return studio(request)
 
@@ -769,7 +769,7 @@ def events(path: Path) -> list[tuple[int, str]]:
 
 def test_a_second_run_tells_the_same_and_asks_nothing(studio: Studio, path: Path) -> None:
     """The seeds that were picked included, and the job that failed."""
-    studio.looks = {"c": [ok(status="Failed")]}
+    studio.polls = {"c": [ok(status="Failed")]}
     first = run(studio, *"abc", checkpoint=path)
     studio.asked.clear()
     second = run(studio, *"abc", checkpoint=path)
@@ -869,21 +869,21 @@ def complete(data: bytes) -> list[bytes]:
     return data.split(b"\n")[:-1]
 
 
-@pytest.mark.parametrize("point", ["submit", "look"])
+@pytest.mark.parametrize("point", ["submit", "poll"])
 def test_a_killed_run_is_taken_up_without_buying_twice(
     server: FaultyServer, connect: Connect, path: Path, point: str
 ) -> None:
-    """A real kill -9, while a submit or a look waits for its answer."""
+    """A real kill -9, while a submit or a poll waits for its answer."""
     reached, looked = threading.Event(), threading.Event()
     held = told(faulty.hang(), reached)
 
-    def look(wire: faulty.Wire) -> None:
+    def poll(wire: faulty.Wire) -> None:
         if reached.is_set():  # by the one worker that is left, which has written down all it did
             looked.set()
         faulty.RUNNING(wire)
 
     server.scripts["/txt2img"] = [*ids(2), held] if point == "submit" else ids(3)
-    server.scripts["/progress"] = [look] if point == "submit" else [*[look] * 9, held, look]
+    server.scripts["/progress"] = [poll] if point == "submit" else [*[poll] * 9, held, poll]
     with process(DRAW, server.url, path) as running:
         assert reached.wait(20)
         assert looked.wait(20)
@@ -893,7 +893,7 @@ def test_a_killed_run_is_taken_up_without_buying_twice(
     server.scripts["/progress"] = [server.done()]
     outcomes = list(connect(server).generate_many([*"abc"], checkpoint=path))
     assert server.count("/txt2img") == 3
-    if point == "look":
+    if point == "poll":
         assert sorted(o.job.id for o in outcomes if o.job) == ["task-1", "task-2", "task-3"]
     else:
         assert Counter(kinds(outcomes).values()) == {"result": 2, SubmissionUnknownError: 1}
@@ -912,7 +912,7 @@ def test_a_changed_item_is_refused_before_anything_is_bought(studio: Studio, pat
 
 
 def test_two_runs_at_once_are_refused(studio: Studio, path: Path) -> None:
-    """Both would buy the same pictures."""
+    """Both would buy the same images."""
     first = begin(studio, "a", checkpoint=path)
     with pytest.raises(InvalidRequestError, match="another run uses it"):
         begin(studio, "a", checkpoint=path)

@@ -1,4 +1,4 @@
-"""Pictures saved by Celery: message by message in this process, and by a worker of its own."""
+"""Images saved by Celery: message by message in this process, and by a worker of its own."""
 
 import importlib.util
 import json
@@ -36,8 +36,8 @@ from .django_app.settings import HAS_REDIS
 from .faulty import PNG, FaultyServer, reply
 
 ROOT = Path(__file__).parent.parent
-EXAMPLE = ROOT / "examples" / "celery_worker" / "pictures.py"
-NAME = "imagelabs.save_picture"
+EXAMPLE = ROOT / "examples" / "celery_worker" / "images.py"
+NAME = "imagelabs.save_image"
 PROMPT = "a secret castle"
 
 CHALLENGE = reply(403, b"<title>Just a moment...</title>", ("Cf-Mitigated", "challenge"))
@@ -63,7 +63,7 @@ class Post:
         return self.app.tasks[NAME]
 
     def submit(self, path: Path, *, age: float = 0.0, **options: Any) -> str:
-        """Buy a picture and send its message, as if `age` seconds ago. Answers the task's id."""
+        """Buy an image and send its message, as if `age` seconds ago. Answers the task's id."""
         job = self.client.submit(PROMPT).to_dict()
         job["submitted_at"] -= age
         return str(self.task.apply_async((job, str(path)), **options).id)
@@ -75,7 +75,7 @@ class Post:
         return message
 
     def deliver(self, message: Any = None) -> Any:
-        """What the task answers to one message: where the picture is, or when to come again."""
+        """What the task answers to one message: where the image is, or when to come again."""
         message = self.take() if message is None else message
         args, kwargs, _ = message.payload
         told = {"called_directly": False, "args": args, "kwargs": kwargs}
@@ -136,28 +136,28 @@ def post(server: FaultyServer) -> Iterator[OnePost]:
         client.close()
 
 
-def test_a_picture_is_saved_in_one_step_per_message(
+def test_an_image_is_saved_in_one_step_per_message(
     server: FaultyServer, post: OnePost, tmp_path: Path
 ) -> None:
-    """Between two looks nothing of ours runs: the next message is planned, with the same id."""
+    """Between two polls nothing of ours runs: the next message is planned, with the same id."""
     server.scripts["/progress"] = [faulty.QUEUED, faulty.RUNNING, server.done()]
     office = post()
     task_id = office.submit(tmp_path / "1.png", priority=3)
-    for looks in (1, 2):
+    for polls in (1, 2):
         again = office.deliver()
         assert (again.when, again.sig.options["task_id"]) == (1.0, task_id)
-        assert again.sig.options["retries"] == looks
-        assert server.count("/progress") == looks
+        assert again.sig.options["retries"] == polls
+        assert server.count("/progress") == polls
     assert office.deliver() == str(tmp_path / "1.png")
     assert (tmp_path / "1.png").read_bytes() == PNG
     assert server.count("/txt2img") == 1
 
 
 def test_the_result_is_the_path_with_its_extension(post: OnePost, tmp_path: Path) -> None:
-    """A path without one gets that of the picture's format."""
+    """A path without one gets that of the image's format."""
     office = post()
-    office.submit(tmp_path / "picture")
-    assert office.deliver() == str(tmp_path / "picture.png")
+    office.submit(tmp_path / "image")
+    assert office.deliver() == str(tmp_path / "image.png")
 
 
 def test_a_message_that_is_delivered_twice_buys_nothing(
@@ -172,7 +172,7 @@ def test_a_message_that_is_delivered_twice_buys_nothing(
     assert server.count("/txt2img") == 1
 
 
-def test_failed_looks_come_later_and_later_and_end_nothing(
+def test_failed_polls_come_later_and_later_and_end_nothing(
     server: FaultyServer, post: OnePost, tmp_path: Path
 ) -> None:
     """The count of failures has to travel, since no worker remembers the job."""
@@ -197,7 +197,7 @@ def test_a_service_that_asks_for_time_gets_it(
 
 
 @pytest.mark.parametrize("polling", [Adaptive(sleep=never), Backoff(sleep=never, jitter=0.0)])
-def test_the_pauses_are_sane_although_only_the_latest_look_is_known(
+def test_the_pauses_are_sane_although_only_the_latest_poll_is_known(
     server: FaultyServer, post: OnePost, tmp_path: Path, polling: Any
 ) -> None:
     """The strategy's history stays behind with every message."""
@@ -207,7 +207,7 @@ def test_the_pauses_are_sane_although_only_the_latest_look_is_known(
     assert all(0.25 <= office.deliver().when <= 15.0 for _ in range(6))
 
 
-def test_the_last_look_comes_at_the_end_of_our_patience(
+def test_the_last_poll_comes_at_the_end_of_our_patience(
     server: FaultyServer, post: OnePost, tmp_path: Path
 ) -> None:
     """Not after it, and not long before."""
@@ -218,22 +218,22 @@ def test_the_last_look_comes_at_the_end_of_our_patience(
 
 
 @pytest.mark.parametrize(
-    ("look", "words"),
+    ("poll", "words"),
     [(faulty.RUNNING, "still running after 3"), (reply(502), "cannot reach the service .*502")],
 )
 def test_patience_counts_from_the_submit(
-    server: FaultyServer, post: OnePost, tmp_path: Path, look: faulty.Answer, words: str
+    server: FaultyServer, post: OnePost, tmp_path: Path, poll: faulty.Answer, words: str
 ) -> None:
     """Not from each message: that would be no limit at all."""
-    server.scripts["/progress"] = [look]
+    server.scripts["/progress"] = [poll]
     office = post(timeout=300.0)
     office.submit(tmp_path / "1.png", age=301.0)
     with pytest.raises(JobTimeoutError, match=f"{words}.*task-1"):
         office.deliver()
 
 
-def test_a_message_that_comes_too_late_still_looks(post: OnePost, tmp_path: Path) -> None:
-    """A broker may hold it for an hour after a crash; the picture has been paid for."""
+def test_a_message_that_comes_too_late_still_polls(post: OnePost, tmp_path: Path) -> None:
+    """A broker may hold it for an hour after a crash; the image has been paid for."""
     office = post()
     office.submit(tmp_path / "1.png", age=86_400.0)
     assert office.deliver() == str(tmp_path / "1.png")
@@ -249,29 +249,29 @@ def test_a_clock_that_runs_behind_the_callers_does_no_harm(
     assert 299.0 < office.deliver().when <= 300.0
 
 
-def test_a_picture_that_cannot_be_fetched_is_tried_again(
+def test_an_image_that_cannot_be_fetched_is_tried_again(
     server: FaultyServer, post: OnePost, tmp_path: Path
 ) -> None:
-    """By other messages; the job is done, and only its picture is late."""
-    picture = server.scripts["/picture.png"]
-    server.scripts["/picture.png"] = [reply(404), reply(404), *picture]
+    """By other messages; the job is done, and only its image is late."""
+    image = server.scripts["/image.png"]
+    server.scripts["/image.png"] = [reply(404), reply(404), *image]
     office = post()
     office.submit(tmp_path / "1.png")
     assert office.deliver().when == 2.0
     assert office.deliver() == str(tmp_path / "1.png")
 
 
-@pytest.mark.parametrize(("age", "looks"), [(0.0, 4), (301.0, 1)])
-def test_a_picture_that_never_comes_is_said_to_be_missing(
-    server: FaultyServer, post: OnePost, tmp_path: Path, age: float, looks: int
+@pytest.mark.parametrize(("age", "polls"), [(0.0, 4), (301.0, 1)])
+def test_an_image_that_never_comes_is_said_to_be_missing(
+    server: FaultyServer, post: OnePost, tmp_path: Path, age: float, polls: int
 ) -> None:
     """Not that the job timed out: it is done."""
-    server.scripts["/picture.png"] = [reply(404)]
+    server.scripts["/image.png"] = [reply(404)]
     office = post(timeout=300.0)
     office.submit(tmp_path / "1.png", age=age)
     with pytest.raises(DownloadError, match=r"404.*task-1"):
         office.deliver_all()
-    assert server.count("/progress") == 2 * looks  # each asks anew for the address that is stale
+    assert server.count("/progress") == 2 * polls  # each asks anew for the address that is stale
     assert not list(tmp_path.iterdir())
 
 
@@ -289,7 +289,7 @@ def test_a_cloudflare_page_is_not_waited_for(
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 @pytest.mark.parametrize(
-    ("look", "kind", "words"),
+    ("poll", "kind", "words"),
     [
         (FAILED, JobFailedError, "the job failed.*task-1"),
         (reply(404, {"error": "no such task"}), JobError, "404: no such task.*task-1"),
@@ -300,12 +300,12 @@ def test_the_caller_gets_a_typed_error_by_any_serializer(  # noqa: PLR0917 - a t
     post: OnePost,
     tmp_path: Path,
     serializer: str,
-    look: faulty.Answer,
+    poll: faulty.Answer,
     kind: type[ImageLabsError],
     words: str,
 ) -> None:
     """JSON backends make an error anew from its class and its positional arguments."""
-    server.scripts["/progress"] = [look]
+    server.scripts["/progress"] = [poll]
     office = post(cookies={"session": "crumb"})
     office.app.conf.update(result_serializer=serializer, accept_content=["json", "pickle"])
     task_id = office.submit(tmp_path / "1.png")
@@ -394,11 +394,11 @@ needs_redis = pytest.mark.skipif(not HAS_REDIS, reason="no Redis at 127.0.0.1:63
 
 SETTINGS = """
 import json, os
-from pictures import app
+from images import app
 from imagelabs_sdk import ImageLabs
 
 client = ImageLabs(poll_interval=0.05)  # made before the fork
-app.conf.task_annotations = {"imagelabs.save_picture": {"client": client}}
+app.conf.task_annotations = {"imagelabs.save_image": {"client": client}}
 app.conf.update(json.loads(os.environ["SETTINGS"]))
 """
 REDIS = os.environ.get("IMAGELABS_TEST_REDIS", "redis://127.0.0.1:6379/13")
@@ -501,7 +501,7 @@ class Site:
 def whole_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     import redis
 
-    spec = importlib.util.spec_from_file_location("pictures", EXAMPLE)
+    spec = importlib.util.spec_from_file_location("images", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
@@ -567,7 +567,7 @@ def test_the_example_does_what_it_says(
     """With the worker that its own command line starts."""
     monkeypatch.setenv("IMAGELABS_BASE_URL", site.server.url)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["pictures.py", "a pier", "--out", "pier.png"])
+    monkeypatch.setattr("sys.argv", ["images.py", "a pier", "--out", "pier.png"])
     site.example.main()
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "pier.png")
     assert (tmp_path / "pier.png").read_bytes() == PNG
@@ -575,7 +575,7 @@ def test_the_example_does_what_it_says(
 
 @needs_redis
 def test_a_service_that_is_down_for_a_while_costs_time_alone(site: Site, tmp_path: Path) -> None:
-    """More failures than one process would bear with, and then the picture."""
+    """More failures than one process would bear with, and then the image."""
     down = [faulty.reset(), reply(503), reply(200, b"<html>"), faulty.reset(), reply(500)]
     site.server.scripts["/progress"] = [faulty.RUNNING, *down, site.server.done()]
     assert site.send(tmp_path / "1.png").get(30) == str(tmp_path / "1.png")
@@ -583,8 +583,8 @@ def test_a_service_that_is_down_for_a_while_costs_time_alone(site: Site, tmp_pat
 
 
 @needs_redis
-def test_two_workers_with_one_message_save_one_picture(site: Site, tmp_path: Path) -> None:
-    """Both look, and both save, even at the same time."""
+def test_two_workers_with_one_message_save_one_image(site: Site, tmp_path: Path) -> None:
+    """Both poll, and both save, even at the same time."""
     site.server.scripts["/progress"] = [*[faulty.RUNNING] * 4, site.server.done()]
     site.send(tmp_path / "1.png", task_id="twin")
     message = (site.client.get_job("task-1").to_dict(), str(tmp_path / "1.png"))
@@ -623,11 +623,11 @@ def test_kill_9_in_the_middle_loses_nothing(site: Site, tmp_path: Path, all_of_i
     """One process of the pool, or the whole worker: the message comes back, the job goes on."""
     looking = threading.Event()
 
-    def look(wire: faulty.Wire) -> None:
+    def poll(wire: faulty.Wire) -> None:
         looking.set()
         wire.hang()
 
-    site.server.scripts["/progress"] = [faulty.RUNNING, look, faulty.RUNNING, site.server.done()]
+    site.server.scripts["/progress"] = [faulty.RUNNING, poll, faulty.RUNNING, site.server.done()]
     result = site.send(tmp_path / "1.png")
     assert looking.wait(30)
     if all_of_it:

@@ -53,13 +53,13 @@ def ok(**fields: object) -> HttpResponse:
     return HttpResponse(200, {}, json.dumps(fields).encode())
 
 
-def look(status: str, progress: float | None = None, url: str | None = None) -> HttpResponse:
+def poll(status: str, progress: float | None = None, url: str | None = None) -> HttpResponse:
     return ok(status=status, progress=progress, final_image_url=url)
 
 
-WAITING = look("Queue position 2", 0)
-HALF = look("Drawing [bold]3/6[/bold]", 0.5)
-DONE = look("Done", 1, "/picture.png")
+WAITING = poll("Queue position 2", 0)
+HALF = poll("Render [bold]3/6[/bold]", 0.5)
+DONE = poll("Done", 1, "/image.png")
 CHALLENGE = HttpResponse(403, {"cf-mitigated": "challenge"})
 REFUSED = APIConnectionError("refused", delivered="no")
 
@@ -69,15 +69,15 @@ class Peer:
     """Answers each path by its own script, and keeps what it was asked. The last answer repeats."""
 
     submits: list[Say] = attrs.Factory(lambda: [ok(task_id="task-1")])
-    looks: list[Say] = attrs.Factory(lambda: [WAITING, HALF, DONE])
-    pictures: list[Say] = attrs.Factory(lambda: [HttpResponse(200, {}, PNG)])
+    polls: list[Say] = attrs.Factory(lambda: [WAITING, HALF, DONE])
+    images: list[Say] = attrs.Factory(lambda: [HttpResponse(200, {}, PNG)])
     asked: list[HttpRequest] = attrs.Factory(list)
     settings: list[dict[str, Any]] = attrs.Factory(list)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         self.asked.append(request)
         path = request.url.rpartition("/")[2]
-        script = {"txt2img": self.submits, "progress": self.looks}.get(path, self.pictures)
+        script = {"txt2img": self.submits, "progress": self.polls}.get(path, self.images)
         answer = script.pop(0) if len(script) > 1 else script[0]
         if isinstance(answer, BaseException):
             raise answer
@@ -140,7 +140,7 @@ def test_a_prompt_becomes_a_file_whose_path_is_the_whole_standard_output(peer: P
 
 
 def test_every_option_reaches_the_service(peer: Peer) -> None:
-    """An option that is swallowed costs a picture that nobody wanted."""
+    """An option that is swallowed costs an image that nobody wanted."""
     drawing = ("--negative", "fog", "--size", "512x640", "--seed", 7)
     run(
         "generate",
@@ -172,17 +172,17 @@ def test_json_is_one_object_with_all_that_is_known(peer: Peer) -> None:
     assert facts == {
         "path": "x.png",
         "task_id": "task-1",
-        "url": "https://editor.imagelabs.net/picture.png",
+        "url": "https://editor.imagelabs.net/image.png",
         "seed": 7,
         "subseed": int(peer.body()["subseed"]),
         "width": 1152,
         "height": 896,
-        "timings": {"queued": 2.0, "running": 1.0, "total": 3.0, "looks": 3},
+        "timings": {"queued": 2.0, "running": 1.0, "total": 3.0, "polls": 3},
     }
 
 
-def test_an_unnamed_picture_never_replaces_another(peer: Peer) -> None:
-    """Two prompts with one seed are two pictures, and both were paid for."""
+def test_an_unnamed_image_never_replaces_another(peer: Peer) -> None:
+    """Two prompts with one seed are two images, and both were paid for."""
     paths = [run("generate", "x", "--seed", 7).stdout.strip() for _ in range(3)]
     assert paths == ["imagelabs-7.png", "imagelabs-7-2.png", "imagelabs-7-3.png"]
 
@@ -197,7 +197,7 @@ def test_the_service_names_no_file(peer: Peer) -> None:
 
 
 def test_no_wait_prints_the_task_id_and_how_to_go_on(peer: Peer) -> None:
-    """The picture can be brought by another command, another day."""
+    """The image can be brought by another command, another day."""
     result = run("generate", "x", "--no-wait", "-o", "x.png")
     assert (result.exit_code, result.stdout) == (0, "task-1\n")
     assert result.stderr == "To go on: imagelabs wait task-1 -o x.png\n"
@@ -205,7 +205,7 @@ def test_no_wait_prints_the_task_id_and_how_to_go_on(peer: Peer) -> None:
 
 
 def test_no_wait_tells_the_seeds_in_json(peer: Peer) -> None:
-    """Whoever brings the picture later cannot ask the service for them."""
+    """Whoever brings the image later cannot ask the service for them."""
     facts = json.loads(run("generate", "x", "--no-wait", "--seed", 7, "--json").stdout)
     assert list(facts) == ["task_id", "seed", "subseed", "width", "height"]
     assert (facts["task_id"], facts["seed"]) == ("task-1", 7)
@@ -220,7 +220,7 @@ def test_wait_brings_what_was_submitted_elsewhere(peer: Peer) -> None:
 
 
 def test_wait_knows_no_seed(peer: Peer) -> None:
-    """`null` is honest; a guess would not draw the picture again."""
+    """`null` is honest; a guess would not draw the image again."""
     facts = json.loads(run("wait", "task-9", "-o", "x.png", "--json").stdout)
     assert [facts[name] for name in ("seed", "subseed", "width", "height")] == [None] * 4
 
@@ -228,15 +228,15 @@ def test_wait_knows_no_seed(peer: Peer) -> None:
 @pytest.mark.parametrize(
     ("answer", "line", "facts"),
     [
-        (HALF, "running (Drawing [bold]3/6[/bold]), 50 %", ["running", 50.0]),
-        (look("queued"), "queued", ["queued", None]),
-        (look("Failed"), "failed", ["failed", None]),
+        (HALF, "running (Render [bold]3/6[/bold]), 50 %", ["running", 50.0]),
+        (poll("queued"), "queued", ["queued", None]),
+        (poll("Failed"), "failed", ["failed", None]),
         (DONE, "done, 100 %", ["done", 100.0]),
     ],
 )
-def test_status_is_one_look(peer: Peer, answer: Say, line: str, facts: list[object]) -> None:
+def test_status_is_one_poll(peer: Peer, answer: Say, line: str, facts: list[object]) -> None:
     """A job that failed is an answer as well: the command itself did what it should."""
-    peer.looks = [answer]
+    peer.polls = [answer]
     result, told = run("status", "task-9"), run("status", "task-9", "--json")
     assert (result.exit_code, result.stdout, result.stderr) == (0, line + "\n", "")
     about = json.loads(told.stdout)
@@ -250,7 +250,7 @@ def test_status_is_one_look(peer: Peer, answer: Say, line: str, facts: list[obje
 
 @pytest.mark.parametrize("path", ["nowhere/x.png", ".", "", "-", "/dev/null", "a-file/x.png"])
 def test_a_file_that_cannot_be_is_refused_before_the_job_is_bought(peer: Peer, path: str) -> None:
-    """A picture that cannot be saved is a picture lost."""
+    """An image that cannot be saved is an image lost."""
     Path("a-file").touch()
     result = run("generate", "x", "-o", path)
     assert result.exit_code == 2
@@ -329,7 +329,7 @@ def test_the_timeout_may_come_from_the_environment(
     assert run("generate", "x").exit_code == 2
 
 
-# Many pictures --------------------------------------------------------------------------
+# Many images --------------------------------------------------------------------------
 
 PROMPTS = """\
 # landscapes
@@ -342,10 +342,10 @@ a castle
 
 @attrs.define
 class Gallery:
-    """A service that draws at the second look; a prompt, with dashes, is its task id.
+    """A service that draws at the second poll; a prompt, with dashes, is its task id.
 
-    No look is answered before `crowd` jobs were submitted, and none at a task that is `held`
-    before a picture is fetched: a clock that nobody waits for runs fast in other threads.
+    No poll is answered before `crowd` jobs were submitted, and none at a task that is `held`
+    before an image is fetched: a clock that nobody waits for runs fast in other threads.
     """
 
     crowd: int = 0
@@ -353,8 +353,8 @@ class Gallery:
     held: set[str] = attrs.Factory(set)
     fetching: threading.Event = attrs.Factory(threading.Event)
     refusals: dict[str, int] = attrs.Factory(dict)
-    pictures: dict[str, Say] = attrs.Factory(dict)
-    looks: dict[str, list[Say]] = attrs.Factory(dict)
+    images: dict[str, Say] = attrs.Factory(dict)
+    polls: dict[str, list[Say]] = attrs.Factory(dict)
     submits: list[str] = attrs.Factory(list)
     fetched: list[str] = attrs.Factory(list)
 
@@ -370,12 +370,12 @@ class Gallery:
             assert self.crowded.wait(5)
             task = json.loads(request.body)["task_id"]
             assert task not in self.held or self.fetching.wait(5)
-            script = self.looks.setdefault(task, [HALF])
-            answer = script.pop(0) if script else look("Done", 1, f"/{task}")
+            script = self.polls.setdefault(task, [HALF])
+            answer = script.pop(0) if script else poll("Done", 1, f"/{task}")
         else:
             self.fetched.append(path)
             self.fetching.set()
-            answer = self.pictures.get(path, HttpResponse(200, {}, PNG))
+            answer = self.images.get(path, HttpResponse(200, {}, PNG))
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -390,20 +390,20 @@ def gallery(peer: Peer, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Galler
 
 
 def batch(*arguments: object) -> Result:
-    return run("generate", "--batch", "prompts.txt", "--out-dir", "pictures", *arguments)
+    return run("generate", "--batch", "prompts.txt", "--out-dir", "images", *arguments)
 
 
 def saved() -> list[str]:
-    return sorted(path.name for path in Path("pictures").iterdir())
+    return sorted(path.name for path in Path("images").iterdir())
 
 
-def test_a_file_of_prompts_becomes_a_folder_of_pictures(gallery: Gallery) -> None:
+def test_a_file_of_prompts_becomes_a_folder_of_images(gallery: Gallery) -> None:
     """Their paths are the standard output; numbers, no names of the server's, name them."""
     result = batch("--seed", 7, "--size", "512x640", "--jobs", 2)
     assert result.exit_code == 0
     assert sorted(gallery.submits) == ["a [red] boat", "a castle", "a lighthouse"]
     assert saved() == ["0001.png", "0002.png", "0003.png"]
-    assert sorted(result.stdout.split()) == [f"pictures/{name}" for name in saved()]
+    assert sorted(result.stdout.split()) == [f"images/{name}" for name in saved()]
     lines = result.stderr.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         *(f"{n} of 3" for n in (1, 2, 3)),
@@ -417,7 +417,7 @@ def test_a_batch_tells_json_line_by_line(gallery: Gallery) -> None:
     result = batch("--json", "--seed", 7)
     facts = {each["line"]: each for each in map(json.loads, result.stdout.splitlines())}
     assert sorted(facts) == [2, 3, 5]
-    assert facts[3]["path"] == "pictures/0002.png"
+    assert facts[3]["path"] == "images/0002.png"
     assert facts[3]["seed"] == 7
     assert facts[5]["task_id"] is None
     assert "answered 422" in facts[5]["error"]
@@ -426,24 +426,24 @@ def test_a_batch_tells_json_line_by_line(gallery: Gallery) -> None:
 def test_what_failed_is_told_at_the_end_with_its_line_and_reason(gallery: Gallery) -> None:
     """Among a thousand lines that scrolled by nobody finds it."""
     gallery.refusals = {"a castle": 422}
-    gallery.pictures = {"a-lighthouse": HttpResponse(200, {}, b"<html>" * 99)}
+    gallery.images = {"a-lighthouse": HttpResponse(200, {}, b"<html>" * 99)}
     result = batch()
     assert result.exit_code == 8  # of the first one in the file
     assert "line 5 (0003) failed" in result.stderr
     *_, counts, first, second = result.stderr.splitlines()
     assert counts == "1 saved, 2 failed:"
-    assert first.startswith("  line 2 (0001): what came is no picture")
+    assert first.startswith("  line 2 (0001): what came is no image")
     assert second.startswith("  line 5 (0003): the service answered 422")
     assert saved() == ["0002.png"]
 
 
 def test_the_same_command_again_brings_what_is_missing(gallery: Gallery) -> None:
-    """Nothing is bought twice, and pictures that are there are not even fetched."""
+    """Nothing is bought twice, and images that are there are not even fetched."""
     gallery.refusals = {"a castle": 422}
     assert batch("--checkpoint", "run.jsonl").exit_code == 4
     gallery.refusals.clear()
     gallery.fetched.clear()
-    Path("pictures/0001.png").unlink()
+    Path("images/0001.png").unlink()
     result = batch("--checkpoint", "run.jsonl")
     assert result.exit_code == 0
     assert result.stderr.splitlines()[-1] == "2 saved, 1 there already"
@@ -452,14 +452,14 @@ def test_the_same_command_again_brings_what_is_missing(gallery: Gallery) -> None
     assert sorted(gallery.submits) == ["a [red] boat", "a castle", "a castle", "a lighthouse"]
 
 
-def test_a_batch_never_replaces_the_pictures_of_another(gallery: Gallery) -> None:
+def test_a_batch_never_replaces_the_images_of_another(gallery: Gallery) -> None:
     """Without the checkpoint that drew them, they are somebody else's."""
     assert batch().exit_code == 0
-    Path("pictures/0001.png").unlink()
+    Path("images/0001.png").unlink()
     for more in ((), ("--checkpoint", "new.jsonl")):
         result = batch(*more)
         assert result.exit_code == 2
-        assert "'pictures/0002.png' is there already" in result.stderr
+        assert "'images/0002.png' is there already" in result.stderr
     assert len(gallery.submits) == 3
 
 
@@ -474,20 +474,20 @@ def test_changed_prompts_are_refused_with_their_checkpoint(gallery: Gallery) -> 
 
 
 def test_an_interrupted_batch_names_what_goes_on(gallery: Gallery) -> None:
-    """Each line can be pasted; the picture in hand is not forgotten either."""
+    """Each line can be pasted; the image in hand is not forgotten either."""
     gallery.crowd = 3
-    gallery.looks = {"a-castle": [HALF] * 999, "a-[red]-boat": [HALF] * 999}
+    gallery.polls = {"a-castle": [HALF] * 999, "a-[red]-boat": [HALF] * 999}
     gallery.held = {"a-castle", "a-[red]-boat"}
-    gallery.pictures = {"a-lighthouse": KeyboardInterrupt()}
+    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
     result = batch()
     assert result.exit_code == 130
     lines = result.stderr.splitlines()
     assert lines[0] == "imagelabs: interrupted"
     assert lines[1] == "0 saved, 3 not finished"
     assert sorted(lines[2:]) == [
-        "To go on: imagelabs wait 'a-[red]-boat' -o pictures/0002",
-        "To go on: imagelabs wait a-castle -o pictures/0003",
-        "To go on: imagelabs wait a-lighthouse -o pictures/0001",
+        "To go on: imagelabs wait 'a-[red]-boat' -o images/0002",
+        "To go on: imagelabs wait a-castle -o images/0003",
+        "To go on: imagelabs wait a-lighthouse -o images/0001",
     ]
 
 
@@ -495,13 +495,13 @@ def test_an_interrupted_batch_with_a_checkpoint_is_resumed_by_the_same_command(
     gallery: Gallery,
 ) -> None:
     """Which needs no list of ids."""
-    gallery.pictures = {"a-lighthouse": KeyboardInterrupt()}
+    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
     result = batch("--checkpoint", "run.jsonl")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (
         "To go on: the same command again; run.jsonl knows what was bought."
     )
-    gallery.pictures.clear()
+    gallery.images.clear()
     assert batch("--checkpoint", "run.jsonl").exit_code == 0
     assert saved() == ["0001.png", "0002.png", "0003.png"]
     assert len(gallery.submits) == 3
@@ -522,7 +522,7 @@ def test_an_interrupt_before_anything_was_accepted_has_nothing_to_resume(
 
 
 def test_a_full_disk_ends_a_batch(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buying on would be pictures for nobody."""
+    """Buying on would be images for nobody."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -535,7 +535,7 @@ def test_a_full_disk_ends_a_batch(gallery: Gallery, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_embedded_batch_needs_no_service_and_leaves_nothing_to_resume(folder: Path) -> None:
-    """The whole way in one process, as for one picture."""
+    """The whole way in one process, as for one image."""
     Path("prompts.txt").write_text("a\nb\n")
     result = batch("--embedded", "--size", "16x16", "--poll-interval", 0.01, "--timeout", 0.05)
     assert result.exit_code == 7
@@ -551,7 +551,7 @@ def test_an_interrupted_embedded_batch_has_nothing_to_resume(
         raise KeyboardInterrupt
 
     Path("prompts.txt").write_text("a\n")
-    monkeypatch.setattr(cli_batch.Board, "look", interrupt)
+    monkeypatch.setattr(cli_batch.ProgressDisplay, "poll", interrupt)
     result = batch("--embedded", "--size", "16x16", "--poll-interval", 0.01)
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1].endswith("there is nothing to resume.")
@@ -587,7 +587,7 @@ def test_an_interrupted_embedded_batch_has_nothing_to_resume(
 def test_a_batch_that_cannot_be_is_refused_before_anything_is_bought(
     gallery: Gallery, arguments: str, word: str
 ) -> None:
-    """In one line, with exit code 2, as for one picture."""
+    """In one line, with exit code 2, as for one image."""
     Path("empty.txt").write_text("# nothing\n\n")
     Path("latin.txt").write_bytes(b"caf\xe9\n")
     result = run(*arguments.split())
@@ -599,7 +599,7 @@ def test_a_batch_that_cannot_be_is_refused_before_anything_is_bought(
 
 def test_a_contact_sheet_shows_all_that_is_there(gallery: Gallery) -> None:
     """Also what an earlier run has drawn, and whatever cannot be read as an empty frame."""
-    gallery.pictures = {"a-castle": HttpResponse(200, {}, b"GIF89a" + b"x" * 40 + b";")}
+    gallery.images = {"a-castle": HttpResponse(200, {}, b"GIF89a" + b"x" * 40 + b";")}
     assert batch("--checkpoint", "run.jsonl").exit_code == 0
     result = batch("--checkpoint", "run.jsonl", "--contact-sheet", "sheet.png")
     assert result.stderr.splitlines()[-1] == "contact sheet: sheet.png"
@@ -608,7 +608,7 @@ def test_a_contact_sheet_shows_all_that_is_there(gallery: Gallery) -> None:
         assert len(sheet.getcolors(99999) or ()) > 10
 
 
-def test_without_any_picture_there_is_no_contact_sheet(gallery: Gallery) -> None:
+def test_without_any_image_there_is_no_contact_sheet(gallery: Gallery) -> None:
     """An empty sheet would look like a success."""
     gallery.refusals = dict.fromkeys(["a lighthouse", "a [red] boat", "a castle"], 422)
     assert batch("--contact-sheet", "sheet.png").exit_code == 4
@@ -656,15 +656,15 @@ def test_a_contact_sheet_has_a_size_that_can_be_opened(
         ({"submits": [CHALLENGE]}, 4, False),
         ({"submits": [ok(error="no")]}, 4, False),
         ({"submits": [APIConnectionError("reset")]}, 5, False),
-        ({"looks": [HttpResponse(404)]}, 4, False),
-        ({"looks": [CHALLENGE]}, 4, True),
-        ({"looks": [look("error: [red]out of memory[/red]")]}, 6, False),
-        ({"looks": [APIConnectionError("reset")]}, 3, True),
-        ({"pictures": [HttpResponse(200, {}, b"<html>")]}, 8, True),
-        ({"pictures": [OSError(28, "No space left on device")]}, 1, True),
-        ({"looks": [KeyboardInterrupt()]}, 130, True),
-        ({"pictures": [KeyboardInterrupt()]}, 130, True),
-        ({"looks": [ZeroDivisionError("oops")]}, 1, False),
+        ({"polls": [HttpResponse(404)]}, 4, False),
+        ({"polls": [CHALLENGE]}, 4, True),
+        ({"polls": [poll("error: [red]out of memory[/red]")]}, 6, False),
+        ({"polls": [APIConnectionError("reset")]}, 3, True),
+        ({"images": [HttpResponse(200, {}, b"<html>")]}, 8, True),
+        ({"images": [OSError(28, "No space left on device")]}, 1, True),
+        ({"polls": [KeyboardInterrupt()]}, 130, True),
+        ({"images": [KeyboardInterrupt()]}, 130, True),
+        ({"polls": [ZeroDivisionError("oops")]}, 1, False),
     ],
 )
 def test_each_bad_end_has_its_code_and_its_line(
@@ -686,7 +686,7 @@ def test_each_bad_end_has_its_code_and_its_line(
 
 def test_running_out_of_time_has_its_own_code(peer: Peer) -> None:
     """The job may yet finish: the same command with `wait` is the remedy."""
-    peer.looks = [WAITING]
+    peer.polls = [WAITING]
     result = run("generate", "x", "-o", "x.png", "--timeout", 3)
     assert result.exit_code == 7
     assert "imagelabs: the job is still running after 3.0 s" in result.stderr
@@ -735,7 +735,7 @@ def test_an_interrupt_before_the_task_id_says_what_is_not_known(peer: Peer) -> N
 
 def test_an_interrupt_elsewhere_is_a_line_too(peer: Peer) -> None:
     """Also where nothing was going on."""
-    peer.looks = [KeyboardInterrupt()]
+    peer.polls = [KeyboardInterrupt()]
     result = run("status", "task-1")
     assert result.exit_code == 130
     assert "imagelabs: interrupted" in result.stderr
@@ -744,22 +744,22 @@ def test_an_interrupt_elsewhere_is_a_line_too(peer: Peer) -> None:
 @pytest.mark.parametrize("task", ["task-1", "-n", "two words", "$(reboot)", "it's"])
 def test_the_command_that_goes_on_can_be_pasted_into_a_shell(peer: Peer, task: str) -> None:
     """The task id comes from the server, and a shell obeys what is not quoted."""
-    peer.submits, peer.looks = [ok(task_id=task)], [KeyboardInterrupt()]
-    url = "https://pictures.test/a'b"
-    result = run("generate", "x", "-o", "my picture.png", "--base-url", url)
+    peer.submits, peer.polls = [ok(task_id=task)], [KeyboardInterrupt()]
+    url = "https://images.test/a'b"
+    result = run("generate", "x", "-o", "my image.png", "--base-url", url)
     line = result.stderr.splitlines()[-1].removeprefix("To go on: ")
     program, *words = shlex.split(line)
     peer.asked.clear()
-    peer.looks = [DONE]
+    peer.polls = [DONE]
     assert program == "imagelabs"
-    assert run(*words).stdout == "my picture.png\n"
+    assert run(*words).stdout == "my image.png\n"
     assert json.loads(peer.asked[0].body) == {"task_id": task}
     assert peer.settings[-1]["base_url"] == url
 
 
 def test_debug_shows_the_way_to_an_error(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
     """Before or after the command, as people type it."""
-    peer.looks = [ZeroDivisionError("oops")]
+    peer.polls = [ZeroDivisionError("oops")]
     for arguments in (["--debug", "generate", "x"], ["generate", "x", "--debug"]):
         caplog.clear()
         result = run(*arguments)
@@ -780,12 +780,12 @@ def test_debug_logs_no_prompt(peer: Peer, caplog: pytest.LogCaptureFixture) -> N
 
 def test_a_pipe_gets_a_plain_line_per_change_of_state(peer: Peer) -> None:
     """A log file full of redrawn bars helps nobody."""
-    peer.looks = [WAITING, WAITING, HALF, HALF, DONE]
+    peer.polls = [WAITING, WAITING, HALF, HALF, DONE]
     result = run("generate", "x", "-o", "x.png", "--seed", 7)
     assert result.stderr.splitlines() == [
         "task task-1: accepted",
         "task task-1: queued (Queue position 2)",
-        "task task-1: running (Drawing [bold]3/6[/bold])",
+        "task task-1: running (Render [bold]3/6[/bold])",
         "task task-1: done",
         "seed 7, 1152x896 pixels, 5.0 s",
     ]
@@ -822,13 +822,13 @@ def test_a_terminal_sees_one_bar_for_a_batch(gallery: Gallery, screen: io.String
     drawn = screen.getvalue()
     assert "3 of 3" in drawn
     assert "1 failed" in drawn
-    assert "of 3: pictures" not in result.stderr
+    assert "of 3: images" not in result.stderr
     assert len(result.stdout.splitlines()) == 2
 
 
 def test_a_terminal_sees_a_bar(peer: Peer, screen: io.StringIO) -> None:
     """State, percentage and time; the service's words as they are, whatever they contain."""
-    peer.looks = [HALF, WAITING, DONE]
+    peer.polls = [HALF, WAITING, DONE]
     result = run("generate", "x", "-o", "x.png")
     assert "done" in shown(screen)
     assert "100 %" in shown(screen)
@@ -839,15 +839,15 @@ def test_a_terminal_sees_a_bar(peer: Peer, screen: io.StringIO) -> None:
 
 def test_the_words_of_the_service_are_no_markup(peer: Peer, screen: io.StringIO) -> None:
     """They would restyle the screen, or end the command with a markup error."""
-    peer.looks = [look("Drawing [/] [link=http://x]:smile:", 0.5), KeyboardInterrupt()]
+    peer.polls = [poll("Render [/] [link=http://x]:smile:", 0.5), KeyboardInterrupt()]
     run("generate", "x", "-o", "x.png")
-    assert "Drawing [/] [link=http://x]:s" in shown(screen)
+    assert "Render [/] [link=http://x]:s" in shown(screen)
     assert " 50 %" in shown(screen)
 
 
 def test_without_a_fraction_there_is_no_percentage(peer: Peer, screen: io.StringIO) -> None:
     """Nobody knows how far it is."""
-    peer.looks = [look("Working"), KeyboardInterrupt()]
+    peer.polls = [poll("Working"), KeyboardInterrupt()]
     run("generate", "x", "-o", "x.png")
     assert "running (Working)" in shown(screen)
     assert "%" not in shown(screen)

@@ -52,7 +52,7 @@ def ok(**fields: object) -> HttpResponse:
 ACCEPTED = ok(task_id="task-1")
 QUEUED = ok(status="Queue position 2", progress=0)
 HALF = ok(status="Processing", progress=0.5, current_image_url="/preview.png")
-DONE = ok(status="Done", progress=1, final_image_url="https://pictures.test/x.png")
+DONE = ok(status="Done", progress=1, final_image_url="https://images.test/x.png")
 PAGE = HttpResponse(200, {"content-type": "text/html"}, b"<html>Please wait</html>")
 
 
@@ -61,12 +61,12 @@ class Service:
     """Answers from scripts, and keeps what it was asked. The last answer repeats."""
 
     submits: list[Say]
-    looks: list[Say]
+    polls: list[Say]
     asked: list[HttpRequest] = attrs.Factory(list)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         self.asked.append(request)
-        script = self.submits if request.url.endswith("/txt2img") else self.looks
+        script = self.submits if request.url.endswith("/txt2img") else self.polls
         answer = script.pop(0) if len(script) > 1 else script[0]
         if isinstance(answer, Exception):
             raise answer
@@ -80,8 +80,8 @@ class Service:
         return body
 
 
-def service(looks: Iterable[Say] = (DONE,), submits: Iterable[Say] = (ACCEPTED,)) -> Service:
-    return Service(list(submits), list(looks))
+def service(polls: Iterable[Say] = (DONE,), submits: Iterable[Say] = (ACCEPTED,)) -> Service:
+    return Service(list(submits), list(polls))
 
 
 def client_of(
@@ -94,7 +94,7 @@ def client_of(
 # The way ------------------------------------------------------------------------------
 
 
-def test_a_prompt_becomes_a_picture(time: FakeTime) -> None:
+def test_a_prompt_becomes_an_image(time: FakeTime) -> None:
     """The promise of the whole library, in one line of the caller's."""
     peer = service([QUEUED, HALF, DONE])
     seen: list[Progress] = []
@@ -104,7 +104,7 @@ def test_a_prompt_becomes_a_picture(time: FakeTime) -> None:
         (State.RUNNING, 0.5),
         (State.DONE, 1.0),
     ]
-    assert image.url == "https://pictures.test/x.png"
+    assert image.url == "https://images.test/x.png"
     assert image.task_id == "task-1"
     assert attrs.astuple(image.timings) == (2.0, 1.0, 3.0, 3)
     assert image.request is not None
@@ -142,7 +142,7 @@ def test_options_and_a_ready_request_are_the_same(time: FakeTime) -> None:
 def test_bad_input_is_refused_before_anything_is_sent(
     call: Callable[[ImageLabs], object], field: str, time: FakeTime
 ) -> None:
-    """A call that cannot succeed must not cost a picture."""
+    """A call that cannot succeed must not cost an image."""
     peer = service()
     with pytest.raises(InvalidRequestError) as caught:
         call(client_of(peer, time))
@@ -194,7 +194,7 @@ def test_a_submit_that_was_surely_not_accepted_is_sent_again(first: Say, time: F
 def test_a_submit_that_may_have_been_accepted_is_never_sent_again(
     answer: Say, kind: type[Exception], time: FakeTime
 ) -> None:
-    """A picture is never bought twice; the caller is told that nobody knows."""
+    """An image is never bought twice; the caller is told that nobody knows."""
     peer = service(submits=[answer])
     with pytest.raises(kind) as caught:
         client_of(peer, time, max_retries=5).generate("x")
@@ -309,7 +309,7 @@ def test_an_error_page_that_breaks_off_still_tells_its_status(time: FakeTime) ->
 
 # Waiting ------------------------------------------------------------------------------
 
-BAD_LOOKS: list[Say] = [
+BAD_POLLS: list[Say] = [
     RESET,
     SLOW,
     REFUSED,
@@ -328,16 +328,16 @@ BAD_LOOKS: list[Say] = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD_LOOKS)
-def test_a_wait_survives_any_single_bad_look(bad: Say, time: FakeTime) -> None:
+@pytest.mark.parametrize("bad", BAD_POLLS)
+def test_a_wait_survives_any_single_bad_poll(bad: Say, time: FakeTime) -> None:
     """The job behind it is healthy, and paid for."""
     peer = service([QUEUED, bad, HALF, bad, DONE])
     assert client_of(peer, time).generate("x").url.endswith("/x.png")
     assert peer.count("/txt2img") == 1
 
 
-@pytest.mark.parametrize("bad", BAD_LOOKS[:-1])
-def test_a_streak_of_bad_looks_ends_the_wait(bad: Say, time: FakeTime) -> None:
+@pytest.mark.parametrize("bad", BAD_POLLS[:-1])
+def test_a_streak_of_bad_polls_ends_the_wait(bad: Say, time: FakeTime) -> None:
     """It says that the service cannot be reached, never that the job failed."""
     peer = service([bad])
     with pytest.raises(JobStalledError, match="cannot reach the service") as caught:
@@ -351,19 +351,19 @@ def test_a_streak_of_bad_looks_ends_the_wait(bad: Say, time: FakeTime) -> None:
 
 def test_failures_must_be_in_a_row_to_count(time: FakeTime) -> None:
     """A service that answers every other time is slow, not gone."""
-    looks: list[Say] = [RESET, HALF]
-    peer = service([*looks * 20, DONE])
-    assert client_of(peer, time, timeout=math.inf).generate("x").timings.looks == 21
+    polls: list[Say] = [RESET, HALF]
+    peer = service([*polls * 20, DONE])
+    assert client_of(peer, time, timeout=math.inf).generate("x").timings.polls == 21
 
 
-def test_a_bad_look_slows_the_looking_down(time: FakeTime) -> None:
+def test_a_bad_poll_slows_the_looking_down(time: FakeTime) -> None:
     """And a good one restores the pace."""
     peer = service([RESET, RESET, RESET, HALF, DONE])
     client_of(peer, time).generate("x")
     assert time.slept == [1.0, 1.0, 2.0, 4.0, 1.0]
 
 
-def test_a_look_may_be_put_off_by_the_service(time: FakeTime) -> None:
+def test_a_poll_may_be_put_off_by_the_service(time: FakeTime) -> None:
     """Within reason: a minute at most, and never past the deadline."""
     peer = service([status(429, retry_after="7"), status(429, retry_after="1000"), DONE])
     client_of(peer, time, timeout=math.inf).generate("x")
@@ -395,8 +395,8 @@ def test_a_forgotten_or_refused_task_is_said_at_once(code: int, time: FakeTime) 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (ok(status="Done"), "names no picture"),
-        (ok(status="DONE", final_image_url=""), "names no picture"),
+        (ok(status="Done"), "names no image"),
+        (ok(status="DONE", final_image_url=""), "names no image"),
         (ok(status="error: out of memory"), "out of memory"),
         (ok(status="Failed"), "Failed"),
     ],
@@ -410,7 +410,7 @@ def test_a_failed_job_is_said_at_once(answer: HttpResponse, words: str, time: Fa
     job = caught.value.job
     assert job is not None
     assert job.done
-    for again in (job.wait, job.result, job.image, job.step, lambda: list(job.events())):
+    for again in (job.wait, job.result, job.image, job.poll, lambda: list(job.events())):
         with pytest.raises(JobFailedError):
             again()
     assert peer.count("/progress") == 2
@@ -418,18 +418,18 @@ def test_a_failed_job_is_said_at_once(answer: HttpResponse, words: str, time: Fa
 
 def test_a_job_that_outlasts_our_patience_is_not_lost(time: FakeTime) -> None:
     """It may finish yet; waiting goes on where it stopped."""
-    looks: list[Say] = [HALF]
-    peer = Service([ACCEPTED], looks)
+    polls: list[Say] = [HALF]
+    peer = Service([ACCEPTED], polls)
     with pytest.raises(JobTimeoutError, match=r"still running after 5\.0 s") as caught:
         client_of(peer, time).generate("x", timeout=5)
     assert time.now == 1005.0
-    looks[:] = [DONE]
+    polls[:] = [DONE]
     assert caught.value.job is not None
     assert caught.value.job.result().url.endswith("/x.png")
 
 
 def test_a_short_patience_is_not_wasted(time: FakeTime) -> None:
-    """A look that the strategy would take after the deadline is taken just before it."""
+    """A poll that the strategy would take after the deadline is taken just before it."""
     polling = Backoff(10.0, 10.0, clock=time.clock, sleep=time.sleep)
     peer = service()
     assert client_of(peer, time, polling=polling).generate("x", timeout=2).url.endswith("/x.png")
@@ -461,8 +461,8 @@ def test_strategies_are_told_what_was_seen(time: FakeTime) -> None:
     told: list[list[tuple[float, State]]] = []
 
     class Curious(FixedInterval):
-        def delay(self, looks: Any) -> float:
-            told.append([(look.elapsed, look.progress.state) for look in looks])
+        def delay(self, polls: Any) -> float:
+            told.append([(poll.elapsed, poll.progress.state) for poll in polls])
             return 2.0
 
     polling = Curious(clock=time.clock, sleep=time.sleep)
@@ -475,7 +475,7 @@ def test_strategies_are_told_what_was_seen(time: FakeTime) -> None:
 
 
 def test_a_job_is_found_again_by_its_id(time: FakeTime) -> None:
-    """In another process, another day; and it is looked at without delay."""
+    """In another process, another day; and it is polled without delay."""
     peer = service()
     job = client_of(peer, time).get_job("task-9")
     assert not peer.asked
@@ -503,9 +503,9 @@ def test_a_step_never_sleeps_and_says_when_to_come_again(time: FakeTime) -> None
     """For loops, queues and sweeps of one's own."""
     peer = service([HALF, RESET, RESET, DONE])
     job = client_of(peer, time).get_job("task-1")
-    steps = [job.step() for _ in range(5)]
-    assert [step.delay for step in steps] == [1.0, 1.0, 2.0, None, None]
-    assert [type(step.error) for step in steps[:3]] == [
+    steps = [job.poll() for _ in range(5)]
+    assert [result.next_poll_in for result in steps] == [1.0, 1.0, 2.0, None, None]
+    assert [type(result.error) for result in steps[:3]] == [
         type(None),
         APIConnectionError,
         APIConnectionError,
@@ -515,15 +515,15 @@ def test_a_step_never_sleeps_and_says_when_to_come_again(time: FakeTime) -> None
     assert peer.count("/progress") == 4
 
 
-def test_events_are_the_looks_that_were_answered(time: FakeTime) -> None:
+def test_events_are_the_polls_that_were_answered(time: FakeTime) -> None:
     """One loop for whoever draws a bar; the last event is the end."""
     job = client_of(service([QUEUED, RESET, HALF, DONE]), time).submit("x")
     assert [p.state for p in job.events()] == [State.QUEUED, State.RUNNING, State.DONE]
-    assert job.image().timings.looks == 3
+    assert job.image().timings.polls == 3
     assert list(job.events()) == []
 
 
-def test_a_job_without_a_picture_yet_says_so(time: FakeTime) -> None:
+def test_a_job_without_an_image_yet_says_so(time: FakeTime) -> None:
     """Asking nobody, `image` cannot know better."""
     job = client_of(service(), time).submit("x")
     with pytest.raises(JobTimeoutError):
@@ -605,7 +605,7 @@ def test_an_error_of_the_callers_own_callback_is_the_callers(time: FakeTime) -> 
         client_of(service(), time).generate("x", on_progress=broken)
 
 
-def test_jobs_clients_and_pictures_pickle(time: FakeTime) -> None:
+def test_jobs_clients_and_images_pickle(time: FakeTime) -> None:
     """They travel to worker processes and come back equal."""
     client = ImageLabs(
         "https://h.test",
@@ -628,7 +628,7 @@ def test_jobs_clients_and_pictures_pickle(time: FakeTime) -> None:
     assert job != "job"
 
 
-def test_a_picture_pickles(time: FakeTime) -> None:
+def test_an_image_pickles(time: FakeTime) -> None:
     """Results come from worker processes; what draws them stays outside the comparison."""
     image = client_of(Module, time, polling=FixedInterval(0.001)).generate("x")
     assert pickle.loads(pickle.dumps(image)) == image
@@ -643,7 +643,7 @@ def test_a_strategy_that_answers_nonsense_is_named(answer: Any, time: FakeTime) 
     """It must neither hammer the service nor lose the job."""
 
     class Odd(FixedInterval):
-        def delay(self, looks: Any) -> Any:
+        def delay(self, polls: Any) -> Any:
             return answer
 
     peer = service([HALF])
@@ -659,8 +659,8 @@ def test_a_strategy_that_fails_does_not_lose_the_job(
     """It is the caller's own code, and the job is the caller's, too."""
 
     class Odd(FixedInterval):
-        def delay(self, looks: Any) -> Any:
-            return looks[-1].elapsed
+        def delay(self, polls: Any) -> Any:
+            return polls[-1].elapsed
 
     client = client_of(service(), time, polling=Odd(clock=time.clock, sleep=time.sleep))
     job = client.submit("x")
@@ -674,7 +674,7 @@ def test_a_strategy_that_fails_does_not_lose_the_job(
 def test_also_a_bad_argument_after_submit_names_the_job(bad: Any, time: FakeTime) -> None:
     """Whatever ends a wait, the task id is at hand."""
     job = client_of(service(), time).submit("x")
-    for call in (job.wait, job.result, job.refresh, job.step, job.events):
+    for call in (job.wait, job.result, job.refresh, job.poll, job.events):
         with pytest.raises(InvalidRequestError) as caught:
             call(timeout=bad)
         assert caught.value.job is job
@@ -767,19 +767,19 @@ def test_the_environment_gives_defaults_and_arguments_win(
     client = ImageLabs()
     assert client.url == "http://127.0.0.1:9/base"
     assert client.api_endpoint == "http://127.0.0.1:9/base/txt2img"
-    wiring = client._wiring
-    assert wiring.timeout == 12.5
-    assert wiring.endpoints.cookies == {"cf_clearance": "x"}
-    assert wiring.endpoints.headers["user-agent"] == "browser/1"
-    assert wiring.endpoints.headers["origin"] == "http://127.0.0.1:9"
-    assert wiring.endpoints.transport == RequestsTransport(proxy="http://proxy.test:3128")
+    context = client._context
+    assert context.timeout == 12.5
+    assert context.endpoints.cookies == {"cf_clearance": "x"}
+    assert context.endpoints.headers["user-agent"] == "browser/1"
+    assert context.endpoints.headers["origin"] == "http://127.0.0.1:9"
+    assert context.endpoints.transport == RequestsTransport(proxy="http://proxy.test:3128")
     explicit = ImageLabs(
         "https://h.test",
         timeout=5,
         cookies={},
         proxy="http://p.test:1",
         headers={"user-agent": "x"},
-    )._wiring
+    )._context
     assert (explicit.timeout, explicit.endpoints.cookies) == (5.0, {})
     assert explicit.endpoints.transport == RequestsTransport(proxy="http://p.test:1")
     assert explicit.endpoints.headers["user-agent"] == "x"
@@ -844,7 +844,7 @@ def test_no_secret_is_shown_anywhere(time: FakeTime, caplog: pytest.LogCaptureFi
         client,
         job,
         job and job.request,
-        client._wiring,
+        client._context,
         client._settings,
         peer.asked[0],
         caught.value,
@@ -904,7 +904,7 @@ def test_a_client_shows_its_service_only() -> None:
     assert repr(ImageLabs("https://h.test")) == "<ImageLabs https://h.test>"
 
 
-def test_a_tiny_png_is_a_picture(time: FakeTime) -> None:
+def test_a_tiny_png_is_an_image(time: FakeTime) -> None:
     """From prompt to bytes with no socket at all."""
 
     def peer(request: HttpRequest) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""The jobs in the admin: to look at, to be looked at again, to delete; never to edit."""
+"""The jobs in the admin: to look at, to be polled again, to delete; never to edit."""
 
 import uuid
 from datetime import timedelta
@@ -66,7 +66,7 @@ def test_the_list_shows_how_jobs_stand(root: Client) -> None:
     """And small pictures, from an address of the admin's own: the storage may have none."""
     owner = User.objects.create_user("somebody")
     done = make_job("a pier <b>", owner=owner, fraction=1.0)
-    make_job(state=JobState.RUNNING, fraction=0.25, next_look=timezone.now())
+    make_job(state=JobState.RUNNING, fraction=0.25, next_poll_at=timezone.now())
     html = root.get(LIST).content.decode()
     for shown in (f'src="{LIST}{done.pk}/picture/"', 'width="64" height="48"', "a pier &lt;b&gt;",
                   "100 %", "25 %", "somebody", "running", "default"):  # fmt: skip
@@ -176,7 +176,7 @@ def test_who_may_view_jobs_sees_pictures_safely() -> None:
 # Doing ----------------------------------------------------------------------------------
 
 
-def test_look_now_makes_a_job_due_that_was_given_up(root: Client) -> None:
+def test_poll_now_makes_a_job_due_that_was_given_up(root: Client) -> None:
     """The service may have drawn it after all."""
     job = make_job(state=JobState.FAILED, error_code="JobTimeoutError")
     answer = look_again(root, job)
@@ -185,16 +185,16 @@ def test_look_now_makes_a_job_due_that_was_given_up(root: Client) -> None:
     assert "1 job is due now." in answer.content.decode()
 
 
-def test_look_now_leaves_alone_what_is_done_or_was_never_accepted(root: Client) -> None:
+def test_poll_now_leaves_alone_what_is_done_or_was_never_accepted(root: Client) -> None:
     """There is nothing to look for."""
     jobs = [make_job(), make_job(state=JobState.UNKNOWN, task_id="")]
     answer = look_again(root, *jobs)
-    assert not ImageJob.objects.filter(next_look__isnull=False).exists()
+    assert not ImageJob.objects.filter(next_poll_at__isnull=False).exists()
     assert "0 jobs are due now." in answer.content.decode()
 
 
 @pytest.mark.parametrize(("permissions", "allowed"), [(["view"], False), (["change"], True)])
-def test_look_now_is_for_who_could_change_jobs(permissions: list[str], allowed: bool) -> None:
+def test_poll_now_is_for_who_could_change_jobs(permissions: list[str], allowed: bool) -> None:
     """It makes work for the service."""
     job = make_job(state=JobState.FAILED)
     client = staff(*permissions)

@@ -106,7 +106,7 @@ def draw(browser: Chrome, prompt: str = "a lighthouse at dusk") -> None:
 
 
 def first(browser: Chrome, selector: str, what: str) -> Any:
-    """A property of the first element, in one step: the next look may replace it."""
+    """A property of the first element, in one step: the next poll may replace it."""
     found = "const found = document.querySelector(arguments[0]);"
     return browser.execute_script(f"{found} return found && found.{what}", selector)
 
@@ -121,7 +121,7 @@ PREVIEW_BELOW_THE_NEXT = """
 const [before, next] = document.querySelectorAll(".imagelabs-frame img");
 return next && before.naturalWidth > 0
 """
-NO_PREVIEW = "/preview/"  # it may be over between a look and its picture
+NO_PREVIEW = "/preview/"  # it may be over between a poll and its picture
 
 
 def test_a_prompt_becomes_a_picture_before_ones_eyes(browse: Browse) -> None:

@@ -26,9 +26,9 @@ from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
 from imagelabs_sdk.contrib.django import django_tasks
-from imagelabs_sdk.contrib.django.advance import look_now
+from imagelabs_sdk.contrib.django.advance import poll_now
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
-from imagelabs_sdk.contrib.django.pulse import ASLEEP, Pulse
+from imagelabs_sdk.contrib.django.pulse import ASLEEP, SweepChain
 from imagelabs_sdk.contrib.django.sweep import any_outstanding
 from imagelabs_sdk.contrib.django.tasks import sweep as celery_sweep
 
@@ -44,7 +44,7 @@ needs_redis = pytest.mark.skipif(not HAS_REDIS, reason="no Redis on 127.0.0.1:63
 
 @pytest.fixture
 def numbered(server: FaultyServer) -> FaultyServer:
-    """Gives each job an id of its own, and is done at the first look."""
+    """Gives each job an id of its own, and is done at the first poll."""
     numbers = itertools.count(1)
 
     def accept(wire: faulty.Wire) -> None:
@@ -65,7 +65,7 @@ def by_tasks(numbered: FaultyServer, media: Path, settings: Any) -> FaultyServer
 
 
 def due_now() -> None:
-    ImageJob.objects.filter(next_look__isnull=False).update(next_look=timezone.now())
+    ImageJob.objects.filter(next_poll_at__isnull=False).update(next_poll_at=timezone.now())
 
 
 def planned() -> list[tuple[str, str]]:
@@ -75,8 +75,8 @@ def planned() -> list[tuple[str, str]]:
 
 
 def work(task: tuple[str, str]) -> int:
-    looks: int = django_tasks.sweep.func(*task)
-    return looks
+    polls: int = django_tasks.sweep.func(*task)
+    return polls
 
 
 # A chain of django.tasks -------------------------------------------------------------------
@@ -84,7 +84,7 @@ def work(task: tuple[str, str]) -> int:
 
 @pytest.mark.django_db(transaction=True)
 def test_one_chain_of_sweeps_serves_all_jobs(by_tasks: FaultyServer) -> None:
-    """A task per job and look fills the queue with rows, and lags."""
+    """A task per job and poll fills the queue with rows, and lags."""
     for _ in range(5):
         ImageJob.objects.start("a lighthouse")
     assert len(planned()) == 1
@@ -104,7 +104,7 @@ def test_a_chain_ends_with_its_jobs_and_the_next_start_begins_another(
     work(planned()[0])
     assert work(planned()[1]) == 0
     assert len(planned()) == 2
-    assert Pulse.objects.get().at == ASLEEP
+    assert SweepChain.objects.get().at == ASLEEP
     ImageJob.objects.start("a pier")
     assert len(planned()) == 3
 
@@ -162,7 +162,7 @@ def test_a_chain_that_was_lost_is_begun_anew_by_the_next_start(by_tasks: FaultyS
     DBTaskResult.objects.all().delete()
     ImageJob.objects.start("a lighthouse")
     assert planned() == []
-    Pulse.objects.update(at=timezone.now() - timedelta(minutes=2))
+    SweepChain.objects.update(at=timezone.now() - timedelta(minutes=2))
     ImageJob.objects.start("a lighthouse")
     assert len(planned()) == 1
 
@@ -189,7 +189,7 @@ def test_a_queue_that_fails_does_not_fail_the_start(
 def test_jobs_that_live_in_another_process_keep_no_chain_alive(
     media: Path, settings: Any, by_tasks: FaultyServer
 ) -> None:
-    """The embedded engine's jobs can be looked at by their own process alone."""
+    """The embedded engine's jobs can be polled by their own process alone."""
     settings.IMAGELABS = {
         **settings.IMAGELABS,
         "embedded": {"BACKEND": "imagelabs_sdk.embedded.embedded_transport"},
@@ -203,12 +203,12 @@ def test_jobs_that_live_in_another_process_keep_no_chain_alive(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_job_that_is_taken_up_again_wakes_the_chain(by_tasks: FaultyServer) -> None:
-    """ "Look now" in the admin is of no use to a queue that sleeps."""
+    """ "Poll now" in the admin is of no use to a queue that sleeps."""
     job = ImageJob.objects.start("a lighthouse")
     DBTaskResult.objects.all().delete()
-    Pulse.objects.update(at=ASLEEP)
-    ImageJob.objects.update(state=JobState.FAILED, next_look=None, finished_at=timezone.now())
-    assert look_now(ImageJob.objects.all()) == 1
+    SweepChain.objects.update(at=ASLEEP)
+    ImageJob.objects.update(state=JobState.FAILED, next_poll_at=None, finished_at=timezone.now())
+    assert poll_now(ImageJob.objects.all()) == 1
     assert len(planned()) == 1
     assert work(planned()[0]) == 1
     job.refresh_from_db()
@@ -256,7 +256,7 @@ def start_many(count: int) -> None:
 def until_all_are_done() -> list[ImageJob]:
     """The rows, once none is outstanding; bounded."""
     rows, end = ImageJob.objects.using(POSTGRES), monotonic() + 40
-    while rows.filter(next_look__isnull=False).exists():
+    while rows.filter(next_poll_at__isnull=False).exists():
         assert monotonic() < end, list(rows.values_list("state", "error"))
         sleep(0.05)
     return list(rows.all())
@@ -302,16 +302,16 @@ def test_a_celery_worker_brings_every_picture_though_one_is_killed(
     settings.IMAGELABS = {"default": {"OPTIONS": options_for(numbered)}}
     looking = threading.Event()
 
-    def look(wire: faulty.Wire) -> None:
+    def poll(wire: faulty.Wire) -> None:
         looking.set()
         wire.hang()
 
-    done, numbered.scripts["/progress"] = numbered.scripts["/progress"], [look]
+    done, numbered.scripts["/progress"] = numbered.scripts["/progress"], [poll]
     worker = ["celery", "-A", "tests.django_app.celery", "worker", "--pool", "prefork"]
     worker += ["--concurrency", "1", "--without-gossip", "--without-mingle"]
     beat = ["celery", "-A", "tests.django_app.celery", "beat", "-s", str(media.parent / "beat")]
     start_many(10)
-    ImageJob.objects.using(POSTGRES).update(next_look=timezone.now())
+    ImageJob.objects.using(POSTGRES).update(next_poll_at=timezone.now())
     with running(project, *beat):
         with running(project, *worker) as first:
             assert looking.wait(40)
@@ -320,7 +320,7 @@ def test_a_celery_worker_brings_every_picture_though_one_is_killed(
                 os.kill(pid, signal.SIGKILL)
         numbered.scripts["/progress"] = done
         # Nobody waits two minutes here: the leases of the dead end now.
-        ImageJob.objects.using(POSTGRES).update(next_look=timezone.now())
+        ImageJob.objects.using(POSTGRES).update(next_poll_at=timezone.now())
         with running(project, *worker):
             assert_each_was_drawn_and_stored_once(numbered, media, 10)
 
@@ -351,7 +351,7 @@ def test_old_jobs_go_with_their_pictures(media: Path) -> None:
     old, young = finished(31), finished(29)
     finished(40, picture=False)
     outstanding = finished(50)
-    ImageJob.objects.filter(pk=outstanding.pk).update(next_look=timezone.now())
+    ImageJob.objects.filter(pk=outstanding.pk).update(next_poll_at=timezone.now())
     assert prune("--dry-run") == "2 jobs would be deleted"
     assert prune() == "2 jobs deleted"
     assert set(ImageJob.objects.all()) == {young, outstanding}

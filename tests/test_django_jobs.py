@@ -1,4 +1,4 @@
-"""A job's row: bought once, looked at by one at a time, settled once, whoever dies meanwhile."""
+"""A job's row: bought once, polled by one at a time, settled once, whoever dies meanwhile."""
 
 import logging
 import os
@@ -21,13 +21,13 @@ from imagelabs_sdk.contrib.django.advance import (
     LEASE,
     advance,
     claim,
-    look_now,
-    settle,
+    poll_now,
+    record_result,
     submit,
 )
 from imagelabs_sdk.contrib.django.clients import SettingsError
-from imagelabs_sdk.contrib.django.look import Seen, look
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
+from imagelabs_sdk.contrib.django.poll import PollResult, poll
 from imagelabs_sdk.contrib.django.signals import job_failed, job_succeeded, jobs_outstanding
 
 from . import faulty
@@ -243,7 +243,7 @@ EVERY_FIELD: dict[str, Any] = {
 def test_every_field_of_a_request_comes_back_from_the_database(
     database: str, service: Service
 ) -> None:
-    """The job's next looks are taken by other processes, with what the row tells."""
+    """The job's next polls are taken by other processes, with what the row tells."""
     request = ImageRequest(**EVERY_FIELD)
     assert set(EVERY_FIELD) | {"width", "height"} == {
         field.name for field in attrs.fields(ImageRequest)
@@ -406,7 +406,7 @@ def test_a_database_that_fails_after_the_submit_leaves_the_task_in_the_log(
         raise DatabaseError("the server has gone away")
 
     module = "imagelabs_sdk.contrib.django.advance"
-    monkeypatch.setattr(f"{module}._settle", gone)
+    monkeypatch.setattr(f"{module}._record_columns", gone)
     job = start()
     monkeypatch.undo()
     assert "task-1" in caplog.text
@@ -443,7 +443,7 @@ def test_a_row_that_has_its_task_is_not_overwritten_by_a_second_submit(service: 
     assert row(job).task_id == job.task_id == "task-1"
 
 
-# One look ------------------------------------------------------------------------------------
+# One poll ------------------------------------------------------------------------------------
 
 
 def in_eight_tabs(job: ImageJob) -> list[bool]:
@@ -454,7 +454,7 @@ def in_eight_tabs(job: ImageJob) -> list[bool]:
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
-def test_eight_tabs_at_once_cost_one_look(
+def test_eight_tabs_at_once_cost_one_poll(
     database: str, service: Service, media: Path, heard: list[tuple[str, str]]
 ) -> None:
     """Each has a connection of its own and has read the same row."""
@@ -468,7 +468,7 @@ def test_eight_tabs_at_once_cost_one_look(
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
-def test_a_model_that_shares_its_parents_table_is_looked_at_by_one_too(
+def test_a_model_that_shares_its_parents_table_is_polled_by_one_too(
     database: str, service: Service, media: Path
 ) -> None:
     """Django updates such a row in two statements, between which another could claim it."""
@@ -481,14 +481,14 @@ def test_a_model_that_shares_its_parents_table_is_looked_at_by_one_too(
 
 
 @db
-def test_a_look_again_before_it_is_due_costs_nothing(service: Service, media: Path) -> None:
+def test_a_poll_again_before_it_is_due_costs_nothing(service: Service, media: Path) -> None:
     """A page may be loaded as often as one likes, before and after the end."""
     service.progress = lambda _: running(0.25, current_image_url="https://pictures.test/half.png")
     job = due(start())
     assert advance(job)
     assert (job.state, job.status, job.percent) == ("running", "Processing", 25)
     assert job.preview_url == "https://pictures.test/half.png"
-    ImageJob.objects.update(next_look=timezone.now() + timedelta(seconds=60))
+    ImageJob.objects.update(next_poll_at=timezone.now() + timedelta(seconds=60))
     job = row(job)
     assert 50 < job.seconds_until_due <= 60
     assert not advance(job)
@@ -503,7 +503,7 @@ def test_a_look_again_before_it_is_due_costs_nothing(service: Service, media: Pa
 def test_a_tab_that_came_too_late_sees_what_the_other_has_found(
     service: Service, media: Path
 ) -> None:
-    """Its page shows the picture, not the look that it did not get."""
+    """Its page shows the picture, not the poll that it did not get."""
     job = due(start())
     stale = row(job)
     advance(job)
@@ -522,7 +522,7 @@ def test_whoever_outlives_the_lease_settles_and_tells_nothing(
     assert claim(row(job)) is None
     other = due(job)  # the lease has ended
     assert advance(other)
-    assert not settle(job, Seen({"state": JobState.FAILED, "next_look": None}))
+    assert not record_result(job, PollResult({"state": JobState.FAILED, "next_poll_at": None}))
     assert row(job).state == job.state == JobState.DONE
     assert heard == [("succeeded", "done")]
 
@@ -535,9 +535,9 @@ def test_whoever_outlives_the_lease_does_not_undo_another_claim(service: Service
     other = due(job)
     assert claim(other) is not None
     later = timezone.now() + timedelta(hours=1)
-    assert not settle(job, Seen({"fraction": 0.1, "next_look": later}))
-    assert row(job).next_look == other.next_look
-    assert settle(other, Seen({"fraction": 0.2, "next_look": later}))
+    assert not record_result(job, PollResult({"fraction": 0.1, "next_poll_at": later}))
+    assert row(job).next_poll_at == other.next_poll_at
+    assert record_result(other, PollResult({"fraction": 0.2, "next_poll_at": later}))
 
 
 @db
@@ -562,7 +562,7 @@ def test_a_tab_that_saw_the_job_being_submitted_does_not_take_its_task_away(
 def test_a_job_that_was_put_to_rest_by_hand_stays_there(service: Service) -> None:
     """A site's own "cancel"; a tab that has read the row before must not wake it."""
     job = due(start())
-    ImageJob.objects.update(next_look=None)
+    ImageJob.objects.update(next_poll_at=None)
     assert not advance(job)
     assert not row(job).is_outstanding
     assert service.counts == (1, 0, 0)
@@ -576,7 +576,7 @@ def test_a_claim_is_a_lease(service: Service) -> None:
     work = claim(job)
     assert work is not None
     kept = row(job)
-    assert (kept.attempts, kept.next_look) == (1, work.leased_until)
+    assert (kept.attempts, kept.next_poll_at) == (1, work.leased_until)
     assert work.leased_until >= before + LEASE
     assert not kept.is_due
     assert KEY not in repr(work)
@@ -590,14 +590,14 @@ def test_when_the_lease_is_nearly_over_nothing_is_stored(
     """Somebody else may begin to store the same picture any moment."""
     work = claim(due(start()))
     assert work is not None
-    seen = look(attrs.evolve(work, leased_until=timezone.now()), timeout=5)
+    seen = poll(attrs.evolve(work, leased_until=timezone.now()), timeout=5)
     assert seen.change["error_code"] == "TimeoutError"
     assert seen.change["failures"] == 1
     assert stored(media) == []
 
 
 @db
-def test_a_look_in_a_transaction_is_refused(service: Service) -> None:
+def test_a_poll_in_a_transaction_is_refused(service: Service) -> None:
     """Others would not see the claim, and would wait for the row as long as the service does."""
     job = due(start())
     with transaction.atomic(), pytest.raises(RuntimeError, match="in a transaction"):
@@ -628,7 +628,7 @@ class Replicated:
 
 
 @db
-def test_a_row_deleted_in_the_middle_of_a_look_leaves_no_picture(
+def test_a_row_deleted_in_the_middle_of_a_poll_leaves_no_picture(
     service: Service, media: Path
 ) -> None:
     """Whoever deletes their job does not want its picture kept where nobody finds it."""
@@ -648,7 +648,7 @@ def test_a_row_deleted_in_the_middle_of_a_look_leaves_no_picture(
     assert work is not None
     ImageJob.objects.all().delete()
     with pytest.raises(ImageJob.DoesNotExist):
-        settle(job, look(work, timeout=5))
+        record_result(job, poll(work, timeout=5))
 
 
 # What ends a job, and what does not ----------------------------------------------------------
@@ -659,7 +659,7 @@ def test_a_row_deleted_in_the_middle_of_a_look_leaves_no_picture(
     ("reply", "code", "said"),
     [
         (lambda _: answer(status="Error: too dark"), "JobFailedError", "too dark"),
-        (lambda _: answer(status="Done"), "JobFailedError", "names no picture"),
+        (lambda _: answer(status="Done"), "JobFailedError", "names no image"),
         (lambda _: answer(404, error="no such task"), "APIStatusError", "no such task"),
     ],
 )
@@ -670,7 +670,7 @@ def test_what_is_hopeless_ends_the_job(
     service: Service,
     heard: list[tuple[str, str]],
 ) -> None:
-    """Failed, done without a picture, forgotten: no further look would help."""
+    """Failed, done without a picture, forgotten: no further poll would help."""
     service.progress = reply
     job = due(start())
     assert advance(job)
@@ -710,7 +710,7 @@ def test_a_service_in_trouble_is_asked_later_and_later(
 
 
 @db
-def test_a_look_that_has_no_time_left_is_taken_later(service: Service) -> None:
+def test_a_poll_that_has_no_time_left_is_taken_later(service: Service) -> None:
     """It says nothing about the job."""
     job = due(start())
     assert advance(job, timeout=1e-9)
@@ -730,7 +730,7 @@ def test_a_strategy_that_answers_nonsense_fails_no_job(service: Service, setting
 class Nonsense:
     sleep = clock = staticmethod(lambda *_: 0.0)
 
-    def delay(self, looks: object) -> float:
+    def delay(self, polls: object) -> float:
         return float("nan")
 
 
@@ -787,20 +787,22 @@ def test_a_preview_that_no_column_should_hold_is_left_out(service: Service) -> N
 
 
 @db
-def test_jobs_are_looked_at_again_by_hand(service: Service, media: Path) -> None:
-    """The service may have drawn what was given up; a look under way is left alone."""
+def test_jobs_are_polled_again_by_hand(service: Service, media: Path) -> None:
+    """The service may have drawn what was given up; a poll under way is left alone."""
     service.progress = lambda _: answer(404)
     given_up = due(start())
     advance(given_up)
     assert given_up.state == JobState.FAILED
-    waiting, looked_at = start(), due(start())
-    ImageJob.objects.filter(pk=waiting.pk).update(next_look=timezone.now() + timedelta(seconds=30))
-    claim(looked_at)
+    waiting, polled = start(), due(start())
+    ImageJob.objects.filter(pk=waiting.pk).update(
+        next_poll_at=timezone.now() + timedelta(seconds=30)
+    )
+    claim(polled)
     service.submit = lambda _: answer(500)
     unknown = start()
     service.submit = lambda _: answer(422)
     refused = start()
-    assert look_now(ImageJob.objects.all()) == 2
+    assert poll_now(ImageJob.objects.all()) == 2
     service.progress = done
     due_now = [job for job in ImageJob.objects.all() if job.is_due]
     assert {job.pk for job in due_now} == {given_up.pk, waiting.pk}
@@ -906,7 +908,7 @@ def test_a_signal_waits_for_the_commit(service: Service, heard: list[tuple[str, 
     work = claim(job)
     assert work is not None
     with transaction.atomic():
-        assert settle(job, Seen({"state": JobState.FAILED, "next_look": None}))
+        assert record_result(job, PollResult({"state": JobState.FAILED, "next_poll_at": None}))
         assert heard == []
     assert heard == [("failed", "failed")]
 
@@ -1106,7 +1108,7 @@ def test_a_sender_killed_leaves_a_row_that_nobody_sends_again(
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
-@pytest.mark.parametrize("at", ["/progress", "/picture.png", "storing"])
+@pytest.mark.parametrize("at", ["/progress", "/image.png", "storing"])
 def test_a_process_killed_in_a_step_leaves_the_row_due_again(
     at: str, database: str, served: FaultyServer, media: Path, heard: list[tuple[str, str]]
 ) -> None:

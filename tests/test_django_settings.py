@@ -91,7 +91,7 @@ def test_the_embedded_engine_draws_with_no_network(
     monkeypatch.setattr(socket.socket, "connect", refuse)
     image = client.generate("a lighthouse", width=64, height=64)
     assert image.read().startswith(PNG[:8])
-    assert clients.answers_here("default")
+    assert clients.is_in_process("default")
 
 
 def test_settings_are_followed_and_old_clients_closed(service: Service, settings: Any) -> None:

@@ -25,8 +25,8 @@ from imagelabs_sdk.contrib.django.management.commands import imagelabs_sweep
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.signals import job_failed, job_succeeded
 from imagelabs_sdk.contrib.django.sweep import (
+    ServiceHealth,
     Sweeper,
-    Weather,
     any_outstanding,
     job_models,
     sweep_briefly,
@@ -76,7 +76,7 @@ class Clock:
 def accepted(count: int, using: str = "default", **columns: Any) -> list[ImageJob]:
     """Rows that are due, of jobs that the service has taken up."""
     now = timezone.now()
-    common = {"state": JobState.RUNNING, "submitted_at": now, "next_look": now, "seed": 1}
+    common = {"state": JobState.RUNNING, "submitted_at": now, "next_poll_at": now, "seed": 1}
     rows = [
         ImageJob(
             request={"prompt": "x"},
@@ -129,8 +129,8 @@ def test_four_sweepers_bring_two_hundred_pictures_once_each(
     assert sorted(told) == everyone
     assert states("postgres") == {"done": 200}
     assert [path.read_bytes() for path in stored(media)] == [PNG] * 200
-    looked_at = [asked.body for asked in server.asked if asked.path == "/progress"]
-    assert len(looked_at) == len(set(looked_at)) == server.count("/picture.png") == 200
+    polled = [asked.body for asked in server.asked if asked.path == "/progress"]
+    assert len(polled) == len(set(polled)) == server.count("/image.png") == 200
     attempts = ImageJob.objects.using("postgres").values_list("attempts", flat=True)
     assert set(attempts) == {1}
 
@@ -171,12 +171,12 @@ def test_threads_of_a_sweep_open_no_connection_to_the_database(
     settings.STORAGES = {**settings.STORAGES, "imagelabs": {"BACKEND": f"{__name__}.Watched"}}
     opened, threads = Watched.opened, set()
 
-    def look(task_id: str) -> HttpResponse:
+    def poll(task_id: str) -> HttpResponse:
         threads.add(threading.get_ident())
         opened.extend(connections.all(initialized_only=True))
         return down(task_id) if task_id == "task-1" else done(task_id)
 
-    service.progress = look
+    service.progress = poll
     accepted(20)
     with Sweeper(threads=4) as sweeper:
         assert sweeper.sweep(due_by=timezone.now()) == 20
@@ -198,22 +198,24 @@ class Watched(MoodyStorage):
 
 
 @db
-def test_what_becomes_due_meanwhile_is_taken_though_a_look_hangs(
+def test_what_becomes_due_meanwhile_is_taken_though_a_poll_hangs(
     service: Service, media: Path
 ) -> None:
     """One slow answer must not hold up all jobs."""
     slow, quick = accepted(2)
-    ImageJob.objects.filter(pk=quick.pk).update(next_look=timezone.now() + timedelta(seconds=0.3))
+    ImageJob.objects.filter(pk=quick.pk).update(
+        next_poll_at=timezone.now() + timedelta(seconds=0.3)
+    )
     taken = threading.Event()
 
-    def look(task_id: str) -> HttpResponse:
+    def poll(task_id: str) -> HttpResponse:
         if task_id == slow.task_id:
             assert taken.wait(20)
         else:
             taken.set()
         return done(task_id)
 
-    service.progress = look
+    service.progress = poll
     with Sweeper(threads=2) as sweeper:
         assert sweeper.sweep() == 2
     assert states() == {"done": 2}
@@ -241,7 +243,9 @@ def test_a_sweep_that_is_stopped_finishes_what_is_under_way(service: Service, me
         taken = sweeper.sweep(stop=lambda: service.count("progress") >= 4)
     assert 4 <= taken == service.count("progress") < 8
     assert states() == {"done": taken, "running": 20 - taken}
-    assert ImageJob.objects.filter(attempts=0, next_look__lte=timezone.now()).count() == 20 - taken
+    assert (
+        ImageJob.objects.filter(attempts=0, next_poll_at__lte=timezone.now()).count() == 20 - taken
+    )
 
 
 @shared
@@ -262,13 +266,13 @@ def test_each_row_is_of_one_model() -> None:
 
 
 @db
-def test_rows_of_all_models_are_looked_at(service: Service, media: Path) -> None:
+def test_rows_of_all_models_are_polled(service: Service, media: Path) -> None:
     """A site's own need no command of their own."""
     ImageJob.objects.start("a lighthouse")
     Poster.objects.start("a pier", title="The Pier")
     Framed.objects.start("a boat", title="The Boat")
     for model in job_models():
-        model._base_manager.update(next_look=timezone.now())
+        model._base_manager.update(next_poll_at=timezone.now())
     with Sweeper() as sweeper:
         assert sweeper.sweep() == 3
     assert {job.state for model in (ImageJob, Framed) for job in model._base_manager.all()} == {
@@ -296,20 +300,20 @@ def test_no_job_is_in_the_way_of_others(
     change(pk=odd["unsent"].pk).update(task_id="", state=JobState.SUBMITTING)
     change(pk=odd["no object"].pk).update(request=["x"])
 
-    def look(task_id: str) -> HttpResponse:
+    def poll(task_id: str) -> HttpResponse:
         if task_id == odd["crashes"].task_id:
             raise ZeroDivisionError
         return done(task_id)
 
-    def settle(job: ImageJob, seen: Any) -> bool:
+    def record_result(job: ImageJob, seen: Any) -> bool:
         if job == odd["deleted"]:
             ImageJob.objects.filter(pk=job.pk).delete()
         if job == odd["unsettled"]:
             raise DatabaseError("deadlock detected")
-        return advance.settle(job, seen)
+        return advance.record_result(job, seen)
 
-    service.progress = look
-    monkeypatch.setattr(f"{Sweeper.__module__}.settle", settle)
+    service.progress = poll
+    monkeypatch.setattr(f"{Sweeper.__module__}.record_result", record_result)
     with Sweeper(threads=4) as sweeper:
         assert sweeper.sweep(due_by=timezone.now()) == 30
     assert states() == {"done": 23, "running": 5, "unknown": 1}
@@ -319,8 +323,8 @@ def test_no_job_is_in_the_way_of_others(
     assert set(waiting.values_list("error_code", flat=True)) == {
         "ZeroDivisionError", "SettingsError", "TypeError", "",
     }  # fmt: skip
-    assert not waiting.filter(next_look__lte=timezone.now()).exists()
-    assert len(stored(media)) == 24  # the unsettled one's is replaced by the next look
+    assert not waiting.filter(next_poll_at__lte=timezone.now()).exists()
+    assert len(stored(media)) == 24  # the unsettled one's is replaced by the next poll
 
 
 @db
@@ -354,7 +358,7 @@ def test_a_service_may_be_down_for_days(service: Service) -> None:
     service.progress = down
     accepted(3)
     clock = Clock()
-    weather = {"default": Weather(failures=100_000)}
+    weather = {"default": ServiceHealth(failures=100_000)}
     with Sweeper(weather=weather, clock=clock) as sweeper:
         assert sweeper.sweep() == 1
     assert weather["default"].opens == clock.now + 30.0
@@ -378,17 +382,17 @@ def test_one_service_that_is_down_does_not_hold_up_another(
 
 @db
 def test_a_service_that_asks_for_a_pause_gets_it_for_all_jobs(service: Service) -> None:
-    """Also when another look, which was under way, fails in another way afterwards."""
+    """Also when another poll, which was under way, fails in another way afterwards."""
     both = threading.Barrier(2)
 
-    def look(task_id: str) -> HttpResponse:
+    def poll(task_id: str) -> HttpResponse:
         both.wait(20)
         if task_id == "task-1":
             return HttpResponse(429, {"retry-after": "60"})
         sleep(0.1)  # lands after the other
         return answer(500)
 
-    service.progress = look
+    service.progress = poll
     accepted(2)
     clock = Clock()
     with Sweeper(threads=2, clock=clock) as sweeper:
@@ -406,7 +410,7 @@ def test_the_weather_is_shared_by_the_sweepers_of_a_process(service: Service) ->
     """A queue makes one for each message; each would try a service that is down anew."""
     service.progress = down
     accepted(40)
-    weather: dict[str, Weather] = {}
+    weather: dict[str, ServiceHealth] = {}
     clock = Clock()
     for expected in (True, False, False):
         with Sweeper(threads=4, weather=weather, clock=clock) as sweeper:
@@ -451,7 +455,7 @@ def test_a_database_that_fails_is_told_and_what_was_under_way_is_settled_next(
 
 
 @db
-def test_a_queue_leaves_alone_what_only_another_process_can_look_at(
+def test_a_queue_leaves_alone_what_only_another_process_can_poll_at(
     service: Service, media: Path, settings: Any
 ) -> None:
     """The embedded engine's jobs are in the memory of the process that started them."""
@@ -479,13 +483,13 @@ def handlers() -> Iterator[None]:
 def test_once_takes_what_is_due_and_ends(service: Service, media: Path, handlers: None) -> None:
     """For cron, and for tests of a site."""
 
-    def look(_: str) -> HttpResponse:
-        sleep(0.02)  # the first are due again before the last are looked at
+    def poll(_: str) -> HttpResponse:
+        sleep(0.02)  # the first are due again before the last are polled
         if service.count("progress") > 10:
             os.kill(os.getpid(), signal.SIGTERM)
         return running()
 
-    service.progress = look
+    service.progress = poll
     accepted(10)
     call_command("imagelabs_sweep", "--once", "--threads", "1")
     assert service.counts == (0, 10, 0)
@@ -496,14 +500,14 @@ def test_once_takes_what_is_due_and_ends(service: Service, media: Path, handlers
 def test_the_command_goes_on_until_a_signal(
     number: int, service: Service, media: Path, handlers: None
 ) -> None:
-    """One sweep after another; jobs that are due again are looked at again."""
+    """One sweep after another; jobs that are due again are polled again."""
 
-    def look(task_id: str) -> HttpResponse:
+    def poll(task_id: str) -> HttpResponse:
         if service.count("progress") == 5:
             os.kill(os.getpid(), number)
         return running()
 
-    service.progress = look
+    service.progress = poll
     accepted(1)
     call_command("imagelabs_sweep", "--interval", "0.03", "--threads", "1")
     assert 5 <= service.count("progress") <= 6
@@ -542,7 +546,7 @@ def test_a_sweep_that_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> N
 
 
 @db
-def test_a_worker_says_that_it_cannot_look_into_the_web_process(
+def test_a_worker_says_that_it_cannot_poll_into_the_web_process(
     service: Service, media: Path, settings: Any, handlers: None
 ) -> None:
     """It would wait in silence for ever; with another alias beside, it serves that."""
@@ -564,12 +568,12 @@ def test_a_worker_that_is_told_to_end_settles_what_is_under_way(
     """A deployment sends SIGTERM; the other rows are as they were, due."""
     looking, told = threading.Event(), threading.Event()
 
-    def look(wire: faulty.Wire) -> None:
+    def poll(wire: faulty.Wire) -> None:
         looking.set()
         assert told.wait(20)
         server.done()(wire)
 
-    server.scripts["/progress"] = [look]
+    server.scripts["/progress"] = [poll]
     accepted(3, database)
     command = ["-m", "django", "imagelabs_sweep", "--threads", "1"]
     with process(environment(database, server, media), *command) as worker:
@@ -581,7 +585,7 @@ def test_a_worker_that_is_told_to_end_settles_what_is_under_way(
     assert (worker.returncode, said) == (0, "")
     assert states(database) == {"done": 1, "running": 2}
     rows = ImageJob.objects.using(database)
-    assert rows.filter(attempts=0, next_look__lte=timezone.now()).count() == 2
+    assert rows.filter(attempts=0, next_poll_at__lte=timezone.now()).count() == 2
 
 
 @shared
@@ -593,13 +597,13 @@ def test_a_worker_killed_in_the_middle_loses_and_repeats_nothing(
     accepted(12, database)
     hanging = threading.Event()
 
-    def look(wire: faulty.Wire) -> None:
+    def poll(wire: faulty.Wire) -> None:
         if server.count("/progress") > 6:
             hanging.set()
             wire.hang()
         server.done()(wire)
 
-    server.scripts["/progress"] = [look]
+    server.scripts["/progress"] = [poll]
     around = environment(database, server, media)
     with process(around, "-m", "django", "imagelabs_sweep", "--threads", "3") as worker:
         assert hanging.wait(20)
@@ -612,7 +616,7 @@ def test_a_worker_killed_in_the_middle_loses_and_repeats_nothing(
     server.scripts["/progress"] = [server.done()]
     before = server.count("/progress")
     rows = ImageJob.objects.using(database)
-    assert not rows.exclude(attempts=0).filter(next_look__lte=timezone.now()).exists()
+    assert not rows.exclude(attempts=0).filter(next_poll_at__lte=timezone.now()).exists()
     all_due(database)  # the leases have ended
     after = subprocess.run(
         [sys.executable, "-m", "django", "imagelabs_sweep", "--once"],

@@ -82,7 +82,7 @@ def make_job(owner: User | None, prompt: str = "a lighthouse", **columns: Any) -
     """A row that was accepted and is due."""
     request = ImageRequest(prompt, width=512, height=384, seed=7, subseed=8)
     now = timezone.now()
-    given = {"state": JobState.RUNNING, "task_id": "task-1", "next_look": now, **columns}
+    given = {"state": JobState.RUNNING, "task_id": "task-1", "next_poll_at": now, **columns}
     job: ImageJob = ImageJob.objects.create(
         owner=owner, request=attrs.asdict(request), seed=7, width=512, height=384,
         submitted_at=now, **given,
@@ -92,7 +92,7 @@ def make_job(owner: User | None, prompt: str = "a lighthouse", **columns: Any) -
 
 def make_done(owner: User | None, data: bytes = PNG, **columns: Any) -> ImageJob:
     """A row with its picture stored."""
-    job = make_job(owner, **{"state": JobState.DONE, "next_look": None, **columns})
+    job = make_job(owner, **{"state": JobState.DONE, "next_poll_at": None, **columns})
     job.finished_at = timezone.now()
     job.picture.save("picture.png", ContentFile(data))
     return job
@@ -118,7 +118,7 @@ def test_a_stranger_finds_nothing_anywhere(
 def test_a_strangers_visit_asks_the_service_nothing(
     owner: User, stranger: Client, service: FaultyServer
 ) -> None:
-    """Who may not look must not cause work."""
+    """Who may not poll must not cause work."""
     stranger.get(make_job(owner).get_absolute_url())
     assert not service.asked
 
@@ -359,17 +359,17 @@ def test_a_foreign_site_cannot_start_a_job(owner: User, settings: Any, middlewar
 def test_five_tabs_cost_the_service_no_more_than_one(
     page: Client, owner: User, service: FaultyServer
 ) -> None:
-    """Whoever comes first looks; the row tells the others."""
+    """Whoever comes first polls; the row tells the others."""
     url = make_job(owner).get_absolute_url()
     answers = [page.get(url, headers=JSON).json() for _ in range(5)]
     assert service.count("/progress") == 1
     assert {answer["percent"] for answer in answers} == {50}
 
 
-def test_five_tabs_at_the_same_moment_cost_one_look(
+def test_five_tabs_at_the_same_moment_cost_one_poll(
     page: Client, owner: User, service: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All have read the row while it was due; the lease lets one of them look."""
+    """All have read the row while it was due; the lease lets one of them poll."""
     job = make_job(owner)
     rows = [ImageJob.objects.get(pk=job.pk) for _ in range(5)]
     monkeypatch.setattr(views.JobView, "get_job", lambda _: rows.pop())
@@ -460,7 +460,7 @@ def test_htmx_gets_the_whole_page_where_it_shows_whole_pages(
 def test_a_running_card_asks_again_and_a_finished_one_stops(page: Client, owner: User) -> None:
     """It stops by having no trigger, and without JavaScript by not refreshing."""
     soon = timezone.now() + timedelta(seconds=1.5)
-    job = make_job(owner, next_look=soon, fraction=0.5)
+    job = make_job(owner, next_poll_at=soon, fraction=0.5)
     html = page.get(job.get_absolute_url()).content.decode()
     assert 'hx-trigger="every 2s"' in html
     key = Card(job).preview_key
@@ -477,7 +477,7 @@ def test_a_page_asks_its_row_more_often_than_the_row_asks_the_service(
     owner: User, seconds: float, refresh: int
 ) -> None:
     """Asking a row is cheap, and somebody else may have settled it."""
-    job = make_job(owner, next_look=timezone.now() + timedelta(seconds=seconds))
+    job = make_job(owner, next_poll_at=timezone.now() + timedelta(seconds=seconds))
     assert Card(job).refresh == refresh
 
 
@@ -506,8 +506,8 @@ def test_a_preview_stays_until_the_next_picture_is_loaded(page: Client, owner: U
 def test_a_page_whose_service_hangs_is_shown_in_time(
     page: Client, owner: User, service: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes of the look is in the row; the page shows what is known."""
-    monkeypatch.setattr(views, "_A_LOOK", 0.3)
+    """What comes of the poll is in the row; the page shows what is known."""
+    monkeypatch.setattr(views, "_A_POLL", 0.3)
     service.scripts["/progress"] = [hang()]
     begin = monotonic()
     response = page.get(make_job(owner).get_absolute_url(), headers=JSON)
@@ -534,7 +534,7 @@ def test_a_page_of_a_client_that_is_gone_from_the_settings_is_shown(
     assert page.get(f"{job.get_absolute_url()}preview/").status_code == 404
 
 
-def test_a_job_that_is_deleted_while_a_page_looks_is_not_there(
+def test_a_job_that_is_deleted_while_a_page_polls_is_not_there(
     page: Client, owner: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody prunes, or deletes it in the admin."""
@@ -548,7 +548,7 @@ def test_a_job_that_is_deleted_while_a_page_looks_is_not_there(
 def test_pages_are_outside_of_transactions(
     page: Client, owner: User, service: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `ATOMIC_REQUESTS` a look would keep a connection idle in a transaction."""
+    """With `ATOMIC_REQUESTS` a poll would keep a connection idle in a transaction."""
     for alias in connections:
         monkeypatch.setitem(connections.settings[alias], "ATOMIC_REQUESTS", True)
     url = make_job(owner).get_absolute_url()
@@ -605,7 +605,7 @@ def test_each_state_is_told_in_plain_words(
 ) -> None:
     """With what one can do about it; never in the service's words, or a program's."""
     later = None if columns.get("state") in ("done", "unknown", "failed") else LEASE
-    job = make_job(owner, **{"next_look": later and timezone.now() + later, **columns})
+    job = make_job(owner, **{"next_poll_at": later and timezone.now() + later, **columns})
     assert Card(job).phase == phase
     html = page.get(job.get_absolute_url()).content.decode()
     assert words in html
@@ -715,7 +715,7 @@ def preview_of(service: FaultyServer, owner: User) -> str:
 def test_a_preview_comes_from_us_and_is_fetched_once(
     page: Client, owner: User, service: FaultyServer
 ) -> None:
-    """Its host is not told who looks, and many tabs cost it no more than one."""
+    """Its host is not told who polls, and many tabs cost it no more than one."""
     url = preview_of(service, owner)
     for _ in range(5):
         response = page.get(url)
@@ -760,13 +760,13 @@ def test_a_preview_may_not_lead_into_the_house(
     page: Client, owner: User, service: FaultyServer, other: FaultyServer
 ) -> None:
     """The SDK's checks of addresses hold for previews, too."""
-    job = make_job(owner, preview_url=f"{other.url}/picture.png")
+    job = make_job(owner, preview_url=f"{other.url}/image.png")
     assert page.get(f"{job.get_absolute_url()}preview/").status_code == 404
     assert not other.asked
 
 
 def test_a_job_without_a_preview_has_none(page: Client, owner: User) -> None:
-    """As before the first look."""
+    """As before the first poll."""
     assert page.get(f"{make_job(owner).get_absolute_url()}preview/").status_code == 404
 
 

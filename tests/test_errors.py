@@ -49,7 +49,7 @@ def test_an_error_carries_its_job_through_pickle(kind: type[errors.ImageLabsErro
     job: Job = ImageLabs().get_job("task-1")
     error = example(kind)
     error.task_id = None
-    error.about(job)
+    error.attach_job(job)
     again = pickle.loads(pickle.dumps(error))
     assert again.job == job
     assert again.task_id == "task-1"
@@ -60,7 +60,7 @@ def test_an_error_names_endpoint_and_task() -> None:
     error = errors.APIConnectionError("no answer", **CONTEXT)  # type: ignore[arg-type]
     assert str(error) == "no answer (POST /progress, task task-1)"
     assert repr(error) == "APIConnectionError('no answer (POST /progress, task task-1)')"
-    assert str(errors.DownloadError("no picture")) == "no picture"
+    assert str(errors.DownloadError("no image")) == "no image"
 
 
 def test_errors_differ_by_class_and_by_what_they_carry() -> None:
@@ -92,8 +92,8 @@ def test_the_first_job_stays() -> None:
     """An error passes several hands; the one nearest to it knows best."""
     client = ImageLabs()
     error = errors.JobError("x")
-    error.about(client.get_job("first"))
-    error.about(client.get_job("second"))
+    error.attach_job(client.get_job("first"))
+    error.attach_job(client.get_job("second"))
     assert error.task_id == "first"
 
 
@@ -118,11 +118,11 @@ def test_an_error_from_a_worker_process_reads_the_same_here() -> None:
 
 def test_words_of_a_peer_are_cut_and_cleaned() -> None:
     """They reach terminals and logs."""
-    assert errors.printable("a\x1b[31m\r\nb\u202ec") == "a [31m b c"
-    assert errors.printable("x" * 1000, 10) == "x" * 9 + "…"
-    assert errors.printable("\n" * 10**6 + "x") == ""
+    assert errors.sanitize_text("a\x1b[31m\r\nb\u202ec") == "a [31m b c"
+    assert errors.sanitize_text("x" * 1000, 10) == "x" * 9 + "…"
+    assert errors.sanitize_text("\n" * 10**6 + "x") == ""
 
 
 def test_a_job_shows_its_id_and_state_only(time: FakeTime) -> None:
     """A repr ends in logs."""
-    assert repr(ImageLabs().get_job("task-1")) == "<Job task-1: not yet looked at>"
+    assert repr(ImageLabs().get_job("task-1")) == "<Job task-1: not yet polled>"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from imagelabs_sdk import FixedInterval, JobFailedError
-from imagelabs_sdk.server.engines.procedural import ProceduralEngine
+from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 
 from .faulty import PNG, FaultyServer, reply
 
@@ -33,8 +33,8 @@ Run = Callable[..., Printed]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs an example as a program, only faster; answers what it printed."""
-    engine = partial(ProceduralEngine, duration=0.2)
-    monkeypatch.setattr("imagelabs_sdk.server.engines.procedural.ProceduralEngine", engine)
+    engine = partial(LandscapeEngine, duration=0.2)
+    monkeypatch.setattr("imagelabs_sdk.server.engines.landscape.LandscapeEngine", engine)
     monkeypatch.setattr("imagelabs_sdk.embedded._DURATION", 0.2)
     monkeypatch.setattr("imagelabs_sdk.service.FixedInterval", lambda _: FixedInterval(0.05))
     monkeypatch.setattr("imagelabs_sdk.service.Adaptive", lambda: FixedInterval(0.05))
@@ -57,7 +57,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_leaves_a_picture(run: Run, tmp_path: Path, name: str) -> None:
+def test_an_example_leaves_an_image(run: Run, tmp_path: Path, name: str) -> None:
     """The one thing that every newcomer looks for; a prompt of one's own is the second."""
     prompt = [] if name == "submit_then_resume.py" else ["a sea at night"]
     printed = run(name, *prompt, "--embedded", "--out", "drawn.png").out
@@ -78,11 +78,11 @@ def test_an_example_explains_itself(
 
 
 def test_progress_is_shown_with_previews(run: Run) -> None:
-    """A preview's address is only there while the picture is being drawn."""
-    *looks, done, _ = run("watch_progress.py", "--embedded").out.splitlines()
+    """A preview's address is only there while the image is being drawn."""
+    *polls, done, _ = run("watch_progress.py", "--embedded").out.splitlines()
     assert done == "done     100%"
-    assert looks
-    assert all("running" in look and "%  http" in look for look in looks)
+    assert polls
+    assert all("running" in poll and "%  http" in poll for poll in polls)
 
 
 def test_a_job_is_kept_in_a_file_that_another_process_can_read(
@@ -100,7 +100,7 @@ def test_a_job_is_kept_in_a_file_that_another_process_can_read(
 
 
 def test_neither_half_of_a_job_is_guessed(run: Run) -> None:
-    """A submit that nobody meant costs a picture."""
+    """A submit that nobody meant costs an image."""
     with pytest.raises(SystemExit):
         run("submit_then_resume.py")
 
@@ -116,15 +116,15 @@ def test_each_exchange_is_printed_also_a_refused_one(
     server.scripts["/progress"] = [reply(200, {"status": "Error: no memory"})]
     with pytest.raises(JobFailedError):
         run("own_transport.py")
-    submit, look = capsys.readouterr().out.splitlines()
+    submit, poll = capsys.readouterr().out.splitlines()
     assert submit.startswith("POST /txt2img -> 200, ")
-    assert look.startswith("POST /progress -> 200, ")
+    assert poll.startswith("POST /progress -> 200, ")
 
 
 def test_everything_goes_through_the_proxy(run: Run) -> None:
     """The proxy's own log is the witness."""
     logged = run("behind_a_proxy.py", "--embedded").err
-    for asked in ("POST http://127.0.0.1:", "/txt2img", "/progress", "GET http://", "/picture/"):
+    for asked in ("POST http://127.0.0.1:", "/txt2img", "/progress", "GET http://", "/image/"):
         assert asked in logged
 
 

@@ -38,7 +38,7 @@ HANGS = 10.0  # seconds after which a test that should not wait has failed
 
 
 def url_of(task: str) -> str:
-    return f"https://pictures.test/{task}.png"
+    return f"https://images.test/{task}.png"
 
 
 DONE: Answer = {"status": "Done", "final_image_url": url_of("task-1")}
@@ -47,7 +47,7 @@ RUNNING: Answer = {"status": "Processing", "progress": 0.5}
 
 @attrs.define
 class Service:
-    """Accepts task-1, task-2, ...; looks are answered by a script, whose last line repeats."""
+    """Accepts task-1, task-2, ...; polls are answered by a script, whose last line repeats."""
 
     script: list[Answer] = attrs.field(factory=lambda: [DONE])
     asked: list[str] = attrs.field(factory=list)
@@ -60,14 +60,14 @@ class Service:
         if path == "/txt2img":
             self.requests.append(fields)
             return answer({"task_id": f"task-{len(self.requests)}"})
-        return answer(self.look(fields["task_id"]))
+        return answer(self.poll(fields["task_id"]))
 
-    def look(self, task: str) -> Answer:
+    def poll(self, task: str) -> Answer:
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
 class GatedService(Service):
-    """Holds each look, in its thread, until the gate is opened from the event loop."""
+    """Holds each poll, in its thread, until the gate is opened from the event loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class GatedService(Service):
         self.left: list[str] = []
         self.gate = threading.Event()
 
-    def look(self, task: str) -> Answer:
+    def poll(self, task: str) -> Answer:
         self.entered.append(task)
         assert self.gate.wait(HANGS), "the event loop has been blocked"
         self.left.append(task)
@@ -116,7 +116,7 @@ async def until(true: Callable[[], object]) -> int:
 # What it draws ------------------------------------------------------------------------------
 
 
-def test_it_yields_one_picture() -> None:
+def test_it_yields_one_image() -> None:
     """The whole of what g4f asks of an image provider."""
     service = Service([RUNNING, RUNNING, DONE])
     responses = run(draw(prompt="a lighthouse", client=client_of(service)))
@@ -159,7 +159,7 @@ def test_the_prompt_is_the_last_messages_text(messages: list[Any], prompt: str) 
 
 
 def test_a_prompt_goes_before_the_messages() -> None:
-    """g4f passes both when a chat asks for a picture in words of its own."""
+    """g4f passes both when a chat asks for an image in words of its own."""
     service = Service()
     run(draw({"content": "please draw"}, prompt="a pier", client=client_of(service)))
     assert service.requests[0]["prompt"] == "a pier"
@@ -228,7 +228,7 @@ def test_without_a_client_it_makes_one_from_the_environment_and_closes_it(
     monkeypatch.setattr(Client, "close", close_and_tell)
     monkeypatch.setattr("imagelabs_sdk.service.Adaptive", lambda: FixedInterval(0.01))
     [response] = run(draw(prompt="a pier"))
-    assert (response.images, closed) == ([f"{server.url}/picture.png"], [server.url])
+    assert (response.images, closed) == ([f"{server.url}/image.png"], [server.url])
 
 
 def test_its_own_client_sends_a_submit_once(
@@ -261,7 +261,7 @@ def test_a_failed_job_is_said_so() -> None:
     assert caught.value.task_id == "task-1"
 
 
-def test_one_bad_look_does_not_lose_the_job() -> None:
+def test_one_bad_poll_does_not_lose_the_job() -> None:
     """The reference provider gave up a healthy job for one odd answer."""
     service = Service([{"nothing": "to say"}, DONE])
     assert len(run(draw(prompt="a pier", client=client_of(service)))) == 1
@@ -291,7 +291,7 @@ def test_a_bad_timeout_is_refused_before_anything_is_sent() -> None:
 
 
 def test_time_spent_waiting_for_a_thread_counts() -> None:
-    """The threads may all be busy with other jobs; who waited too long buys no picture."""
+    """The threads may all be busy with other jobs; who waited too long buys no image."""
     clock = count(step=10.0)
     service = Service()
     client = client_of(service, polling=FixedInterval(clock=lambda: next(clock)))
@@ -304,7 +304,7 @@ def test_time_spent_waiting_for_a_thread_counts() -> None:
 
 
 def test_two_jobs_run_at_once_and_the_loop_never_stands_still() -> None:
-    """Only the loop can open the gate: were it blocked, both looks would wait in vain."""
+    """Only the loop can open the gate: were it blocked, both polls would wait in vain."""
     service = GatedService()
     client = client_of(service)
 
@@ -340,8 +340,8 @@ def test_a_cancellation_does_not_wait_for_the_exchange_under_way() -> None:
     assert service.asked == ["/txt2img", "/progress"]
 
 
-def test_a_cancellation_between_two_looks_names_the_job() -> None:
-    """The picture is paid for: somebody may want to ask for it later."""
+def test_a_cancellation_between_two_polls_names_the_job() -> None:
+    """The image is paid for: somebody may want to ask for it later."""
     service = Service([RUNNING])
 
     async def story() -> asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""Finished pictures: only a whole picture is saved, and the server does not steer the fetching."""
+"""Finished images: only a whole image is saved, and the server does not steer the fetching."""
 
 import errno
 import gzip
@@ -37,7 +37,7 @@ FORMATS = {
     ".avif": b"\x00\x00\x00\x18ftypavif\x00\x00\x00\x00mif1miaf"
     b"\x00\x00\x00\x0cmeta1234\x00\x00\x00\x28mdat" + bytes(32),
 }
-NO_PICTURES = {
+NO_IMAGES = {
     "a page": b"<!doctype html><html>login</html>",
     "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>',
     "nothing": b"",
@@ -49,11 +49,11 @@ NO_PICTURES = {
 
 
 @pytest.fixture
-def picture(server: FaultyServer, connect: Connect) -> Callable[..., GeneratedImage]:
-    """A finished picture whose address answers by the given script."""
+def image(server: FaultyServer, connect: Connect) -> Callable[..., GeneratedImage]:
+    """A finished image whose address answers by the given script."""
 
     def make(*script: faulty.Answer, **settings: Any) -> GeneratedImage:
-        server.scripts["/picture.png"] = list(script)
+        server.scripts["/image.png"] = list(script)
         return connect(server, **settings).generate("x")
 
     return make
@@ -66,44 +66,42 @@ Make = Callable[..., GeneratedImage]
 
 
 @pytest.mark.parametrize("extension", FORMATS)
-def test_a_picture_of_every_kind_is_saved_whole(
-    picture: Make, tmp_path: Path, extension: str
-) -> None:
+def test_an_image_of_every_kind_is_saved_whole(image: Make, tmp_path: Path, extension: str) -> None:
     """And gets the extension of its bytes when the path has none."""
-    image = picture(faulty.reply(200, FORMATS[extension], ("Content-Type", "text/plain")))
-    path = image.save(tmp_path / "lighthouse")
+    it = image(faulty.reply(200, FORMATS[extension], ("Content-Type", "text/plain")))
+    path = it.save(tmp_path / "lighthouse")
     assert path == tmp_path / f"lighthouse{extension}"
-    assert path.read_bytes() == image.read() == b"".join(image.iter_bytes()) == FORMATS[extension]
-    assert image.save(str(tmp_path / "mine.bin")).name == "mine.bin"
+    assert path.read_bytes() == it.read() == b"".join(it.iter_bytes()) == FORMATS[extension]
+    assert it.save(str(tmp_path / "mine.bin")).name == "mine.bin"
 
 
-@pytest.mark.parametrize("kind", NO_PICTURES)
-def test_what_is_no_picture_is_not_saved(
-    server: FaultyServer, picture: Make, tmp_path: Path, kind: str
+@pytest.mark.parametrize("kind", NO_IMAGES)
+def test_what_is_no_image_is_not_saved(
+    server: FaultyServer, image: Make, tmp_path: Path, kind: str
 ) -> None:
     """Whatever its Content-Type claims; said at once, with the job at hand."""
-    image = picture(faulty.reply(200, NO_PICTURES[kind], ("Content-Type", "image/png")))
-    for attempt in (lambda: image.save(tmp_path / "x.png"), image.read):
+    it = image(faulty.reply(200, NO_IMAGES[kind], ("Content-Type", "image/png")))
+    for attempt in (lambda: it.save(tmp_path / "x.png"), it.read):
         with pytest.raises(DownloadError) as caught:
             attempt()
         assert caught.value.task_id == "task-1"
-        assert caught.value.job == image.job
-        assert caught.value.url == image.url
+        assert caught.value.job == it.job
+        assert caught.value.url == it.url
     assert list(tmp_path.iterdir()) == []
-    assert server.count("/picture.png") == 2
+    assert server.count("/image.png") == 2
 
 
 @pytest.mark.parametrize("length", ["none", "abc", "-1", ""])
 @pytest.mark.parametrize("extension", FORMATS)
 def test_without_a_length_the_format_tells_the_end(
-    picture: Make, extension: str, length: str
+    image: Make, extension: str, length: str
 ) -> None:
     """A body that ends where its connection does may have been cut by a single byte."""
     head = "" if length == "none" else f"Content-Length: {length}\r\n"
     start, body = f"HTTP/1.1 200 OK\r\n{head}\r\n".encode(), FORMATS[extension]
     with pytest.raises(DownloadError):
-        picture(faulty.raw(start + body[:-1])).read()
-    assert picture(faulty.raw(start + body)).read() == body
+        image(faulty.raw(start + body[:-1])).read()
+    assert image(faulty.raw(start + body)).read() == body
 
 
 CUT = {
@@ -117,51 +115,49 @@ CUT = {
 
 
 @pytest.mark.parametrize("kind", CUT)
-def test_a_picture_that_breaks_off_is_fetched_again(
-    server: FaultyServer, picture: Make, tmp_path: Path, kind: str
+def test_an_image_that_breaks_off_is_fetched_again(
+    server: FaultyServer, image: Make, tmp_path: Path, kind: str
 ) -> None:
-    """A GET may be repeated; half a picture is none."""
-    image = picture(CUT[kind], faulty.reply(200, PNG))
-    assert image.save(tmp_path / "x.png").read_bytes() == PNG
-    assert server.count("/picture.png") == 2
+    """A GET may be repeated; half an image is none."""
+    it = image(CUT[kind], faulty.reply(200, PNG))
+    assert it.save(tmp_path / "x.png").read_bytes() == PNG
+    assert server.count("/image.png") == 2
 
 
 @pytest.mark.parametrize("kind", CUT)
-def test_a_failure_leaves_what_was_there(picture: Make, tmp_path: Path, kind: str) -> None:
+def test_a_failure_leaves_what_was_there(image: Make, tmp_path: Path, kind: str) -> None:
     """Whole or not at all: the old file stays, and no stray file with it."""
     target = tmp_path / "x.png"
     target.write_bytes(b"old")
-    image = picture(CUT[kind])
+    it = image(CUT[kind])
     with pytest.raises(DownloadError):
-        image.save(target, timeout=1.2)
+        it.save(target, timeout=1.2)
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_picture_that_ends_with_its_connection_is_whole_by_its_end_mark(picture: Make) -> None:
+def test_an_image_that_ends_with_its_connection_is_whole_by_its_end_mark(image: Make) -> None:
     """HTTP alone could not tell it from one cut short."""
-    assert picture(faulty.raw(b"HTTP/1.1 200 OK\r\n\r\n" + PNG)).read() == PNG
+    assert image(faulty.raw(b"HTTP/1.1 200 OK\r\n\r\n" + PNG)).read() == PNG
 
 
-def test_a_passing_failure_is_outlasted(
-    server: FaultyServer, picture: Make, tmp_path: Path
-) -> None:
+def test_a_passing_failure_is_outlasted(server: FaultyServer, image: Make, tmp_path: Path) -> None:
     """Three attempts; then the last error is told."""
-    assert picture(faulty.reply(503), faulty.reset(), faulty.reply(200, PNG)).read() == PNG
+    assert image(faulty.reply(503), faulty.reset(), faulty.reply(200, PNG)).read() == PNG
     server.asked.clear()
     with pytest.raises(DownloadError) as caught:
-        picture(faulty.reply(500)).read()
+        image(faulty.reply(500)).read()
     assert caught.value.status_code == 500
-    assert server.count("/picture.png") == 3
+    assert server.count("/image.png") == 3
 
 
 @pytest.mark.parametrize("code", [400, 401, 402, 451])
-def test_a_refused_picture_is_said_at_once(server: FaultyServer, picture: Make, code: int) -> None:
+def test_a_refused_image_is_said_at_once(server: FaultyServer, image: Make, code: int) -> None:
     """Asking on cannot help."""
     with pytest.raises(DownloadError, match=str(code)) as caught:
-        picture(faulty.reply(code)).read()
+        image(faulty.reply(code)).read()
     assert caught.value.status_code == code
-    assert server.count("/picture.png") == 1
+    assert server.count("/image.png") == 1
 
 
 @pytest.mark.parametrize(
@@ -178,45 +174,45 @@ def test_a_refused_picture_is_said_at_once(server: FaultyServer, picture: Make, 
         faulty.reply(200, squeezed(PNG + bytes(1000)), ("Content-Encoding", "gzip")),
     ],
 )  # fmt: skip
-def test_a_picture_over_the_cap_is_not_taken(
-    picture: Make, tmp_path: Path, answer: faulty.Answer
+def test_an_image_over_the_cap_is_not_taken(
+    image: Make, tmp_path: Path, answer: faulty.Answer
 ) -> None:
     """Whether its length is announced, found out, or endless."""
-    image = picture(answer, max_image_bytes=len(PNG) + 500)
+    it = image(answer, max_image_bytes=len(PNG) + 500)
     with pytest.raises(DownloadError, match="larger than"):
-        image.save(tmp_path / "x.png")
+        it.save(tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_saving_ends_at_its_deadline(picture: Make, tmp_path: Path) -> None:
+def test_saving_ends_at_its_deadline(image: Make, tmp_path: Path) -> None:
     """Also against a body that drips for minutes."""
-    image = picture(faulty.drip(PNG * 50, message(200, b"", [("Content-Length", "9999")])))
+    it = image(faulty.drip(PNG * 50, message(200, b"", [("Content-Length", "9999")])))
     with pytest.raises(DownloadError, match="in time"):
-        image.save(tmp_path / "x.png", timeout=0.3)
+        it.save(tmp_path / "x.png", timeout=0.3)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "1", True])
-def test_a_timeout_must_make_sense(picture: Make, timeout: Any) -> None:
+def test_a_timeout_must_make_sense(image: Make, timeout: Any) -> None:
     """Before anything is fetched."""
     with pytest.raises(InvalidRequestError, match="timeout"):
-        picture(faulty.reply(200, PNG)).read(timeout=timeout)
+        image(faulty.reply(200, PNG)).read(timeout=timeout)
 
 
 @pytest.mark.parametrize("path", ["no/such/folder/x.png", "", "/", ".", "a\0b", "x" * 9000])
 def test_a_path_that_cannot_be_written_is_said_first(
-    server: FaultyServer, picture: Make, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FaultyServer, image: Make, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not after the download."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidRequestError, match="path") as caught:
-        picture(faulty.reply(200, PNG)).save(path)
+        image(faulty.reply(200, PNG)).save(path)
     assert caught.value.task_id == "task-1"
-    assert server.count("/picture.png") == 0
+    assert server.count("/image.png") == 0
 
 
 def test_a_full_disk_leaves_nothing_behind(
-    picture: Make,
+    image: Make,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -228,30 +224,30 @@ def test_a_full_disk_leaves_nothing_behind(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        picture(faulty.reply(200, PNG)).save(tmp_path / "x.png")
+        image(faulty.reply(200, PNG)).save(tmp_path / "x.png")
     assert "the job goes on at the service: task id task-1" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_saved_file_has_the_usual_permissions(picture: Make, tmp_path: Path) -> None:
-    """Temporary files are often private; a picture is a file like any other."""
+def test_a_saved_file_has_the_usual_permissions(image: Make, tmp_path: Path) -> None:
+    """Temporary files are often private; an image is a file like any other."""
     other = tmp_path / "other"
     other.touch()
-    path = picture(faulty.reply(200, PNG)).save(tmp_path / "x.png")
+    path = image(faulty.reply(200, PNG)).save(tmp_path / "x.png")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
 
 
-def test_a_picture_is_streamed(picture: Make) -> None:
+def test_an_image_is_streamed(image: Make) -> None:
     """Whoever passes it on need not hold it."""
     whole = PNG[:8] + bytes(3_000_000)
-    pieces = list(picture(faulty.reply(200, whole)).iter_bytes())
+    pieces = list(image(faulty.reply(200, whole)).iter_bytes())
     assert b"".join(pieces) == whole
     assert len(pieces) > 1
 
 
-def test_leaving_a_stream_lets_go_of_it(picture: Make) -> None:
+def test_leaving_a_stream_lets_go_of_it(image: Make) -> None:
     """A reader who stops must not hold the connection."""
-    pieces = picture(faulty.reply(200, PNG[:8] + bytes(300_000))).iter_bytes()
+    pieces = image(faulty.reply(200, PNG[:8] + bytes(300_000))).iter_bytes()
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
 
@@ -307,7 +303,7 @@ def test_a_fresh_link_is_kept_to(server: FaultyServer, connect: Connect) -> None
     """A failure of the fresh one is no reason to ask a third time."""
     server.scripts["/old.png"] = [faulty.reply(404)]
     server.scripts["/progress"] = [server.done(server.url + "/old.png"), server.done()]
-    server.scripts["/picture.png"] = [faulty.reset(), faulty.reply(200, PNG)]
+    server.scripts["/image.png"] = [faulty.reset(), faulty.reply(200, PNG)]
     assert connect(server).generate("x").read() == PNG
     assert (server.count("/old.png"), server.count("/progress")) == (1, 2)
 
@@ -340,24 +336,24 @@ def leading_to(address: str, server: FaultyServer, connect: Connect, **more: Any
     "address",
     [
         "file:///etc/passwd",
-        "ftp://pictures.test/x.png",
-        "gopher://pictures.test/x",
+        "ftp://images.test/x.png",
+        "gopher://images.test/x",
         "data:image/png;base64,iVBORw0KGgo=",
         "javascript:alert(1)",
         "//",
         "http://",
         "http:///x.png",
-        "http://user@pictures.test/x.png",
-        "http://user:word@pictures.test/x.png",
-        "http://:@pictures.test/x.png",
-        "http://pictures.test:port/x.png",
-        "http://pictures.test:99999/x.png",
+        "http://user@images.test/x.png",
+        "http://user:word@images.test/x.png",
+        "http://:@images.test/x.png",
+        "http://images.test:port/x.png",
+        "http://images.test:99999/x.png",
         "http://[::1/x.png",
-        "http://pictures.test\\@127.0.0.1/x.png",
-        "http://pictures.test/\u0661.png",
-        "http://pictures.test/a b.png",
-        "http://pictures.test/a\tb.png",
-        "http://pictures.test/" + "x" * 5000,
+        "http://images.test\\@127.0.0.1/x.png",
+        "http://images.test/\u0661.png",
+        "http://images.test/a b.png",
+        "http://images.test/a\tb.png",
+        "http://images.test/" + "x" * 5000,
         "http://%31%32%37.0.0.1/x.png",
         "http://loca%6chost/x.png",
         "http://[::1%25lo]/x.png",
@@ -380,26 +376,26 @@ def test_a_link_into_the_callers_network_is_refused(
 ) -> None:
     """The server must not make us ask the caller's neighbours."""
     with pytest.raises(DownloadError, match="not a public address"):
-        leading_to(f"http://{host}:{other.port}/picture.png", server, connect).read()
+        leading_to(f"http://{host}:{other.port}/image.png", server, connect).read()
     assert other.connections == 0
 
 
 def test_a_redirect_into_the_callers_network_is_refused(
-    server: FaultyServer, other: FaultyServer, picture: Make
+    server: FaultyServer, other: FaultyServer, image: Make
 ) -> None:
     """Every hop is checked again."""
-    image = picture(faulty.reply(302, b"", ("Location", f"{other.url}/picture.png")))
+    it = image(faulty.reply(302, b"", ("Location", f"{other.url}/image.png")))
     with pytest.raises(DownloadError, match="not a public address"):
-        image.read()
+        it.read()
     assert other.connections == 0
 
 
 def test_private_hosts_may_be_allowed(
     server: FaultyServer, other: FaultyServer, connect: Connect
 ) -> None:
-    """A self-hosted service keeps its pictures where it likes; cookies stay at home."""
+    """A self-hosted service keeps its images where it likes; cookies stay at home."""
     image = leading_to(
-        f"{other.url}/picture.png",
+        f"{other.url}/image.png",
         server,
         connect,
         allow_private_hosts=True,
@@ -417,10 +413,8 @@ def test_cookies_do_not_travel_with_a_redirect(
     server: FaultyServer, other: FaultyServer, connect: Connect
 ) -> None:
     """The API's own origin gets them, the next hop does not, and sets none either."""
-    other.scripts["/picture.png"] = [faulty.reply(200, PNG, ("Set-Cookie", "spy=1; Path=/"))]
-    server.scripts["/picture.png"] = [
-        faulty.reply(302, b"", ("Location", f"{other.url}/picture.png"))
-    ]
+    other.scripts["/image.png"] = [faulty.reply(200, PNG, ("Set-Cookie", "spy=1; Path=/"))]
+    server.scripts["/image.png"] = [faulty.reply(302, b"", ("Location", f"{other.url}/image.png"))]
     client = connect(server, allow_private_hosts=True, cookies="session=hush")
     assert client.generate("x").read() == PNG
     client.submit("again")
@@ -431,21 +425,21 @@ def test_cookies_do_not_travel_with_a_redirect(
 
 def test_a_relative_link_belongs_to_the_api(server: FaultyServer, connect: Connect) -> None:
     """Nobody has shown one, but it has one sensible meaning."""
-    image = leading_to("/picture.png", server, connect)
-    assert image.url == f"{server.url}/picture.png"
+    image = leading_to("/image.png", server, connect)
+    assert image.url == f"{server.url}/image.png"
     assert image.read() == PNG
 
 
-def test_redirects_are_followed_but_not_without_end(server: FaultyServer, picture: Make) -> None:
+def test_redirects_are_followed_but_not_without_end(server: FaultyServer, image: Make) -> None:
     """Relative ones too."""
     server.scripts["/there.png"] = [faulty.reply(200, PNG)]
-    assert picture(faulty.reply(307, b"", ("Location", "there.png"))).read() == PNG
+    assert image(faulty.reply(307, b"", ("Location", "there.png"))).read() == PNG
     with pytest.raises(DownloadError, match="without end"):
-        picture(faulty.reply(302, b"", ("Location", "/picture.png"))).read()
+        image(faulty.reply(302, b"", ("Location", "/image.png"))).read()
     with pytest.raises(DownloadError, match="302"):
-        picture(faulty.reply(302)).read()
+        image(faulty.reply(302)).read()
     with pytest.raises(DownloadError):
-        picture(faulty.reply(302, b"", ("Location", "http://[::1"))).read()
+        image(faulty.reply(302, b"", ("Location", "http://[::1"))).read()
 
 
 def test_https_does_not_fall_back_to_http() -> None:
@@ -464,4 +458,4 @@ def test_the_signature_of_every_kind_is_known() -> None:
     assert [found.extension for body in FORMATS.values() if (found := sniff(body[:32]))] == list(
         FORMATS
     )
-    assert all(sniff(body[:32]) is None for body in NO_PICTURES.values())
+    assert all(sniff(body[:32]) is None for body in NO_IMAGES.values())

@@ -93,7 +93,7 @@ def test_a_size_and_a_ratio_contradict_each_other(size: Any) -> None:
 
 
 def test_open_seeds_are_picked_and_given_ones_kept() -> None:
-    """A picture can be drawn again only if its seeds are known."""
+    """An image can be drawn again only if its seeds are known."""
     picked = ImageRequest("x", seed=7).with_seeds()
     assert picked.seed == 7
     assert picked.subseed is not None

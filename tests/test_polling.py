@@ -14,7 +14,7 @@ from imagelabs_sdk import (
     Deadline,
     FixedInterval,
     InvalidRequestError,
-    Look,
+    Poll,
     Progress,
     State,
 )
@@ -23,19 +23,19 @@ from imagelabs_sdk.polling import after_failures
 from .conftest import FakeTime
 
 
-def looks(count: int) -> list[Look]:
-    return [Look(float(n), Progress(state=State.RUNNING)) for n in range(count)]
+def polls(count: int) -> list[Poll]:
+    return [Poll(float(n), Progress(state=State.RUNNING)) for n in range(count)]
 
 
 def test_a_fixed_interval_stays() -> None:
-    """Also before the first look: a picture is never there at once."""
-    assert [FixedInterval(2.5).delay(looks(n)) for n in range(4)] == [2.5] * 4
+    """Also before the first poll: an image is never there at once."""
+    assert [FixedInterval(2.5).delay(polls(n)) for n in range(4)] == [2.5] * 4
 
 
 def test_a_backoff_grows_to_its_maximum() -> None:
     """Without jitter it is plain arithmetic."""
     strategy = Backoff(1.0, 5.0, 2.0, 0.0)
-    assert [round(strategy.delay(looks(n)), 6) for n in (0, 1, 2, 3, 60)] == [1, 2, 4, 5, 5]
+    assert [round(strategy.delay(polls(n)), 6) for n in (0, 1, 2, 3, 60)] == [1, 2, 4, 5, 5]
 
 
 @given(
@@ -46,7 +46,7 @@ def test_a_backoff_stays_within_its_bounds(
 ) -> None:
     """Whatever the values: never negative, never longer than the maximum."""
     strategy = Backoff(initial, initial * factor, multiplier, jitter)
-    assert 0.0 <= strategy.delay(looks(count)) <= initial * factor
+    assert 0.0 <= strategy.delay(polls(count)) <= initial * factor
 
 
 def test_jitter_only_shortens() -> None:

@@ -71,11 +71,11 @@ def test_ctrl_c_says_how_the_job_is_called(server: FaultyServer) -> None:
     """Also to who has set up no logging: the last line before the shell's prompt."""
     waiting = threading.Event()
 
-    def look(wire: faulty.Wire) -> None:
+    def poll(wire: faulty.Wire) -> None:
         faulty.RUNNING(wire)
         waiting.set()
 
-    server.scripts["/progress"] = [look]
+    server.scripts["/progress"] = [poll]
     with running(SUBMIT_AND_WAIT, server.url) as process:
         assert waiting.wait(20)
         process.send_signal(signal.SIGINT)
@@ -167,7 +167,7 @@ def test_memory_stays_bounded_whatever_comes(server: FaultyServer) -> None:
     """Endless bodies, bombs and floods of headers cost no more than 64 MB."""
     chunked_head = message(200, b"", [("Transfer-Encoding", "chunked")])
     flood = faulty.endless(b"100000\r\n" + b" " * 0x100000 + b"\r\n", chunked_head)
-    picture_flood = faulty.endless(
+    image_flood = faulty.endless(
         b"100000\r\n" + bytes(0x100000) + b"\r\n",
         message(200, chunked(PNG, end=b""), [("Transfer-Encoding", "chunked")]),
     )
@@ -179,8 +179,8 @@ def test_memory_stays_bounded_whatever_comes(server: FaultyServer) -> None:
         faulty.endless(b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n" * 50),
         server.done(),
     ]
-    server.scripts["/picture.png"] = [
-        picture_flood,
+    server.scripts["/image.png"] = [
+        image_flood,
         faulty.reply(200, bomb, ("Content-Encoding", "gzip")),
     ]
     said = outcome(
@@ -210,7 +210,7 @@ def test_memory_stays_bounded_whatever_comes(server: FaultyServer) -> None:
 
 
 def _bomb(megabytes: int) -> bytes:
-    """A picture's signature and then nothing but zeros, squeezed a thousandfold."""
+    """An image's signature and then nothing but zeros, squeezed a thousandfold."""
     import zlib
 
     squeeze = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)

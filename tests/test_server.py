@@ -32,8 +32,8 @@ from imagelabs_sdk import (
 )
 from imagelabs_sdk.server import http as server_http
 from imagelabs_sdk.server.app import MAX_BODY, App
-from imagelabs_sdk.server.engines.base import Standing
-from imagelabs_sdk.server.engines.procedural import ProceduralEngine
+from imagelabs_sdk.server.engines.base import RenderStatus
+from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 from imagelabs_sdk.server.http import Server, running, serve, wsgi
 
 from .conftest import FakeTime
@@ -55,16 +55,16 @@ REFERENCE_BODY = {
 }
 """What the reference provider sends, field by field."""
 
-RUNNING = Standing(State.RUNNING, "Step 3 of 20", 0.15, has_preview=True)
-DONE = Standing(State.DONE)
+RUNNING = RenderStatus(State.RUNNING, "Step 3 of 20", 0.15, has_preview=True)
+DONE = RenderStatus(State.DONE)
 
 
 @attrs.define
 class Easel:
     """An engine of which a test says how its drawings stand."""
 
-    now: Standing = DONE
-    data: bytes = b"\x89PNG\r\n\x1a\n a picture, or so it looks"
+    now: RenderStatus = DONE
+    data: bytes = b"\x89PNG\r\n\x1a\n an image, or so it polls"
     requests: list[ImageRequest] = attrs.Factory(list)
     asked: int = 0
     drawn: int = 0
@@ -74,14 +74,14 @@ class Easel:
         self.requests.append(request)
         return self
 
-    def standing(self) -> Standing:
+    def standing(self) -> RenderStatus:
         self.asked += 1
         return self.now
 
     def preview(self) -> bytes | None:
         return b"\x89PNG preview" if self.now.has_preview else None
 
-    def picture(self) -> bytes:
+    def image(self) -> bytes:
         self.drawn += 1
         self.meanwhile()
         return self.data
@@ -127,7 +127,7 @@ def in_threads(count: int, work: Callable[[int], object]) -> None:
 
 def test_the_whole_way_through_a_transport(time: FakeTime) -> None:
     """Queued, drawn with previews, done: the client sees each as the service would show it."""
-    engine = ProceduralEngine(duration=4.0, workers=1, clock=time.clock)
+    engine = LandscapeEngine(duration=4.0, workers=1, clock=time.clock)
     transport = HandlerTransport(App(engine, clock=time.clock))
     client = ImageLabs(BASE, transport=transport, polling=time.every(2.0))
     ahead, job = client.submit(SMALL), client.submit(SMALL)
@@ -136,7 +136,7 @@ def test_the_whole_way_through_a_transport(time: FakeTime) -> None:
     assert [each.fraction for each in seen] == [0.0, 0.0, 0.5, 1.0]
     assert [each.status for each in seen][::3] == ["Queue position 1", "Done"]
     assert [bool(each.preview_url) for each in seen] == [False, True, True, False]
-    assert job.image().read() == engine.start(SMALL).picture()
+    assert job.image().read() == engine.start(SMALL).image()
     assert ahead.result().read() == job.image().read()
 
 
@@ -152,13 +152,13 @@ def test_the_answers_are_those_of_the_protocol() -> None:
     }
 
 
-def test_a_finished_task_names_its_picture() -> None:
+def test_a_finished_task_names_its_image() -> None:
     """At the address that the client itself uses, whatever the server believes to be called."""
     app = App(Easel(DONE))
     task_id = submitted(app)
     found = progress(app, task_id)
     assert (found["status"], found["current_image_url"]) == ("Done", None)
-    assert found["final_image_url"] == f"{BASE}/picture/{task_id}.png"
+    assert found["final_image_url"] == f"{BASE}/image/{task_id}.png"
 
 
 def test_a_mounted_application_names_addresses_below_its_mount() -> None:
@@ -166,20 +166,20 @@ def test_a_mounted_application_names_addresses_below_its_mount() -> None:
     app = App(Easel(DONE))
     task_id = answer(app, "/draw/txt2img", {"prompt": "x"})["task_id"]
     found = answer(app, "/draw/progress", {"task_id": task_id})
-    assert found["final_image_url"] == f"{BASE}/draw/picture/{task_id}.png"
-    assert ask(app, "GET", f"/draw/picture/{task_id}.png").status == 200
+    assert found["final_image_url"] == f"{BASE}/draw/image/{task_id}.png"
+    assert ask(app, "GET", f"/draw/image/{task_id}.png").status == 200
 
 
 @pytest.mark.parametrize(
     ("standing", "word"),
     [
-        (Standing(State.FAILED), "Error: the drawing failed"),
-        (Standing(State.FAILED, "out of memory"), "Error: out of memory"),
-        (Standing(State.QUEUED), "queued"),
-        (Standing(State.RUNNING), "running"),
+        (RenderStatus(State.FAILED), "Error: the drawing failed"),
+        (RenderStatus(State.FAILED, "out of memory"), "Error: out of memory"),
+        (RenderStatus(State.QUEUED), "queued"),
+        (RenderStatus(State.RUNNING), "running"),
     ],
 )
-def test_the_status_is_one_that_clients_understand(standing: Standing, word: str) -> None:
+def test_the_status_is_one_that_clients_understand(standing: RenderStatus, word: str) -> None:
     """Failures contain "error", and what goes on contains neither that nor "Done"."""
     app = App(Easel(standing))
     client = ImageLabs(BASE, transport=HandlerTransport(app))
@@ -189,7 +189,7 @@ def test_the_status_is_one_that_clients_understand(standing: Standing, word: str
 
 def test_a_failed_drawing_fails_the_job(time: FakeTime) -> None:
     """At once: nobody polls it to the deadline."""
-    app = App(Easel(Standing(State.FAILED, "no such model")))
+    app = App(Easel(RenderStatus(State.FAILED, "no such model")))
     client = ImageLabs(BASE, transport=HandlerTransport(app), polling=time.every(1.0))
     with pytest.raises(JobFailedError, match="no such model"):
         client.generate("x")
@@ -206,17 +206,17 @@ def test_seeds_that_were_left_out_are_picked() -> None:
 
 
 def test_task_ids_cannot_be_guessed() -> None:
-    """They are all that stands between a picture and a stranger; and a shell takes them as text."""
+    """They are all that stands between an image and a stranger; and a shell takes them as text."""
     app = App(Easel())
     ids = {submitted(app) for _ in range(50)}
     assert len(ids) == 50
     assert all(re.fullmatch(r"[0-9a-f]{32}", task_id) for task_id in ids)
 
 
-# Pictures -----------------------------------------------------------------------------
+# Images -----------------------------------------------------------------------------
 
 
-def test_pictures_and_previews_come_with_type_and_length() -> None:
+def test_images_and_previews_come_with_type_and_length() -> None:
     """And are not kept by caches on the way: a preview changes, a task is private."""
     easel = Easel(RUNNING)
     app = App(easel)
@@ -224,8 +224,8 @@ def test_pictures_and_previews_come_with_type_and_length() -> None:
     address = progress(app, task_id)["current_image_url"]
     preview = app(HttpRequest(method="GET", url=address))
     easel.now = DONE
-    picture = ask(app, "GET", f"/picture/{task_id}.png")
-    for response, data in ((preview, b"\x89PNG preview"), (picture, easel.data)):
+    image = ask(app, "GET", f"/image/{task_id}.png")
+    for response, data in ((preview, b"\x89PNG preview"), (image, easel.data)):
         assert response.headers["content-type"] == "image/png"
         assert response.headers["content-length"] == str(len(data))
         assert response.headers["cache-control"] == "no-store"
@@ -236,18 +236,18 @@ def test_head_tells_the_length_and_sends_nothing() -> None:
     """As HTTP has it."""
     easel = Easel()
     app = App(easel)
-    response = ask(app, "HEAD", f"/picture/{submitted(app)}.png")
+    response = ask(app, "HEAD", f"/image/{submitted(app)}.png")
     assert (response.status, response.headers["content-length"]) == (200, str(len(easel.data)))
     assert response.read(100) == b""
-    assert ask(app, "HEAD", "/picture/unknown.png").read(100) == b""
+    assert ask(app, "HEAD", "/image/unknown.png").read(100) == b""
 
 
-def test_there_is_no_picture_before_it_is_done() -> None:
-    """Half a picture at the final address would be saved as a whole one."""
-    easel = Easel(Standing(State.RUNNING))
+def test_there_is_no_image_before_it_is_done() -> None:
+    """Half an image at the final address would be saved as a whole one."""
+    easel = Easel(RenderStatus(State.RUNNING))
     app = App(easel)
     task_id = submitted(app)
-    assert ask(app, "GET", f"/picture/{task_id}.png").status == 404
+    assert ask(app, "GET", f"/image/{task_id}.png").status == 404
     assert ask(app, "GET", f"/preview/{task_id}.png").status == 404
     assert easel.drawn == 0
 
@@ -274,11 +274,11 @@ def test_there_is_no_picture_before_it_is_done() -> None:
         ("GET", "/progress", b"", 405),
         ("GET", "/txt2img", b"", 405),
         ("PUT", "/txt2img", {"prompt": "x"}, 405),
-        ("POST", "/picture/x.png", b"", 405),
-        ("GET", "/picture/x.png", b"", 404),
+        ("POST", "/image/x.png", b"", 405),
+        ("GET", "/image/x.png", b"", 404),
         ("GET", "/preview/x.png", b"", 404),
-        ("GET", "/picture/../x.png", b"", 404),
-        ("GET", "/picture/x.gif", b"", 404),
+        ("GET", "/image/../x.png", b"", 404),
+        ("GET", "/image/x.gif", b"", 404),
         ("GET", "/", b"", 404),
         ("GET", "", b"", 404),
         ("POST", "/TXT2IMG", b"", 404),
@@ -293,9 +293,7 @@ def test_what_cannot_be_answered_is_refused_with_a_reason(
     assert list(json.loads(response.read(10_000))) == ["error"]
 
 
-@pytest.mark.parametrize(
-    ("path", "allowed"), [("/txt2img", "POST"), ("/picture/x.png", "GET, HEAD")]
-)
+@pytest.mark.parametrize(("path", "allowed"), [("/txt2img", "POST"), ("/image/x.png", "GET, HEAD")])
 def test_a_wrong_method_is_told_the_right_one(path: str, allowed: str) -> None:
     """405 has to, by RFC 9110."""
     assert ask(App(Easel()), "PATCH", path).headers["allow"] == allowed
@@ -303,7 +301,7 @@ def test_a_wrong_method_is_told_the_right_one(path: str, allowed: str) -> None:
 
 def test_a_malformed_address_is_refused() -> None:
     """It is made of a Host header, which is the client's."""
-    response = App(Easel())(HttpRequest(method="GET", url="http://[::1/picture/x.png"))
+    response = App(Easel())(HttpRequest(method="GET", url="http://[::1/image/x.png"))
     assert response.status == 400
 
 
@@ -335,11 +333,11 @@ def test_an_ended_job_is_forgotten_after_a_while(time: FakeTime) -> None:
     assert status(app, task_id) == 200
     time.now += 1.0
     assert status(app, task_id) == 404
-    assert ask(app, "GET", f"/picture/{task_id}.png").status == 404
+    assert ask(app, "GET", f"/image/{task_id}.png").status == 404
 
 
 def test_the_job_that_ended_first_makes_room(time: FakeTime) -> None:
-    """A finished picture is fetched soon or never; an unfinished one is still wanted."""
+    """A finished image is fetched soon or never; an unfinished one is still wanted."""
     easels = iter([Easel(RUNNING), Easel(DONE), Easel(DONE), Easel(DONE)])
 
     class Many(Easel):
@@ -378,21 +376,21 @@ def test_jobs_that_ended_while_nobody_looked_make_room_too() -> None:
     assert sorted(status(app, each) for each in abandoned) == [200, 404]
 
 
-def test_a_picture_is_drawn_once_as_long_as_there_is_room_for_it() -> None:
+def test_an_image_is_drawn_once_as_long_as_there_is_room_for_it() -> None:
     """And again when there is not: bytes are bounded, the least recently fetched go first."""
     easel = Easel()
     app = App(easel, cache_bytes=2 * len(easel.data))
-    one, two, three = (f"/picture/{submitted(app)}.png" for _ in range(3))
+    one, two, three = (f"/image/{submitted(app)}.png" for _ in range(3))
     for path, drawn in ((one, 1), (two, 2), (one, 2), (three, 3), (one, 3), (two, 4), (three, 5)):
         assert ask(app, "GET", path).read(100) == easel.data
         assert easel.drawn == drawn
 
 
-def test_a_picture_that_is_larger_than_the_cache_is_not_kept() -> None:
+def test_an_image_that_is_larger_than_the_cache_is_not_kept() -> None:
     """Nor does it drive the others out."""
     easel = Easel()
     app = App(easel, cache_bytes=0)
-    path = f"/picture/{submitted(app)}.png"
+    path = f"/image/{submitted(app)}.png"
     assert ask(app, "GET", path).status == ask(app, "GET", path).status == 200
     assert easel.drawn == 2
 
@@ -400,11 +398,11 @@ def test_a_picture_that_is_larger_than_the_cache_is_not_kept() -> None:
 # Threads ------------------------------------------------------------------------------
 
 
-def test_a_picture_that_many_want_at_once_is_drawn_once() -> None:
-    """A page with the same picture twice must not cost twice."""
+def test_an_image_that_many_want_at_once_is_drawn_once() -> None:
+    """A page with the same image twice must not cost twice."""
     easel, found = Easel(), []
     app = App(easel)
-    path = f"/picture/{submitted(app)}.png"
+    path = f"/image/{submitted(app)}.png"
     start = threading.Barrier(16)
 
     def fetch(_: int) -> None:
@@ -416,8 +414,8 @@ def test_a_picture_that_many_want_at_once_is_drawn_once() -> None:
     assert easel.drawn == 1
 
 
-def test_others_are_answered_while_a_picture_is_drawn() -> None:
-    """Drawing takes a second; polling must not wait for it."""
+def test_others_are_answered_while_an_image_is_drawn() -> None:
+    """Render takes a second; polling must not wait for it."""
     drawing, go_on = threading.Event(), threading.Event()
 
     def busy() -> None:
@@ -426,7 +424,7 @@ def test_others_are_answered_while_a_picture_is_drawn() -> None:
 
     app = App(Easel(meanwhile=busy))
     task_id = submitted(app)
-    thread = threading.Thread(target=ask, args=(app, "GET", f"/picture/{task_id}.png"))
+    thread = threading.Thread(target=ask, args=(app, "GET", f"/image/{task_id}.png"))
     thread.start()
     assert drawing.wait(5.0)
     assert status(app, task_id) == 200
@@ -451,14 +449,14 @@ def test_threads_together_do_not_pass_the_bounds() -> None:
 
 
 def test_threads_and_eviction_get_along() -> None:
-    """Every answer is a picture or an honest 404; nothing is raised."""
+    """Every answer is an image or an honest 404; nothing is raised."""
     app, statuses = App(Easel(), max_jobs=3, cache_bytes=100), []
 
     def work(_: int) -> None:
         for _ in range(50):
             task_id = submitted(app)
             statuses.append(status(app, task_id))
-            statuses.append(ask(app, "GET", f"/picture/{task_id}.png").status)
+            statuses.append(ask(app, "GET", f"/image/{task_id}.png").status)
 
     in_threads(8, work)
     assert len(statuses) == 800
@@ -466,12 +464,12 @@ def test_threads_and_eviction_get_along() -> None:
     assert 200 in statuses
 
 
-def test_a_task_that_is_evicted_while_it_is_looked_at_stays_forgotten(time: FakeTime) -> None:
-    """The look comes too late to note its end; nothing may remember it for ever."""
+def test_a_task_that_is_evicted_while_it_is_polled_stays_forgotten(time: FakeTime) -> None:
+    """The poll comes too late to note its end; nothing may remember it for ever."""
     app = App(Easel(), max_jobs=1, clock=time.clock)
 
     class Late(Easel):
-        def standing(self) -> Standing:
+        def standing(self) -> RenderStatus:
             standing = super().standing()
             if self.asked == 1:
                 submitted(app)  # asks again, sees it ended, and takes its place
@@ -528,7 +526,7 @@ def called(application: Any, **environ: Any) -> tuple[str, dict[str, str], bytes
 
 
 def test_a_mounted_wsgi_application_hears_its_whole_address() -> None:
-    """Scheme, host, mount and path make the address that pictures are beside."""
+    """Scheme, host, mount and path make the address that images are beside."""
     heard = []
 
     def handler(request: HttpRequest) -> HttpResponse:
@@ -626,17 +624,17 @@ def nothing_left() -> Any:
 @pytest.mark.usefixtures("nothing_left")
 def test_over_a_socket_come_the_same_bytes() -> None:
     """The socket is only another way for the same messages."""
-    engine = ProceduralEngine(duration=0)
+    engine = LandscapeEngine(duration=0)
     with running(App(engine)) as url, ImageLabs(url, poll_interval=0.01) as client:
         assert url.startswith("http://127.0.0.1:")
         image = client.generate(SMALL)
-        assert image.url.startswith(url + "/picture/")
-        assert image.read() == engine.start(SMALL).picture()
+        assert image.url.startswith(url + "/image/")
+        assert image.read() == engine.start(SMALL).image()
 
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
-def test_curl_with_the_reference_body_gets_a_picture(tmp_path: Path) -> None:
+def test_curl_with_the_reference_body_gets_an_image(tmp_path: Path) -> None:
     """Any client of the service is a client of this server."""
 
     def curl(*arguments: str) -> bytes:
@@ -647,7 +645,7 @@ def test_curl_with_the_reference_body_gets_a_picture(tmp_path: Path) -> None:
         header = "content-type: application/json"
         return json.loads(curl("--header", header, "--data", json.dumps(body), url))
 
-    with running(App(ProceduralEngine(duration=0))) as url:
+    with running(App(LandscapeEngine(duration=0))) as url:
         task = post(url + "/txt2img", REFERENCE_BODY)
         done = post(url + "/progress", task)
         assert done["status"] == "Done"

@@ -54,7 +54,7 @@ from .faulty import PNG, FaultyServer, chunked, message
 
 Connect = Callable[..., ImageLabs]
 squeezed = partial(gzip.compress, mtime=0)  # the same in every worker of the test runner
-DONE_BODY = b'{"status": "Done", "final_image_url": "https://pictures.test/x.png"}'
+DONE_BODY = b'{"status": "Done", "final_image_url": "https://images.test/x.png"}'
 
 
 def get(url: str, **more: Any) -> HttpRequest:
@@ -181,7 +181,7 @@ def test_a_broken_answer_is_one_of_our_errors(server: FaultyServer, carry: Any, 
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_look_does_not_lose_the_job(
+def test_a_broken_poll_does_not_lose_the_job(
     server: FaultyServer, connect: Connect, kind: str
 ) -> None:
     """The job behind it is healthy, and paid for."""
@@ -270,7 +270,7 @@ def test_each_request_has_its_own_headers(server: FaultyServer, carry: Any) -> N
 def test_a_header_is_checked_as_ever(server: FaultyServer) -> None:
     """Also over a connection that has sent its like before; and urllib3's own ways stay."""
     manager = PoolManager()
-    _sockets.equip(manager)
+    _sockets.install_deadlines(manager)
     ask = partial(manager.request, "GET", server.url + "/x")
     for _ in range(2):
         ask(headers={"x": "a", "user-agent": SKIP_HEADER})
@@ -294,7 +294,7 @@ def test_a_connection_that_writes_its_own_headers_goes_on_to_do_so(server: Fault
 
     manager = PoolManager()
     manager.pool_classes_by_scheme = {"http": Pool}
-    _sockets.equip(manager)
+    _sockets.install_deadlines(manager)
     for number in range(3):
         manager.request("GET", server.url + "/x", headers={"x": "a"})
         assert server.asked[-1].headers["x"] == f"a {number}"
@@ -341,7 +341,7 @@ def test_an_answers_head_means_what_it_means_to_http_client(
         def makefile(self, _: str) -> io.BufferedReader:
             return io.BufferedReader(self)
 
-    def heard(kind: type[http.client.HTTPResponse]) -> Any:
+    def take_all(kind: type[http.client.HTTPResponse]) -> Any:
         try:
             answer = kind(Arriving())  # type: ignore[arg-type]
             answer.begin()
@@ -350,7 +350,7 @@ def test_an_answers_head_means_what_it_means_to_http_client(
         except http.client.HTTPException as exc:
             return repr(exc)
 
-    assert heard(_sockets._TimedResponse) == heard(http.client.HTTPResponse)
+    assert take_all(_sockets._DeadlineResponse) == take_all(http.client.HTTPResponse)
 
 
 # What surely never left ---------------------------------------------------------------
@@ -542,7 +542,7 @@ def test_a_slow_submit_ends_at_the_deadline(
 
 
 @pytest.mark.parametrize("kind", SLOW)
-def test_a_slow_look_ends_at_the_deadline(
+def test_a_slow_poll_ends_at_the_deadline(
     server: FaultyServer, connect: Connect, kind: str
 ) -> None:
     """With the job in hand."""
@@ -553,10 +553,10 @@ def test_a_slow_look_ends_at_the_deadline(
 
 
 @pytest.mark.parametrize("kind", SLOW)
-def test_a_slow_look_costs_no_more_than_one_exchange(
+def test_a_slow_poll_costs_no_more_than_one_exchange(
     server: FaultyServer, connect: Connect, kind: str
 ) -> None:
-    """`request_timeout` bounds it, and the next look succeeds."""
+    """`request_timeout` bounds it, and the next poll succeeds."""
     server.scripts["/progress"] = [SLOW[kind], server.done()]
     assert connect(server, request_timeout=0.2).generate("x").read() == PNG
 
@@ -620,14 +620,14 @@ def test_a_session_of_ones_own_keeps_what_it_does(server: FaultyServer) -> None:
         assert headers["authorization"].startswith("Basic ")
         assert headers["cookie"] in ("mine=2; kept=1", "kept=1; mine=2")
         assert hooked == [200]
-        assert session.get(server.url + "/picture.png").content == PNG
+        assert session.get(server.url + "/image.png").content == PNG
 
 
 def test_a_session_of_ones_own_does_not_tell_strangers(
     server: FaultyServer, other: FaultyServer
 ) -> None:
     """What the caller's session knows is meant for the API, not for whom its answers name."""
-    server.scripts["/progress"] = [server.done(f"{other.url}/picture.png")]
+    server.scripts["/progress"] = [server.done(f"{other.url}/image.png")]
     with requests.Session() as session:
         session.headers["authorization"] = "hush"
         session.cookies["everywhere"] = "hush"
@@ -641,9 +641,9 @@ def test_a_session_of_ones_own_does_not_tell_strangers(
 def test_a_session_of_ones_own_learns_nothing_of_strangers(
     server: FaultyServer, other: FaultyServer
 ) -> None:
-    """A cookie planted by a picture's host would be sent to the API."""
-    other.scripts["/picture.png"] = [faulty.reply(200, PNG, ("Set-Cookie", "planted=1; Path=/"))]
-    server.scripts["/progress"] = [server.done(f"{other.url}/picture.png")]
+    """A cookie planted by an image's host would be sent to the API."""
+    other.scripts["/image.png"] = [faulty.reply(200, PNG, ("Set-Cookie", "planted=1; Path=/"))]
+    server.scripts["/progress"] = [server.done(f"{other.url}/image.png")]
     with requests.Session() as session:
         transport = RequestsTransport(session=session)
         client = ImageLabs(server.url, transport=transport, allow_private_hosts=True)
@@ -668,7 +668,7 @@ def test_two_services_on_one_host_do_not_share_cookies(
 
 
 @pytest.mark.parametrize("location", ["http://[bad", "/\xff\xfe", "http://elsewhere.test/"])
-def test_a_session_of_ones_own_looks_into_no_redirect(server: FaultyServer, location: str) -> None:
+def test_a_session_of_ones_own_polls_into_no_redirect(server: FaultyServer, location: str) -> None:
     """requests would parse where it leads, and read its body to the end, however long."""
     head = f"HTTP/1.1 302 X\r\nLocation: {location}\r\nTransfer-Encoding: chunked\r\n\r\n"
     piece = b"10000\r\n" + b" " * 65_536 + b"\r\n"
@@ -693,7 +693,7 @@ class OddAdapter(HTTPAdapter):
 def test_pools_of_another_kind_are_taught_too(server: FaultyServer, other: FaultyServer) -> None:
     """The deadline, the guard, and to send nothing twice."""
     server.scripts["/txt2img"] = [faulty.reset()]
-    server.scripts["/progress"] = [server.done(f"{other.url}/picture.png")]
+    server.scripts["/progress"] = [server.done(f"{other.url}/image.png")]
     with requests.Session() as session:
         session.mount("http://", OddAdapter(max_retries=Retry(3, allowed_methods=None)))
         client = ImageLabs(server.url, transport=RequestsTransport(session=session))
@@ -720,7 +720,7 @@ def test_a_connection_that_dials_by_a_way_of_its_own_is_let(server: FaultyServer
     manager.pool_classes_by_scheme = {
         "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": OddConnection})
     }
-    _sockets.equip(manager)
+    _sockets.install_deadlines(manager)
     token = _sockets.current.set(_sockets.Exchange(Deadline.after(5), public_only=False))
     assert manager.request("POST", server.url + "/txt2img", body=b"{}").status == 200
     _sockets.current.set(_sockets.Exchange(Deadline.after(5), public_only=True))
@@ -733,7 +733,7 @@ def test_a_connection_that_dials_by_a_way_of_its_own_is_let(server: FaultyServer
 
 
 def test_a_session_of_ones_own_does_not_retry_below_us(server: FaultyServer) -> None:
-    """An adapter's own retries would buy a picture twice."""
+    """An adapter's own retries would buy an image twice."""
     server.scripts["/txt2img"] = [faulty.reply(500), faulty.ACCEPTED]
     with requests.Session() as session:
         retries = Retry(3, allowed_methods=None, status_forcelist=[500])
@@ -776,7 +776,7 @@ def test_responses_works_as_for_any_code_on_requests() -> None:
 
 @responses.activate
 def test_what_is_remembered_of_hosts_is_bounded() -> None:
-    """A service may name a new host with every picture."""
+    """A service may name a new host with every image."""
     transport = RequestsTransport()
     for number in range(200):
         url = f"https://h{number}.test/x"
@@ -1010,14 +1010,14 @@ def test_what_is_checked_is_what_is_connected_to(
 
 def test_a_kept_connection_is_no_way_around(server: FaultyServer, other: FaultyServer) -> None:
     """The caller's own session, or a less strict client, may have opened it for good reasons."""
-    server.scripts["/progress"] = [server.done(f"{other.url}/picture.png")]
+    server.scripts["/progress"] = [server.done(f"{other.url}/image.png")]
     with requests.Session() as session:
         transport = RequestsTransport(session=session)
         image = ImageLabs(server.url, transport=transport).get_job("t").result()
-        assert session.get(f"{other.url}/picture.png").content == PNG
+        assert session.get(f"{other.url}/image.png").content == PNG
         with pytest.raises(DownloadError, match="not a public address"):
             image.read()
-    assert other.count("/picture.png") == 1
+    assert other.count("/image.png") == 1
 
 
 @pytest.mark.parametrize(
@@ -1153,7 +1153,7 @@ def test_closing_closes_the_connections_of_all_threads(
         done = pool.map(work, range(4))
         gate.wait()
         gate.wait()
-        sessions = list(client._wiring.endpoints.transport._opened.all)  # type: ignore[attr-defined]
+        sessions = list(client._context.endpoints.transport._sessions.all)  # type: ignore[attr-defined]
         assert sum(held(session) for session in sessions) == 4
         client.close()
         assert sum(held(session) for session in sessions) == 0
@@ -1181,7 +1181,7 @@ def test_a_transport_pickles_without_its_connections(
     again = pickle.loads(pickle.dumps(image))
     assert again == image
     assert again.read() == PNG
-    again.job._wiring.endpoints.transport.close()
+    again.job._context.endpoints.transport.close()
 
 
 def test_files_and_sockets_are_closed_after_failures(
@@ -1213,7 +1213,7 @@ def test_no_wait_outlasts_the_deadline(held: float | None, set_to: float | None)
     """A hundredth of a second is not worth a system call for each piece of an answer."""
     sock = socket.socket()
     sock.settimeout(held)
-    _sockets._bound(sock, Deadline(5.0, clock=lambda: 0.0))
+    _sockets._limit_socket_timeout(sock, Deadline(5.0, clock=lambda: 0.0))
     assert sock.gettimeout() == (held if set_to is None else set_to)
     sock.close()
 
@@ -1227,7 +1227,7 @@ def test_a_socket_that_does_not_tell_its_timeout_is_given_it() -> None:
         def settimeout(self, seconds: float) -> None:
             self.given.append(seconds)
 
-    _sockets._bound(Socket(), Deadline(5.0, clock=lambda: 0.0))
+    _sockets._limit_socket_timeout(Socket(), Deadline(5.0, clock=lambda: 0.0))
     assert Socket.given == [5.0]
 
 
@@ -1236,8 +1236,8 @@ def test_plain_urllib3_is_left_as_it_is(server: FaultyServer) -> None:
     import urllib3
 
     manager = urllib3.PoolManager()
-    _sockets.equip(manager)
-    _sockets.equip(manager)
+    _sockets.install_deadlines(manager)
+    _sockets.install_deadlines(manager)
     answer = manager.request("POST", server.url + "/txt2img", body=b"{}")
     assert json.loads(answer.data) == {"task_id": "task-1"}
     manager.clear()

@@ -1,11 +1,11 @@
-"""Pictures that Celery workers save (extra ``celery``), for projects without Django.
+"""Images that Celery workers save (extra ``celery``), for projects without Django.
 
-The caller submits, once; a task looks after the job and saves its picture::
+The caller submits, once; a task looks after the job and saves its image::
 
-    from imagelabs_sdk.contrib.celery import save_picture
+    from imagelabs_sdk.contrib.celery import save_image
 
     job = client.submit("a lighthouse")
-    result = save_picture.apply_async((job.to_dict(), "/srv/1.png"), countdown=job.pause)
+    result = save_image.apply_async((job.to_dict(), "/srv/1.png"), countdown=job.next_poll_in)
     result.get()  # "/srv/1.png"
 
 There is no task that submits: its message may be delivered twice, and would buy twice.
@@ -31,19 +31,19 @@ from imagelabs_sdk import (
 )
 from imagelabs_sdk.polling import after_failures
 
-__all__ = ["PictureTask", "save_picture"]
+__all__ = ["ImageTask", "save_image"]
 
 _MAX_CHALLENGES = 2  # failures in a row when it is Cloudflare that answers
-_MAX_DOWNLOADS = 4  # the same when it is the finished picture that cannot be had
+_MAX_DOWNLOADS = 4  # the same when it is the finished image that cannot be had
 _PAUSE = 2.0  # seconds after a failed download; also what a direct call has if it is late
 
 
-class PictureTask(Task):  # type: ignore[type-arg]  # Celery 5.4 cannot subscribe it
-    """The base of `save_picture`. No log, event or monitor is shown its arguments.
+class ImageTask(Task):  # type: ignore[type-arg]  # Celery 5.4 cannot subscribe it
+    """The base of `save_image`. No log, event or monitor is shown its arguments.
 
     A client with settings of its own is given to it in Celery's way; workers may inherit it::
 
-        app.conf.task_annotations = {"imagelabs.save_picture": {"client": ImageLabs(timeout=900)}}
+        app.conf.task_annotations = {"imagelabs.save_image": {"client": ImageLabs(timeout=900)}}
     """
 
     @cached_property
@@ -59,40 +59,40 @@ class PictureTask(Task):  # type: ignore[type-arg]  # Celery 5.4 cannot subscrib
 
 @shared_task(
     bind=True,
-    base=PictureTask,
-    name="imagelabs.save_picture",
+    base=ImageTask,
+    name="imagelabs.save_image",
     max_retries=None,
     acks_late=True,
     reject_on_worker_lost=True,
 )
-def save_picture(  # noqa: D417 - Celery passes self
-    self: PictureTask, job: dict[str, Any], path: str, failures: int = 0
+def save_image(  # noqa: D417 - Celery passes self
+    self: ImageTask, job: dict[str, Any], path: str, failures: int = 0
 ) -> str:
-    """Look once; save the picture if it is there, else plan the next look by ``retry``.
+    """Poll once; save the image if it is there, else plan the next poll by ``retry``.
 
     It ends when the client's `timeout` has passed since the submit; a message that comes later
-    still looks once. So `job` is worth sending again, after any error, on any day. A message
-    that is delivered twice buys nothing: it looks, saves the same file and calls links again.
-    To revoke it ends our looks alone: the service cannot cancel. Called directly or eagerly, it
+    still polls once. So `job` is worth sending again, after any error, on any day. A message
+    that is delivered twice buys nothing: it polls, saves the same file and calls links again.
+    To revoke it ends our polls alone: the service cannot cancel. Called directly or eagerly, it
     waits where it is.
 
-    Limits: each look is a message; that suits hundreds of pictures at a time, not thousands.
-    Between looks a worker holds it in memory (``worker_eta_task_limit``), by default for up to
+    Limits: each poll is a message; that suits hundreds of images at a time, not thousands.
+    Between polls a worker holds it in memory (``worker_eta_task_limit``), by default for up to
     15 seconds, 60 if the service asks. The broker's visibility timeout must be longer, or
     messages multiply; it is also what Redis (by default an hour) and SQS wait after a kill -9.
-    Time limits must leave room for a look and three attempts to fetch the picture, each of up
-    to `request_timeout`. Polling sees the latest look alone: `Backoff` does not grow.
+    Time limits must leave room for a poll and three attempts to fetch the image, each of up
+    to `request_timeout`. Polling sees the latest poll alone: `Backoff` does not grow.
 
     Args:
         job: As `Job.to_dict` gives it, of the service that the worker's client uses. It holds
             the prompt, and so do the broker and, with ``result_extended``, the results.
         path: As in `GeneratedImage.save`, on the worker's machine. The result is where it is.
-        failures: How many looks in a row have failed; for retries alone.
+        failures: How many polls in a row have failed; for retries alone.
 
     Raises:
         JobFailedError, JobTimeoutError: As in `Job.wait`.
         JobError: The service refuses to tell (it has forgotten the task, say).
-        DownloadError: The picture could not be fetched, several times in a row.
+        DownloadError: The image could not be fetched, several times in a row.
         InvalidRequestError: `job` is of another service, or `path` cannot be written.
         OSError: The disk did not take it.
         In JSON, an error of ours keeps its class and its text, which names the job; no more.
@@ -104,10 +104,10 @@ def save_picture(  # noqa: D417 - Celery passes self
             return str(accepted.result(timeout=max(left, _PAUSE)).save(path))
         trouble: ImageLabsError | None
         try:
-            step = accepted.step()
-            if step.delay is None:
+            result = accepted.poll()
+            if result.next_poll_in is None:
                 return str(accepted.image().save(path))
-            pause, trouble = step.delay, step.error
+            pause, trouble = result.next_poll_in, result.error
         except DownloadError as error:
             pause, trouble = _PAUSE, error
         failures = 0 if trouble is None else failures + 1

@@ -20,7 +20,7 @@ import attrs
 
 from imagelabs_sdk import Deadline, DownloadError, ImageRequest, InvalidRequestError, Job
 from imagelabs_sdk import ImageLabs as Client
-from imagelabs_sdk.errors import carrying
+from imagelabs_sdk.errors import attach_job
 
 __all__ = ["ImageLabs", "ImageResponse"]
 
@@ -33,7 +33,7 @@ _PLAIN = ":/?#[]@!$&'*+,;=%~"  # what an address may hold in Markdown; parenthes
 
 @attrs.frozen
 class ImageResponse:
-    """What the provider yields. ``str()`` is Markdown: each picture, linked to itself.
+    """What the provider yields. ``str()`` is Markdown: each image, linked to itself.
 
     Attributes:
         images: Addresses. Nothing has been fetched from them.
@@ -85,7 +85,7 @@ class ImageLabs:
         timeout: float | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ImageResponse, None]:
-        """Draw one picture and yield its address.
+        """Draw one image and yield its address.
 
         Cancelling the task ends it at once; at most the one exchange that is under way runs
         out in its thread. If that is the submit, the job may have been accepted; later, the
@@ -143,7 +143,7 @@ def _ready(client: Client | None, proxy: str | None) -> Iterator[Client]:
     """The caller's client, or one of our own that is closed at the end."""
     if client is None:
         # No resending: between two attempts the client would sleep in its thread, and after a
-        # cancellation wake up and buy a picture that nobody waits for.
+        # cancellation wake up and buy an image that nobody waits for.
         with Client(proxy=proxy, max_retries=0) as own:
             yield own
     elif proxy is not None:
@@ -153,7 +153,7 @@ def _ready(client: Client | None, proxy: str | None) -> Iterator[Client]:
 
 
 async def _draw(client: Client, request: ImageRequest, timeout: float | None) -> str:
-    """The address of the finished picture.
+    """The address of the finished image.
 
     What is left of the time is asked for in the thread: that may have had to wait for its turn.
     """
@@ -161,19 +161,19 @@ async def _draw(client: Client, request: ImageRequest, timeout: float | None) ->
     job = await asyncio.to_thread(
         lambda: client.submit(request, timeout=deadline.remaining() or _AT_ONCE)
     )
-    with carrying(job):
+    with attach_job(job):
         await _wait(job, deadline)
         return _shown(job.image().url)
 
 
 async def _wait(job: Job, deadline: Deadline) -> None:
     while not job.done:
-        await asyncio.sleep(min(job.pause, deadline.remaining()))
-        await asyncio.to_thread(lambda: job.step(timeout=deadline.remaining()))
+        await asyncio.sleep(min(job.next_poll_in, deadline.remaining()))
+        await asyncio.to_thread(lambda: job.poll(timeout=deadline.remaining()))
 
 
 def _shown(url: str) -> str:
     """An address that is about to become a link in somebody's page."""
     if not url.startswith(("https://", "http://")):
-        raise DownloadError("the picture's address is none of http or https")
+        raise DownloadError("the image's address is none of http or https")
     return url

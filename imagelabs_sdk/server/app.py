@@ -15,7 +15,7 @@ from .. import wire
 from ..errors import InvalidRequestError
 from ..models import Progress, State
 from ..transports.base import HttpRequest, HttpResponse
-from .engines.base import Drawing, Engine, Standing
+from .engines.base import Engine, Render, RenderStatus
 
 __all__ = ["MAX_BODY", "App"]
 
@@ -23,7 +23,7 @@ MAX_BODY = 32 * 1024 * 1024
 """No longer body of a request is read, in bytes; a reference image travels in it."""
 
 _RETRY_AFTER = 5  # seconds, told to who comes when the house is full
-_PICTURE = re.compile(r"/(?P<kind>picture|preview)/(?P<task_id>[\w-]+)\.png\Z", re.ASCII)
+_IMAGE = re.compile(r"/(?P<kind>image|preview)/(?P<task_id>[\w-]+)\.png\Z", re.ASCII)
 
 
 @attrs.frozen
@@ -38,7 +38,7 @@ class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
 class App:
     """Answers `HttpRequest` with `HttpResponse`, wherever it is mounted.
 
-    Only the end of a path counts, and the addresses of pictures are beside the one that was
+    Only the end of a path counts, and the addresses of images are beside the one that was
     asked. Safe for threads, for one process: jobs are kept in memory. It does not pickle, for
     the same reason.
     """
@@ -59,13 +59,13 @@ class App:
             keep: Seconds for which a job is known after somebody saw that it had ended.
             max_jobs: No more are known at once; the one first seen to end makes room. If none
                 has ended, a new request is answered with 429.
-            cache_bytes: For finished pictures, so that they are not drawn at each request;
+            cache_bytes: For finished images, so that they are not drawn at each request;
                 0: none is kept.
             clock: A monotonic clock, in seconds.
         """
         self._engine = engine
         self._tasks = _Tasks(keep, max_jobs, clock)
-        self._shelf = _Shelf(cache_bytes)
+        self._image_cache = _ImageCache(cache_bytes)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Answer a request. What an engine raises, besides `InvalidRequestError`, goes through."""
@@ -85,7 +85,7 @@ class App:
             return _json(self._posted(request, self._submit))
         if path.endswith("/progress"):
             return _json(self._posted(request, self._progress))
-        if found := _PICTURE.search(path):
+        if found := _IMAGE.search(path):
             _allow(request, "GET", "HEAD")
             return _png(self._bytes(found["kind"], found["task_id"]))
         raise _Refused(404, "no such path; POST /txt2img and POST /progress are answered here")
@@ -113,7 +113,7 @@ class App:
             status=_status(standing),
             fraction=standing.fraction,
             preview_url=_preview_url(request.url, task_id, standing),
-            image_url=_picture_url(request.url, task_id, standing),
+            image_url=_image_url(request.url, task_id, standing),
         )
         return wire.encode_progress(progress)
 
@@ -126,17 +126,17 @@ class App:
                 raise _Refused(404, "there is no preview now")
             return data
         if self._tasks.standing(task_id).state is not State.DONE:
-            raise _Refused(404, "there is no picture (yet)")
-        return self._picture(task_id)
+            raise _Refused(404, "there is no image (yet)")
+        return self._make_image(task_id)
 
-    def _picture(self, task_id: str) -> bytes:
+    def _make_image(self, task_id: str) -> bytes:
         """From the shelf, or drawn; who wants it meanwhile waits for that instead of drawing."""
         task = self._tasks.get(task_id)
         with task.drawn_by_one:
-            data = self._shelf.get(task_id)
+            data = self._image_cache.get(task_id)
             if data is None:
-                data = task.drawing.picture()
-                self._shelf.put(task_id, data)
+                data = task.drawing.image()
+                self._image_cache.put(task_id, data)
         return data
 
 
@@ -147,12 +147,12 @@ def _path(url: str) -> str:
         raise _Refused(400, "the address is malformed") from exc
 
 
-def _picture_url(asked: str, task_id: str, standing: Standing) -> str | None:
+def _image_url(asked: str, task_id: str, standing: RenderStatus) -> str | None:
     done = standing.state is State.DONE
-    return urljoin(asked, f"picture/{task_id}.png") if done else None
+    return urljoin(asked, f"image/{task_id}.png") if done else None
 
 
-def _preview_url(asked: str, task_id: str, standing: Standing) -> str | None:
+def _preview_url(asked: str, task_id: str, standing: RenderStatus) -> str | None:
     """The percentage at its end lets a page see that there is something new to show."""
     percent = round(100 * (standing.fraction or 0.0))
     return urljoin(asked, f"preview/{task_id}.png?{percent}") if standing.has_preview else None
@@ -164,7 +164,7 @@ def _allow(request: HttpRequest, *methods: str) -> None:
         raise _Refused(405, f"use {allowed}", {"allow": allowed})
 
 
-def _status(standing: Standing) -> str:
+def _status(standing: RenderStatus) -> str:
     """The service's words; those of an engine must not be taken for a success or a failure."""
     if standing.state is State.DONE:
         return "Done"
@@ -191,28 +191,28 @@ def _response(status: int, kind: str, body: bytes, more: Mapping[str, str]) -> H
 
 @attrs.frozen(eq=False)
 class _Task:
-    """A drawing, and the lock under which its picture is made."""
+    """A drawing, and the lock under which its image is made."""
 
-    drawing: Drawing
+    drawing: Render
     drawn_by_one: threading.Lock = attrs.field(factory=threading.Lock)
 
 
 class _Tasks:
     """The jobs, bounded in number and in time.
 
-    An engine is never asked anything under `_lock`; submits wait for one another at `_door`.
+    An engine is never asked anything under `_lock`; submits wait for one another at `_submit_lock`.
     """
 
     def __init__(self, keep: float, most: int, clock: Callable[[], float]) -> None:
         self._keep, self._most, self._clock = keep, most, clock
         self._known: dict[str, _Task] = {}
         self._ended: OrderedDict[str, float] = OrderedDict()  # when we first saw it, in order
-        self._lock, self._door = threading.Lock(), threading.Lock()
+        self._lock, self._submit_lock = threading.Lock(), threading.Lock()
 
-    def add(self, start: Callable[[], Drawing]) -> str:
+    def add(self, start: Callable[[], Render]) -> str:
         """Start a drawing, if there is room for it, and give it a name nobody can guess."""
         task_id = secrets.token_hex(16)  # no dash in front that a shell would misread
-        with self._door:
+        with self._submit_lock:
             self._make_room()
             task = _Task(start())
             with self._lock:
@@ -226,10 +226,10 @@ class _Tasks:
                 raise _Refused(404, "no such task; it may have expired")
             return self._known[task_id]
 
-    def standing(self, task_id: str) -> Standing:
-        return self._look(task_id, self.get(task_id))
+    def standing(self, task_id: str) -> RenderStatus:
+        return self._poll(task_id, self.get(task_id))
 
-    def _look(self, task_id: str, task: _Task) -> Standing:
+    def _poll(self, task_id: str, task: _Task) -> RenderStatus:
         standing = task.drawing.standing()
         with self._lock:
             if standing.state.ended and task_id in self._known:
@@ -252,7 +252,7 @@ class _Tasks:
             full = len(self._known) >= self._most and not self._ended
             unseen = dict(self._known) if full else {}
         for task_id, task in unseen.items():  # some may have ended with nobody asking
-            self._look(task_id, task)
+            self._poll(task_id, task)
         with self._lock:
             while len(self._known) >= self._most:
                 if not self._ended:
@@ -261,25 +261,25 @@ class _Tasks:
                 self._forget_one()
 
 
-class _Shelf:
-    """The latest pictures, bounded in bytes."""
+class _ImageCache:
+    """The latest images, bounded in bytes."""
 
     def __init__(self, most: int) -> None:
         self._most, self._size = most, 0
-        self._pictures: OrderedDict[str, bytes] = OrderedDict()
+        self._images: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, task_id: str) -> bytes | None:
         with self._lock:
-            if task_id in self._pictures:
-                self._pictures.move_to_end(task_id)
-            return self._pictures.get(task_id)
+            if task_id in self._images:
+                self._images.move_to_end(task_id)
+            return self._images.get(task_id)
 
     def put(self, task_id: str, data: bytes) -> None:
         if len(data) > self._most:
             return
         with self._lock:
-            self._pictures[task_id] = data
+            self._images[task_id] = data
             self._size += len(data)
             while self._size > self._most:
-                self._size -= len(self._pictures.popitem(last=False)[1])
+                self._size -= len(self._images.popitem(last=False)[1])

@@ -15,15 +15,15 @@ from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cook
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 
-from .. import checks
+from .. import validation
 from ..deadline import Deadline
-from ..errors import APIConnectionError, APITimeoutError, ForbiddenAddressError, printable
+from ..errors import APIConnectionError, APITimeoutError, ForbiddenAddressError, sanitize_text
 from . import _sockets
 from .base import HttpRequest, HttpResponse, origin_of
 
-__all__ = ["TimedSession"]
+__all__ = ["DeadlineSession"]
 
-_PIECE = 1024 * 1024  # bytes read at once: large pictures cost less in large pieces
+_PIECE = 1024 * 1024  # bytes read at once: large images cost less in large pieces
 _CHUNK = 65_536  # bytes inflated at once: what is small may become large
 _HIDDEN = "x-imagelabs-location"
 _GZIP = b"\x1f\x8b"
@@ -51,7 +51,7 @@ class _Route:
     jar: RequestsCookieJar
 
 
-class TimedSession:
+class DeadlineSession:
     """A session of ours, or the caller's own; for one thread at a time."""
 
     def __init__(self, own: requests.Session | None, proxy: str | None, verify: bool | str) -> None:
@@ -69,7 +69,7 @@ class TimedSession:
         exchange = _sockets.Exchange(deadline, request.public_only)
         token = _sockets.current.set(exchange)
         try:
-            answer = (self._send_plain if self._own else self._send)(request, exchange)
+            answer = (self._send_with_user_session if self._own else self._send)(request, exchange)
         except _sockets.PrivateAddressError as exc:
             raise ForbiddenAddressError(str(exc), delivered="no") from exc
         except _FAILURES as exc:
@@ -114,13 +114,13 @@ class TimedSession:
         return answer
 
     def _route(self, request: HttpRequest, exchange: _sockets.Exchange) -> _Route:
-        """The API's two addresses are remembered, those of pictures are not: each has its own."""
+        """The API's two addresses are remembered, those of images are not: each has its own."""
         known = self._routes.get(request.url)
         if known and known.headers is request.headers:
             return known
         adapter = self._session.get_adapter(request.url)
         proxies = self._proxies or get_environ_proxies(request.url)
-        _equip(adapter, request.url, proxies, exchange)
+        _install_deadlines(adapter, request.url, proxies, exchange)
         prepared, jar = _unprepared(request, b"").prepare(), RequestsCookieJar()
         prepared.headers = _Headers(prepared.headers)
         if request.cookies is None:
@@ -134,7 +134,9 @@ class TimedSession:
         self._routes[request.url] = route
         return route
 
-    def _send_plain(self, request: HttpRequest, exchange: _sockets.Exchange) -> requests.Response:
+    def _send_with_user_session(
+        self, request: HttpRequest, exchange: _sockets.Exchange
+    ) -> requests.Response:
         """By the caller's session, with all that it does besides: auth, hooks, adapters.
 
         Its headers, cookies, auth and certificate go to the API alone, so a foreign host gets a
@@ -146,7 +148,7 @@ class TimedSession:
             "timeout": exchange.deadline.socket_timeout(),
         }
         adapter = session.get_adapter(request.url)
-        _equip(adapter, request.url, settings["proxies"], exchange)
+        _install_deadlines(adapter, request.url, settings["proxies"], exchange)
         if request.cookies is None:
             prepared = _unprepared(request, request.body).prepare()
             return adapter.send(prepared, **{**settings, "cert": None})
@@ -158,7 +160,7 @@ class TimedSession:
         return answer
 
 
-def _equip(
+def _install_deadlines(
     adapter: BaseAdapter, url: str, proxies: Mapping[str, str], exchange: _sockets.Exchange
 ) -> None:
     """Make sure that the connections which will be used know deadline and guard."""
@@ -169,10 +171,12 @@ def _equip(
     if proxy:
         # A proxy is the caller's own choice of host. It connects, not we.
         exchange.public_only = False
-        proxy = checks.proxy(proxy if "://" in proxy else f"http://{proxy}")
+        proxy = validation.proxy(proxy if "://" in proxy else f"http://{proxy}")
         proxy = prepend_scheme_if_needed(proxy, "http")  # spells it as the adapter will
     if isinstance(adapter, HTTPAdapter):
-        _sockets.equip(adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager)
+        _sockets.install_deadlines(
+            adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager
+        )
 
 
 def _hide_redirect(answer: requests.Response, **_: Any) -> None:
@@ -205,7 +209,7 @@ class _Adapter(HTTPAdapter):
         if pool is None or pool.pool is None:  # never seen, or closed since
             pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
             super().cert_verify(pool, url, verify, cert)  # type: ignore[no-untyped-call]
-            if request.method == "POST":  # a picture has an address of its own
+            if request.method == "POST":  # an image has an address of its own
                 self._pools[url] = pool
         return pool
 
@@ -255,7 +259,7 @@ def _bare_session() -> requests.Session:
 
 def _bundle() -> bool | str:
     path = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    return checks.verify(path) if path else True
+    return validation.verify(path) if path else True
 
 
 def _unprepared(request: HttpRequest, body: bytes) -> requests.Request:
@@ -319,7 +323,7 @@ def _decoded(chunks: Iterable[bytes], headers: Mapping[str, str]) -> Iterator[by
     elif codings[0] in ("gzip", "x-gzip", "deflate") and len(codings) == 1:
         yield from _inflated(chunks)
     else:
-        raise zlib.error(f"unknown content-encoding {printable(', '.join(codings), 40)}")
+        raise zlib.error(f"unknown content-encoding {sanitize_text(', '.join(codings), 40)}")
 
 
 def _inflated(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -356,7 +360,7 @@ def _ends_by_length(answer: requests.Response, exchange: _sockets.Exchange) -> b
 
 
 def _translated(exc: Exception, exchange: _sockets.Exchange, url: str) -> APIConnectionError:
-    root, peer = _root(exc), printable(urlsplit(url).netloc)
+    root, peer = _root(exc), sanitize_text(urlsplit(url).netloc)
     timed_out = any(isinstance(each, _TIMEOUTS) for each in (exc, root))
     kind = APITimeoutError if timed_out else APIConnectionError
     words = "no answer in time" if timed_out else f"no answer ({_words(root)})"
@@ -385,5 +389,5 @@ def _root(exc: BaseException) -> BaseException:
 
 def _words(root: BaseException) -> str:
     if isinstance(root, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {printable(root.verify_message)}"
-    return f"{type(root).__name__}: {printable(root)}"
+        return f"the certificate is not trusted: {sanitize_text(root.verify_message)}"
+    return f"{type(root).__name__}: {sanitize_text(root)}"

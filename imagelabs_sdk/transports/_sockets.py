@@ -23,7 +23,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from ..deadline import Deadline
 
-__all__ = ["Exchange", "PrivateAddressError", "current", "equip", "refuse_private"]
+__all__ = ["Exchange", "PrivateAddressError", "current", "install_deadlines", "refuse_private"]
 
 _MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without our knowing
 _MAX_LINES = 64  # of headers, that a connection keeps; cookies and lengths may change for ever
@@ -125,7 +125,7 @@ def _dial(host: str, port: int, exchange: Exchange, options: Any) -> socket.sock
     raise failure
 
 
-def _bound(sock: Any, deadline: Deadline) -> None:
+def _limit_socket_timeout(sock: Any, deadline: Deadline) -> None:
     """Let the next wait of `sock` end at the deadline, or within `_SLACK` after it.
 
     Setting it anew for less is not worth it: that is a system call, and at each of those the other
@@ -137,7 +137,7 @@ def _bound(sock: Any, deadline: Deadline) -> None:
         sock.settimeout(left)
 
 
-class _TimedReader(io.RawIOBase):
+class _DeadlineReader(io.RawIOBase):
     """A socket's file that gives every single read no more than the time left."""
 
     def __init__(self, file: Any, sock: Any, deadline: Deadline) -> None:
@@ -147,7 +147,7 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        _bound(self._sock, self._deadline)
+        _limit_socket_timeout(self._sock, self._deadline)
         count: int | None = self._file.readinto(buffer)
         return count
 
@@ -186,7 +186,7 @@ def _with(function: Any, **names: Any) -> Any:
     return twin
 
 
-class _TimedResponse(http.client.HTTPResponse):
+class _DeadlineResponse(http.client.HTTPResponse):
     # How an answer is framed stays http.client's to find out; it has no other way to be told.
     begin = _with(http.client.HTTPResponse.begin, parse_headers=_parse_headers)
 
@@ -195,7 +195,7 @@ class _TimedResponse(http.client.HTTPResponse):
         exchange = current.get()
         if exchange is not None:
             file = self.fp.detach()
-            self.fp = io.BufferedReader(_TimedReader(file, sock, exchange.deadline))
+            self.fp = io.BufferedReader(_DeadlineReader(file, sock, exchange.deadline))
 
     def _read_status(self) -> tuple[str, int, str]:
         """http.client takes 103 and its like for the answer; only 100 it reads past."""
@@ -203,10 +203,10 @@ class _TimedResponse(http.client.HTTPResponse):
         return version, 100 if 101 < status < 200 else status, reason
 
 
-class _Timed:
+class _DeadlineConnection:
     """Mixed into every kind of connection."""
 
-    response_class: Any = _TimedResponse
+    response_class: Any = _DeadlineResponse
     _tunnelling = False
     _last_used = 0.0
     _held: list[bytes] | None = None  # pieces of a request that are yet to be sent
@@ -287,7 +287,7 @@ class _Timed:
             if exchange.public_only:  # a kept connection was perhaps opened for another purpose
                 refuse_private(self.host, [(self.sock.getpeername(),)])
             exchange.sent, self._exchange = exchange.sent or not self._tunnelling, exchange
-            _bound(self.sock, exchange.deadline)
+            _limit_socket_timeout(self.sock, exchange.deadline)
         super().send(data)  # type: ignore[misc]
 
     def getresponse(self: Any) -> Any:
@@ -301,7 +301,7 @@ class _Timed:
         return alive and time.monotonic() - self._last_used < _MAX_IDLE
 
 
-class _Once:
+class _NoRetryPool:
     """Mixed into every kind of pool: an exchange of ours is never repeated below us."""
 
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
@@ -311,18 +311,20 @@ class _Once:
 
 
 @functools.lru_cache(maxsize=64)
-def _taught(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+def _deadline_pool(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
     """A kind of pool that does what `pool` does, and knows of exchanges."""
-    connection = type("Timed", (_Timed, pool.ConnectionCls), {})
-    return type("Once", (_Once, pool), {"ConnectionCls": connection})
+    connection = type("Timed", (_DeadlineConnection, pool.ConnectionCls), {})
+    return type("Once", (_NoRetryPool, pool), {"ConnectionCls": connection})
 
 
-def equip(manager: PoolManager) -> None:
+def install_deadlines(manager: PoolManager) -> None:
     """Make `manager` open pools of our kind from now on.
 
     Outside an exchange of ours they behave as those that it opened before.
     """
     kinds = manager.pool_classes_by_scheme
-    if not any(issubclass(kind, _Once) for kind in kinds.values()):
+    if not any(issubclass(kind, _NoRetryPool) for kind in kinds.values()):
         manager.clear()  # the idle connections of the pools so far, if there are any
-        manager.pool_classes_by_scheme = {scheme: _taught(kind) for scheme, kind in kinds.items()}
+        manager.pool_classes_by_scheme = {
+            scheme: _deadline_pool(kind) for scheme, kind in kinds.items()
+        }

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .. import checks
+from .. import validation
 from ..deadline import Deadline
 from .base import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     import requests
 
-    from ._session import TimedSession
+    from ._session import DeadlineSession
 
 __all__ = ["RequestsTransport"]
 
 
-class _Opened:
+class _ProcessSessions:
     """The sessions of one process, one per thread."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.mine = threading.local()
         self.lock = threading.Lock()
-        self.all: weakref.WeakSet[TimedSession] = weakref.WeakSet()
+        self.all: weakref.WeakSet[DeadlineSession] = weakref.WeakSet()
 
     def close(self) -> None:
         with self.lock:
@@ -56,11 +56,13 @@ class RequestsTransport:
     """
 
     proxy: str | None = attrs.field(
-        default=None, repr=False, converter=attrs.converters.optional(checks.proxy)
+        default=None, repr=False, converter=attrs.converters.optional(validation.proxy)
     )
-    verify: bool | str = attrs.field(default=True, converter=checks.verify)
+    verify: bool | str = attrs.field(default=True, converter=validation.verify)
     session: "requests.Session | None" = None
-    _opened: _Opened = attrs.field(factory=_Opened, init=False, eq=False, repr=False)
+    _sessions: _ProcessSessions = attrs.field(
+        factory=_ProcessSessions, init=False, eq=False, repr=False
+    )
 
     def send(self, request: HttpRequest, *, deadline: Deadline) -> HttpResponse:
         """Carry `request` before `deadline`; the caller closes the response.
@@ -72,26 +74,28 @@ class RequestsTransport:
 
     def close(self) -> None:
         """Close the sessions of all threads of this process. Sending again opens anew."""
-        self._opened.close()
+        self._sessions.close()
 
-    def _mine(self) -> "TimedSession":
+    def _mine(self) -> "DeadlineSession":
         """This thread's session."""
-        if self._opened.pid != os.getpid():  # a fork: what the parent opened stays the parent's
-            object.__setattr__(self, "_opened", _Opened())  # pragma: no cover - in a child only
-        opened = self._opened
+        if self._sessions.pid != os.getpid():  # a fork: what the parent opened stays the parent's
+            object.__setattr__(
+                self, "_sessions", _ProcessSessions()
+            )  # pragma: no cover - in a child only
+        opened = self._sessions
         session: Any = getattr(opened.mine, "session", None)
         if session is None:
-            from ._session import TimedSession  # not before the first request: it costs 0.2 s
+            from ._session import DeadlineSession  # not before the first request: it costs 0.2 s
 
-            session = opened.mine.session = TimedSession(self.session, self.proxy, self.verify)
+            session = opened.mine.session = DeadlineSession(self.session, self.proxy, self.verify)
             with opened.lock:
                 opened.all.add(session)
-        mine: TimedSession = session
+        mine: DeadlineSession = session
         return mine
 
     def __getstate__(self) -> dict[str, Any]:
         return {"proxy": self.proxy, "verify": self.verify, "session": self.session}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in {**state, "_opened": _Opened()}.items():
+        for name, value in {**state, "_sessions": _ProcessSessions()}.items():
             object.__setattr__(self, name, value)

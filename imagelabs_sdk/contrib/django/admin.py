@@ -1,4 +1,4 @@
-"""The jobs in the admin: to look at, to be looked at again, to delete; not to edit."""
+"""The jobs in the admin: to look at, to be polled again, to delete; not to edit."""
 
 import uuid
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .advance import look_now
+from .advance import poll_now
 from .models import AbstractImageJob, ImageJob
 from .views import picture_response
 
@@ -47,7 +47,7 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
         (_("State"), {"fields": ["state", "status", "progress", "error_code", "error"]}),
         (
             _("Course"),
-            {"fields": ["created_at", "submitted_at", "finished_at", "next_look", "attempts",
+            {"fields": ["created_at", "submitted_at", "finished_at", "next_poll_at", "attempts",
                         "failures"]},
         ),
         (_("Service"), {"fields": ["id", "alias", "task_id", "request"]}),
@@ -67,7 +67,7 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
         """What a row tells is what has happened."""
         return False
 
-    def has_look_permission(self, request: HttpRequest) -> bool:
+    def has_poll_permission(self, request: HttpRequest) -> bool:
         """Who could change the rows, if anybody could."""
         return super().has_change_permission(request)
 
@@ -143,10 +143,10 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
 
     # Doing ------------------------------------------------------------------------------
 
-    @admin.action(description=_("Look now, also at what was given up"), permissions=["look"])
+    @admin.action(description=_("Poll now, also at what was given up"), permissions=["poll"])
     def look_again(self, request: HttpRequest, queryset: QuerySet[AbstractImageJob]) -> None:
-        """Make jobs due; who looks is whichever driver, or page, comes next."""
-        count = look_now(queryset)
+        """Make jobs due; who polls is whichever driver, or page, comes next."""
+        count = poll_now(queryset)
         text = ngettext("%d job is due now.", "%d jobs are due now.", count) % count
         self.message_user(request, text, messages.SUCCESS if count else messages.WARNING)
 

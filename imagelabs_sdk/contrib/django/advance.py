@@ -1,7 +1,7 @@
-"""The life of a row: submitted once, looked at by one at a time, settled once.
+"""The life of a row: submitted once, polled by one at a time, settled once.
 
 The row is the truth. ``attempts`` counts how often it was claimed, and is what a claim is
-known by; ``next_look`` is when it is due, which a claim puts off for as long as its lease
+known by; ``next_poll_at`` is when it is due, which a claim puts off for as long as its lease
 lasts. So a job that was claimed by a process that died is due again by itself.
 """
 
@@ -16,10 +16,10 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from imagelabs_sdk import ImageLabsError, ImageRequest, InvalidRequestError
-from imagelabs_sdk.errors import carrying
+from imagelabs_sdk.errors import attach_job
 
 from .clients import clients, in_transaction
-from .look import Change, Seen, Work, ended, look
+from .poll import Change, PollResult, Work, ended, poll
 from .signals import job_failed, job_succeeded, jobs_outstanding
 from .state import JobState
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Rows = models.QuerySet[AbstractImageJob]
 
-__all__ = ["BRIEF", "LEASE", "advance", "claim", "look_now", "settle", "submit"]
+__all__ = ["BRIEF", "LEASE", "advance", "claim", "poll_now", "record_result", "submit"]
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ LEASE = timedelta(seconds=120)
 def advance(job: "AbstractImageJob", *, timeout: float = BRIEF) -> bool:
     """Take the next step of a job, if it is due and nobody else is at it; never sleeps.
 
-    One look; if the picture is there, it is fetched, stored, and the row is settled. Two
-    callers at once cost the service one look. Afterwards `job` is as fresh as the row.
+    One poll; if the picture is there, it is fetched, stored, and the row is settled. Two
+    callers at once cost the service one poll. Afterwards `job` is as fresh as the row.
 
     Args:
         job: Its row.
@@ -63,36 +63,36 @@ def advance(job: "AbstractImageJob", *, timeout: float = BRIEF) -> bool:
     if work is None:
         job.refresh_from_db(using=job._state.db)
         return False
-    settle(job, look(work, timeout=min(timeout, LEASE.total_seconds() / 2)))
+    record_result(job, poll(work, timeout=min(timeout, LEASE.total_seconds() / 2)))
     return True
 
 
 def claim(job: "AbstractImageJob") -> Work | None:
     """Take the lease of a job, for as long as `LEASE`; `None`: it is not due, or another's."""
     now = timezone.now()
-    if job.next_look is None or job.next_look > now:
+    if job.next_poll_at is None or job.next_poll_at > now:
         return None
     leased_until = now + LEASE
     mine = (
         _same(job)
-        .filter(next_look__lte=now)
-        .update(attempts=F("attempts") + 1, next_look=leased_until)
+        .filter(next_poll_at__lte=now)
+        .update(attempts=F("attempts") + 1, next_poll_at=leased_until)
     )
     if not mine:
         return None
     job.attempts += 1
-    job.next_look = leased_until
+    job.next_poll_at = leased_until
     return Work.of(job, leased_until)
 
 
-def settle(job: "AbstractImageJob", seen: Seen) -> bool:
-    """Write down what came of a look, if the claim still holds. The winner sends the signal.
+def record_result(job: "AbstractImageJob", seen: PollResult) -> bool:
+    """Write down what came of a poll, if the claim still holds. The winner sends the signal.
 
     Raises:
         ObjectDoesNotExist: The row was deleted meanwhile.
     """
     try:
-        return _settle(job, _same(job), seen.change)
+        return _record_columns(job, _same(job), seen.change)
     except ObjectDoesNotExist:
         if name := seen.change.get("picture"):  # that nobody would find again
             job.picture.storage.delete(name)
@@ -112,18 +112,18 @@ def submit(job: "AbstractImageJob") -> None:
             log.exception("job %s: the submit failed", job.pk)
         unsent = isinstance(error, InvalidRequestError)
         doubt = not unsent and getattr(error, "delivered", "maybe") == "maybe"
-        _settle(job, rows, ended(JobState.UNKNOWN if doubt else JobState.FAILED, error))
+        _record_columns(job, rows, ended(JobState.UNKNOWN if doubt else JobState.FAILED, error))
         return
-    with carrying(accepted):  # if the database is gone now, the log has the task id
+    with attach_job(accepted):  # if the database is gone now, the log has the task id
         now = timezone.now()
-        _settle(
+        _record_columns(
             job,
             rows,
             {
                 "state": JobState.RUNNING,
                 "task_id": accepted.id,
                 "submitted_at": now,
-                "next_look": now + timedelta(seconds=accepted.pause),
+                "next_poll_at": now + timedelta(seconds=accepted.next_poll_in),
                 "finished_at": None,
                 "error_code": "",
                 "error": "",
@@ -131,18 +131,18 @@ def submit(job: "AbstractImageJob") -> None:
         )
 
 
-def look_now(rows: "Rows") -> int:
-    """Let jobs that were accepted and have no picture be looked at again, at once.
+def poll_now(rows: "Rows") -> int:
+    """Let jobs that were accepted and have no picture be polled again, at once.
 
     Also those that were given up: the service may have drawn them after all. Answers how many
-    there were; a job that is being looked at right now is left alone.
+    there were; a job that is being polled right now is left alone.
     """
     now = timezone.now()
-    # A look is over before half of its lease is.
-    at_rest = Q(state=JobState.FAILED) | Q(state=JobState.RUNNING, next_look__lt=now + LEASE / 2)
+    # A poll is over before half of its lease is.
+    at_rest = Q(state=JobState.FAILED) | Q(state=JobState.RUNNING, next_poll_at__lt=now + LEASE / 2)
     again = rows.filter(at_rest).exclude(task_id="").order_by()
     aliases = set(again.values_list("alias", flat=True))
-    count = again.update(state=JobState.RUNNING, next_look=now, finished_at=None)
+    count = again.update(state=JobState.RUNNING, next_poll_at=now, finished_at=None)
     for alias in aliases:
         jobs_outstanding.send_robust(sender=rows.model, alias=alias)
     return count
@@ -161,7 +161,7 @@ def _same(job: "AbstractImageJob") -> "Rows":
     return _rows(job).filter(attempts=job.attempts, state=job.state)
 
 
-def _settle(job: "AbstractImageJob", rows: "Rows", change: Change) -> bool:
+def _record_columns(job: "AbstractImageJob", rows: "Rows", change: Change) -> bool:
     if not rows.update(**change):
         job.refresh_from_db(using=job._state.db)
         return False

@@ -12,8 +12,8 @@ from .models import AbstractImageJob, JobState
 
 __all__ = ["Card"]
 
-_FASTEST, _SLOWEST = 1, 3  # seconds between two looks of a page at its row
-_TROUBLE = 3  # looks that failed in a row before anybody is told
+_FASTEST, _SLOWEST = 1, 3  # seconds between two polls of a page at its row
+_TROUBLE = 3  # polls that failed in a row before anybody is told
 
 _RUNNING = {
     "submitting": _("Your request is on its way."),
@@ -114,7 +114,7 @@ class Card:
     def refresh(self) -> int | None:
         """Seconds until a page should ask again; `None`: nothing will change.
 
-        Asking costs the service nothing: it is looked at when the row says so.
+        Asking costs the service nothing: it is polled when the row says so.
         """
         if not self.job.is_outstanding:
             return None

@@ -29,7 +29,7 @@ def _check(alias: str) -> Iterator[CheckMessage]:
         yield Error(str(error), hint=error.hint, id=error.check)
         return
     url = urlsplit(client.url)
-    if url.scheme == "http" and url.hostname not in _LOOPBACK and not clients.answers_here(alias):
+    if url.scheme == "http" and url.hostname not in _LOOPBACK and not clients.is_in_process(alias):
         yield CheckWarning(
             f"IMAGELABS[{alias!r}]: prompts and cookies travel unencrypted to {client.url}.",
             hint="Use https, unless the network between is your own.",

@@ -134,7 +134,7 @@ class Clients:
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries())
 
-    def answers_here(self, alias: str) -> bool:
+    def is_in_process(self, alias: str) -> bool:
         """Whether the service is a function in this process, whose jobs no other can look at."""
         return isinstance(self._get(alias).transport, HandlerTransport)
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from django.db import router, transaction
 from django.utils import timezone
 
-from .pulse import ASLEEP, Pulse
+from .pulse import ASLEEP, SweepChain
 from .sweep import any_outstanding, sweep_briefly
 
 try:
@@ -30,14 +30,14 @@ def wake(backend: str) -> None:
     Args:
         backend: Its alias in ``settings.TASKS``.
     """
-    Pulse.objects.get_or_create(backend=backend)
+    SweepChain.objects.get_or_create(backend=backend)
     now = timezone.now()
     _plan(backend, now - _DEAD, at=now)
 
 
 @task
 def sweep(backend: str, at: str) -> int:
-    """Plan the next sweep, then look at what is due. Answers how many looks were taken.
+    """Plan the next sweep, then look at what is due. Answers how many polls were taken.
 
     Args:
         backend: Whose chain it is.
@@ -45,16 +45,16 @@ def sweep(backend: str, at: str) -> int:
     """
     now, planned = timezone.now(), datetime.fromisoformat(at)
     if not any_outstanding():
-        if Pulse.claim(backend, planned, at=ASLEEP) and any_outstanding():  # since we asked
+        if SweepChain.claim(backend, planned, at=ASLEEP) and any_outstanding():  # since we asked
             wake(backend)
         return 0
     return sweep_briefly() if _plan(backend, planned, at=max(now, planned) + _INTERVAL) else 0
 
 
 def _plan(backend: str, until: datetime, *, at: datetime) -> bool:
-    """Plan the chain's next task, if it was not to run after `until`."""
-    with transaction.atomic(using=router.db_for_write(Pulse)):
-        if not Pulse.claim(backend, until, at=at):
+    """BatchOptions the chain's next task, if it was not to run after `until`."""
+    with transaction.atomic(using=router.db_for_write(SweepChain)):
+        if not SweepChain.claim(backend, until, at=at):
             return False
         sweep.using(backend=backend, run_after=at).enqueue(backend, at.isoformat())
     return True

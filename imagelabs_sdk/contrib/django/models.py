@@ -21,12 +21,12 @@ from imagelabs_sdk import ImageRequest, InvalidRequestError
 
 from .advance import BRIEF, LEASE, advance, submit
 from .clients import DEFAULT_ALIAS, clients, in_transaction, warn_of_transaction
-from .look import MAX_CODE, MAX_ERROR
-from .pulse import Pulse
+from .poll import MAX_CODE, MAX_ERROR
+from .pulse import SweepChain
 from .signals import jobs_outstanding
 from .state import JobState
 
-__all__ = ["AbstractImageJob", "ImageJob", "ImageJobManager", "JobState", "Pulse"]
+__all__ = ["AbstractImageJob", "ImageJob", "ImageJobManager", "JobState", "SweepChain"]
 
 _REQUEST = {field.name for field in attrs.fields(ImageRequest)} - {"prompt"}
 _GLANCE = 0.5  # seconds between looks at a row that somebody else may settle
@@ -104,7 +104,7 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
             seed=request.seed,
             width=request.width,
             height=request.height,
-            next_look=timezone.now() + LEASE,
+            next_poll_at=timezone.now() + LEASE,
             **options,
         )
         using = self._db or router.db_for_write(self.model, instance=job)
@@ -168,7 +168,7 @@ class AbstractImageJob(models.Model):
 
     Attributes:
         patience: How long after its submit an unfinished job is given up. It may finish all
-            the same: "look now" in the admin takes it up again.
+            the same: "poll now" in the admin takes it up again.
     """
 
     patience: ClassVar[timedelta] = timedelta(hours=1)
@@ -189,24 +189,24 @@ class AbstractImageJob(models.Model):
     fraction = models.FloatField(_("progress"), null=True, blank=True, help_text=_("0.0 to 1.0."))
     preview_url = models.TextField(
         _("preview"), blank=True, default="",
-        help_text=_("Not for pages: its host would see who looks."),
+        help_text=_("Not for pages: its host would see who polls."),
     )  # fmt: skip
     picture = models.FileField(
         _("picture"), upload_to=picture_name, storage=picture_storage, max_length=255, blank=True
     )
     error_code = models.CharField(
         _("error"), max_length=MAX_CODE, blank=True, default="",
-        help_text=_("The latest error's class; cleared by a look that succeeds."),
+        help_text=_("The latest error's class; cleared by a poll that succeeds."),
     )  # fmt: skip
     error = models.CharField(_("error's text"), max_length=MAX_ERROR, blank=True, default="")
     attempts = models.PositiveIntegerField(
-        _("attempts"), default=0, help_text=_("How often it was looked at.")
+        _("attempts"), default=0, help_text=_("How often it was polled.")
     )
     failures = models.PositiveIntegerField(
-        _("failures"), default=0, help_text=_("Looks that failed in a row.")
+        _("failures"), default=0, help_text=_("Polls that failed in a row.")
     )
-    next_look = models.DateTimeField(
-        _("next look"), null=True, blank=True, help_text=_("Empty when nobody looks any more.")
+    next_poll_at = models.DateTimeField(
+        _("next poll"), null=True, blank=True, help_text=_("Empty when nobody polls any more.")
     )
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
     submitted_at = models.DateTimeField(_("submitted"), null=True, blank=True)
@@ -220,8 +220,8 @@ class AbstractImageJob(models.Model):
         abstract = True
         indexes: ClassVar = [
             models.Index(
-                fields=["next_look"],
-                condition=Q(next_look__isnull=False),
+                fields=["next_poll_at"],
+                condition=Q(next_poll_at__isnull=False),
                 name="%(app_label)s_%(class)s_due",
             )
         ]
@@ -236,18 +236,18 @@ class AbstractImageJob(models.Model):
     @property
     def is_outstanding(self) -> bool:
         """Whether somebody is still to look at it."""
-        return self.next_look is not None
+        return self.next_poll_at is not None
 
     @property
     def seconds_until_due(self) -> float:
-        """Until the next look; 0.0: now, or never."""
-        if self.next_look is None:
+        """Until the next poll; 0.0: now, or never."""
+        if self.next_poll_at is None:
             return 0.0
-        return max(0.0, (self.next_look - timezone.now()).total_seconds())
+        return max(0.0, (self.next_poll_at - timezone.now()).total_seconds())
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for the next look."""
+        """Whether it is time for the next poll."""
         return self.is_outstanding and self.seconds_until_due <= 0.0
 
     @property

@@ -4,13 +4,13 @@ from datetime import datetime, timezone
 
 from django.db import models
 
-__all__ = ["ASLEEP", "Pulse"]
+__all__ = ["ASLEEP", "SweepChain"]
 
 ASLEEP = datetime(1970, 1, 1, tzinfo=timezone.utc)
 """Of a chain that has ended."""
 
 
-class Pulse(models.Model):
+class SweepChain(models.Model):
     """One chain of sweeps; there is a row for each backend of ``django.tasks`` in use.
 
     Attributes:

@@ -21,16 +21,16 @@ from django.utils import timezone
 
 from imagelabs_sdk import APIConnectionError, APIResponseError, APIStatusError
 
-from .advance import LEASE, claim, settle
+from .advance import LEASE, claim, record_result
 from .clients import clients
-from .look import Seen, look
 from .models import AbstractImageJob
+from .poll import PollResult, poll
 
 __all__ = [
+    "ServiceHealth",
     "Sweeper",
-    "Weather",
-    "answered_elsewhere",
     "any_outstanding",
+    "in_process_aliases",
     "job_models",
     "job_rows",
     "sweep_briefly",
@@ -39,19 +39,19 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _PAGE = 200  # rows that are read at once; each is claimed only when a thread is free for it
-_TIMEOUT = LEASE.total_seconds() / 2  # seconds for one job's look and download
-_GLANCE = 1.0  # seconds after which a free thread looks again for what is due
+_TIMEOUT = LEASE.total_seconds() / 2  # seconds for one job's poll and download
+_GLANCE = 1.0  # seconds after which a free thread polls again for what is due
 _LONGEST_HOLD = 30.0  # seconds between probes of a service that is down
 _LONGEST_ASKED = 300.0  # seconds for which a service may hold us back
 
 
 @attrs.define
-class Weather:
+class ServiceHealth:
     """How a service has answered lately, whichever sweeper asked.
 
     Attributes:
         failures: In a row, whichever the job.
-        opens: When the next look may leave, by the sweepers' clock.
+        opens: When the next poll may leave, by the sweepers' clock.
     """
 
     failures: int = 0
@@ -59,7 +59,7 @@ class Weather:
 
 
 class Sweeper:
-    """Looks at what is due. For one thread; use it in a ``with``, or close it.
+    """Polls at what is due. For one thread; use it in a ``with``, or close it.
 
     Any number may run, in any number of processes: a job is claimed by one at a time.
     """
@@ -70,13 +70,13 @@ class Sweeper:
         threads: int = 8,
         using: str | None = None,
         skip: frozenset[str] = frozenset(),
-        weather: dict[str, Weather] | None = None,
+        weather: dict[str, ServiceHealth] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Opens nothing.
 
         Args:
-            threads: How many looks may be under way at once.
+            threads: How many polls may be under way at once.
             using: The database; `None`: where each model is written to.
             skip: Aliases whose jobs are left alone.
             weather: How the services have answered, by alias; kept up to date, and may be shared
@@ -86,7 +86,7 @@ class Sweeper:
         self._threads, self._using, self._skip, self._clock = threads, using, skip, clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imagelabs-sweep")
         self._weather = {} if weather is None else weather
-        self._flying: dict[Future[Seen], AbstractImageJob] = {}
+        self._flying: dict[Future[PollResult], AbstractImageJob] = {}
 
     def __enter__(self) -> "Sweeper":
         return self
@@ -100,7 +100,7 @@ class Sweeper:
         self.close()
 
     def close(self) -> None:
-        """Wait for the looks under way, and let the threads end."""
+        """Wait for the polls under way, and let the threads end."""
         self._pool.shutdown(cancel_futures=True)
 
     def sweep(
@@ -117,12 +117,12 @@ class Sweeper:
                 are. `None`: take what becomes due meanwhile, too.
 
         Returns:
-            How many looks were taken.
+            How many polls were taken.
 
         Raises:
             Error: The database fails. What was under way is settled by the next call.
         """
-        looks = 0
+        polls = 0
         rows: deque[AbstractImageJob] = deque()
         while True:
             while len(self._flying) < self._threads and not stop():
@@ -131,53 +131,53 @@ class Sweeper:
                     break
                 self._take(rows.popleft())
             if not self._flying:
-                return looks
+                return polls
             done, _ = wait(self._flying, timeout=_GLANCE, return_when=FIRST_COMPLETED)
             for future in done:
-                looks += 1
+                polls += 1
                 self._land(self._flying.pop(future), future.result())
 
     def _due(self, by: datetime) -> "deque[AbstractImageJob]":
         """Some of the rows that are due, in an order that other sweepers do not have."""
         rows: list[AbstractImageJob] = []
         for every in job_rows(self._using):
-            due = every.filter(next_look__lte=by)
-            rows += due.exclude(alias__in=self._shut()).order_by("next_look")[:_PAGE]
+            due = every.filter(next_poll_at__lte=by)
+            rows += due.exclude(alias__in=self._shut()).order_by("next_poll_at")[:_PAGE]
         random.shuffle(rows)
         return deque(rows)
 
     def _shut(self) -> set[str]:
-        """The aliases at which no look may leave now."""
+        """The aliases at which no poll may leave now."""
         return {alias for alias in [*self._weather] if not self._permits(alias)} | self._skip
 
     def _permits(self, alias: str) -> bool:
-        """Whether a look may leave; a service in trouble is asked one thing at a time."""
+        """Whether a poll may leave; a service in trouble is asked one thing at a time."""
         weather = self._weather[alias]
         asking = any(job.alias == alias for job in self._flying.values())
         in_trouble = weather.failures >= self._threads
         return weather.opens <= self._clock() and not (in_trouble and asking)
 
     def _take(self, job: AbstractImageJob) -> None:
-        self._weather.setdefault(job.alias, Weather())
+        self._weather.setdefault(job.alias, ServiceHealth())
         if self._permits(job.alias) and (work := claim(job)) is not None:
-            self._flying[self._pool.submit(look, work, timeout=_TIMEOUT)] = job
+            self._flying[self._pool.submit(poll, work, timeout=_TIMEOUT)] = job
 
-    def _land(self, job: AbstractImageJob, seen: Seen) -> None:
-        self._forecast(self._weather[job.alias], seen.trouble)
+    def _land(self, job: AbstractImageJob, seen: PollResult) -> None:
+        self._record_result(self._weather[job.alias], seen.trouble)
         try:
-            settle(job, seen)
+            record_result(job, seen)
         except ObjectDoesNotExist:
             log.debug("job %s: was deleted meanwhile", job.pk)
         except Exception:  # the row stays as it is, and is due again when its lease ends
             log.exception("job %s: cannot be settled", job.pk)
 
-    def _forecast(self, weather: Weather, trouble: Exception | None) -> None:
+    def _record_result(self, weather: ServiceHealth, trouble: Exception | None) -> None:
         if not isinstance(trouble, APIConnectionError | APIStatusError | APIResponseError):
             weather.failures = 0
             return
         weather.failures += 1
         asked = min(getattr(trouble, "retry_after", None) or 0.0, _LONGEST_ASKED)
-        over = weather.failures - self._threads  # one bad look is a job's own matter
+        over = weather.failures - self._threads  # one bad poll is a job's own matter
         pause = min(2.0 ** min(over, 10), _LONGEST_HOLD) if over >= 0 else 0.0
         weather.opens = max(weather.opens, self._clock() + max(asked, pause))
 
@@ -196,24 +196,24 @@ def job_rows(using: str | None = None) -> Iterator[QuerySet[AbstractImageJob]]:
 
 # For queues, whose messages each mean one sweep ------------------------------------------
 
-_BRIEFLY = 5.0  # seconds after which no further look is taken: others use the queue, too
-_weather: dict[str, Weather] = {}  # what this process knows of the services
+_BRIEFLY = 5.0  # seconds after which no further poll is taken: others use the queue, too
+_weather: dict[str, ServiceHealth] = {}  # what this process knows of the services
 
 
 def sweep_briefly() -> int:
-    """One sweep over the jobs that any process can look at. Answers how many looks were taken."""
+    """One sweep over the jobs that any process can look at. Answers how many polls were taken."""
     until = time.monotonic() + _BRIEFLY
-    with Sweeper(skip=answered_elsewhere(), weather=_weather) as sweeper:
+    with Sweeper(skip=in_process_aliases(), weather=_weather) as sweeper:
         return sweeper.sweep(stop=lambda: time.monotonic() > until)
 
 
 def any_outstanding() -> bool:
     """Whether there is anything to look at, now or later."""
-    skip = answered_elsewhere()
-    outstanding = (rows.filter(next_look__isnull=False) for rows in job_rows())
+    skip = in_process_aliases()
+    outstanding = (rows.filter(next_poll_at__isnull=False) for rows in job_rows())
     return any(rows.exclude(alias__in=skip).exists() for rows in outstanding)
 
 
-def answered_elsewhere() -> frozenset[str]:
+def in_process_aliases() -> frozenset[str]:
     """The aliases whose service is a function in another process, where alone its jobs live."""
-    return frozenset(alias for alias in clients if clients.answers_here(alias))
+    return frozenset(alias for alias in clients if clients.is_in_process(alias))

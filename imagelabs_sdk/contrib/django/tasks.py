@@ -19,5 +19,5 @@ __all__ = ["sweep"]
 
 @shared_task(name="imagelabs.sweep", ignore_result=True)
 def sweep() -> int:
-    """Look at what is due. Answers how many looks were taken."""
+    """Look at what is due. Answers how many polls were taken."""
     return sweep_briefly()

@@ -52,7 +52,7 @@ __all__ = ["JobView", "OwnJobsMixin", "PictureView", "PreviewView", "StartView"]
 
 log = logging.getLogger(__name__)
 
-_A_LOOK = 10.0  # seconds for which a page waits for the service, a picture included
+_A_POLL = 10.0  # seconds for which a page waits for the service, a picture included
 _A_PREVIEW = 5.0  # the same for a preview
 _KEPT = 60  # seconds for which a preview is kept for others
 _KEPT_NONE = 5  # the same when it could not be had
@@ -158,11 +158,11 @@ class JobView(OwnJobsMixin):
     """
 
     def get(self, request: HttpRequest, **_: object) -> HttpResponse:
-        """Look, and show."""
+        """Poll, and show."""
         job = self.get_job()
         try:
             if job.is_due:
-                advance(job, timeout=_A_LOOK)
+                advance(job, timeout=_A_POLL)
         except self.model.DoesNotExist:
             raise Http404 from None  # deleted meanwhile
         if _wants_json(request):
@@ -182,7 +182,7 @@ class PictureView(OwnJobsMixin):
 
 
 class PreviewView(OwnJobsMixin):
-    """The half-drawn picture, fetched for its owner: its host is not told who looks."""
+    """The half-drawn picture, fetched for its owner: its host is not told who polls."""
 
     def get(self, request: HttpRequest, **_: object) -> HttpResponse:
         """From the cache, or from the service. 404 when it cannot be had."""

@@ -6,11 +6,11 @@ import attrs
 
 from ...models import ImageRequest, State
 
-__all__ = ["Drawing", "Engine", "Standing"]
+__all__ = ["Engine", "Render", "RenderStatus"]
 
 
 @attrs.frozen
-class Standing:
+class RenderStatus:
     """How a drawing stands.
 
     Attributes:
@@ -18,7 +18,7 @@ class Standing:
         words: For a person, such as ``"Queue position 2"``, or why it failed. Empty: the
             state says enough.
         fraction: How much of it is done, 0.0 to 1.0; `None`: not known.
-        has_preview: Whether `Drawing.preview` has something to show.
+        has_preview: Whether `Render.preview` has something to show.
     """
 
     state: State
@@ -27,10 +27,10 @@ class Standing:
     has_preview: bool = False
 
 
-class Drawing(Protocol):
-    """One picture on its way. Used by several threads at once, in no order."""
+class Render(Protocol):
+    """One image on its way. Used by several threads at once, in no order."""
 
-    def standing(self) -> Standing:
+    def standing(self) -> RenderStatus:
         """How it stands now. Asked often: answers from memory, in milliseconds."""
         ...  # pragma: no cover - a Protocol has no body
 
@@ -38,8 +38,8 @@ class Drawing(Protocol):
         """What can be seen of it so far, as a PNG; `None`: nothing (any more). Soon answered."""
         ...  # pragma: no cover - a Protocol has no body
 
-    def picture(self) -> bytes:
-        """The finished picture, as a PNG; asked only when it is done.
+    def image(self) -> bytes:
+        """The finished image, as a PNG; asked only when it is done.
 
         May take a second. The caller keeps a copy for a while, and may ask again, much later,
         for the same bytes; it never asks twice at once.
@@ -48,9 +48,9 @@ class Drawing(Protocol):
 
 
 class Engine(Protocol):
-    """Draws pictures."""
+    """Draws images."""
 
-    def start(self, request: ImageRequest) -> Drawing:
+    def start(self, request: ImageRequest) -> Render:
         """Take a request up, or put it into a queue, and answer at once.
 
         Both seeds of the request are set. Nobody says when a drawing is no longer wanted:

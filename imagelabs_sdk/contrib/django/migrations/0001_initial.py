@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name="Pulse",
+            name="SweepChain",
             fields=[
                 ("backend", models.CharField(max_length=64, primary_key=True, serialize=False)),
                 (
@@ -93,7 +93,7 @@ class Migration(migrations.Migration):
                     models.TextField(
                         blank=True,
                         default="",
-                        help_text="Not for pages: its host would see who looks.",
+                        help_text="Not for pages: its host would see who polls.",
                         verbose_name="preview",
                     ),
                 ),
@@ -112,7 +112,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         blank=True,
                         default="",
-                        help_text="The latest error's class; cleared by a look that succeeds.",
+                        help_text="The latest error's class; cleared by a poll that succeeds.",
                         max_length=64,
                         verbose_name="error",
                     ),
@@ -126,22 +126,22 @@ class Migration(migrations.Migration):
                 (
                     "attempts",
                     models.PositiveIntegerField(
-                        default=0, help_text="How often it was looked at.", verbose_name="attempts"
+                        default=0, help_text="How often it was polled.", verbose_name="attempts"
                     ),
                 ),
                 (
                     "failures",
                     models.PositiveIntegerField(
-                        default=0, help_text="Looks that failed in a row.", verbose_name="failures"
+                        default=0, help_text="Polls that failed in a row.", verbose_name="failures"
                     ),
                 ),
                 (
-                    "next_look",
+                    "next_poll_at",
                     models.DateTimeField(
                         blank=True,
-                        help_text="Empty when nobody looks any more.",
+                        help_text="Empty when nobody polls any more.",
                         null=True,
-                        verbose_name="next look",
+                        verbose_name="next poll",
                     ),
                 ),
                 (
@@ -178,8 +178,8 @@ class Migration(migrations.Migration):
                 "abstract": False,
                 "indexes": [
                     models.Index(
-                        condition=models.Q(("next_look__isnull", False)),
-                        fields=["next_look"],
+                        condition=models.Q(("next_poll_at__isnull", False)),
+                        fields=["next_poll_at"],
                         name="imagelabs_imagejob_due",
                     ),
                     models.Index(fields=["owner", "-created_at"], name="imagelabs_imagejob_owner"),

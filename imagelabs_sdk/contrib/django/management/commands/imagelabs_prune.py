@@ -35,7 +35,7 @@ class Command(BaseCommand):
         before = timezone.now() - timedelta(days=options["days"])
         gone = kept = 0
         for rows in job_rows(options["database"]):
-            old = rows.filter(next_look__isnull=True, finished_at__lt=before)
+            old = rows.filter(next_poll_at__isnull=True, finished_at__lt=before)
             if options["dry_run"]:
                 gone += old.count()
                 continue
@@ -57,5 +57,5 @@ def _prune(job: AbstractImageJob) -> bool:
         log.exception("job %s: its picture cannot be deleted", job.pk)
         return False
     rows: QuerySet[AbstractImageJob] = type(job)._base_manager.using(job._state.db)
-    rows.filter(pk=job.pk, next_look__isnull=True).delete()
+    rows.filter(pk=job.pk, next_poll_at__isnull=True).delete()
     return True

@@ -13,7 +13,7 @@ from django.db import Error, close_old_connections
 from django.utils import timezone
 
 from ...clients import clients
-from ...sweep import Sweeper, answered_elsewhere
+from ...sweep import Sweeper, in_process_aliases
 
 log = logging.getLogger("imagelabs_sdk.contrib.django.sweep")
 
@@ -22,10 +22,10 @@ _AFTER_TROUBLE = 5.0  # seconds to wait when the database fails
 
 
 class Command(BaseCommand):
-    """Looks at every job that is due, again and again, until SIGTERM or Ctrl-C."""
+    """Polls at every job that is due, again and again, until SIGTERM or Ctrl-C."""
 
     help = (
-        "Look after picture jobs until SIGTERM or Ctrl-C; looks under way are finished first. "
+        "Poll after picture jobs until SIGTERM or Ctrl-C; polls under way are finished first. "
         "Any number may run at once."
     )
     _stopped = False
@@ -43,7 +43,7 @@ class Command(BaseCommand):
         """Sweep."""
         if options["threads"] < 1 or not options["interval"] > 0:
             raise CommandError("--threads must be 1 or more, --interval above 0")
-        here = answered_elsewhere()
+        here = in_process_aliases()
         if here == set(clients):
             raise CommandError(
                 "every alias of IMAGELABS is answered inside the web process, where its jobs live: "

@@ -21,16 +21,16 @@ _PROXIES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
 def invalid(field: str, value: object, remedy: str) -> "InvalidRequestError":
     """The error for one bad argument: names the field, the value and what to write instead."""
-    from .errors import printable
+    from .errors import sanitize_text
 
     try:
-        shown = printable(repr(value), 60)
+        shown = sanitize_text(repr(value), 60)
     except ValueError:  # a whole number of more digits than Python prints
         shown = f"<{type(value).__name__}>"
-    return unshown(field, remedy, f"{field}={shown}")
+    return invalid_secret(field, remedy, f"{field}={shown}")
 
 
-def unshown(field: str, remedy: str, label: str = "") -> "InvalidRequestError":
+def invalid_secret(field: str, remedy: str, label: str = "") -> "InvalidRequestError":
     """The same about a value that may hold a secret."""
     from .errors import InvalidRequestError
 
@@ -92,7 +92,7 @@ def proxy(address: object) -> str:
     except ValueError:
         usable = False
     if not usable or not str(address).isascii():
-        raise unshown("proxy", 'must be like "http://user:password@host:3128", in ASCII')
+        raise invalid_secret("proxy", 'must be like "http://user:password@host:3128", in ASCII')
     return str(address)
 
 
@@ -116,13 +116,13 @@ def headers(given: Mapping[str, str | None] | None) -> dict[str, str | None]:
     """
     checked: dict[str, str | None] = {}
     if not isinstance(given or {}, Mapping):
-        raise unshown("headers", "must be a mapping of names to values")
+        raise invalid_secret("headers", "must be a mapping of names to values")
     for name, value in (given or {}).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise invalid("headers", name, "is no header's name")
         if value is not None and not _sendable(value):
             remedy = "must be Latin-1 text without line breaks"
-            raise unshown("headers", remedy, f"headers[{name!r}]")
+            raise invalid_secret("headers", remedy, f"headers[{name!r}]")
         checked[name.lower()] = value
     return checked
 
@@ -137,11 +137,11 @@ def cookies(given: Mapping[str, str] | str | None) -> dict[str, str]:
         pairs = (pair.strip().partition("=") for pair in given.split(";") if pair.strip())
         given = {name.strip(): value.strip() for name, _, value in pairs}
     elif given is not None and not isinstance(given, Mapping):
-        raise unshown("cookies", "must be a mapping or text")
+        raise invalid_secret("cookies", "must be a mapping or text")
     for name, value in (given or {}).items():
         named = isinstance(name, str) and _HEADER_NAME.fullmatch(name)
         if not named or not _sendable(value) or ";" in value:
-            raise unshown("cookies", "names and values must be plain text without ';'")
+            raise invalid_secret("cookies", "names and values must be plain text without ';'")
     return dict(given or {})
 
 

@@ -1,7 +1,7 @@
-"""One look at a job, far from the database: ask, fetch the picture, store it.
+"""One poll of a job, far from the database: ask, fetch the picture, store it.
 
 What comes of it is a change of the row's columns, which `advance` settles. No ORM is touched
-here, so that threads may look without opening connections to the database.
+here, so that threads may poll without opening connections to the database.
 """
 
 import logging
@@ -27,7 +27,7 @@ from imagelabs_sdk import (
     JobTimeoutError,
     Progress,
 )
-from imagelabs_sdk.errors import printable
+from imagelabs_sdk.errors import sanitize_text
 
 from .clients import clients
 from .state import JobState
@@ -35,14 +35,14 @@ from .state import JobState
 if TYPE_CHECKING:
     from .models import AbstractImageJob
 
-__all__ = ["MAX_CODE", "MAX_ERROR", "Change", "Seen", "Work", "look"]
+__all__ = ["MAX_CODE", "MAX_ERROR", "Change", "PollResult", "Work", "poll"]
 
 log = logging.getLogger(__name__)
 
 _MAX_URL = 4096  # characters of a preview's address
 MAX_CODE, MAX_ERROR = 64, 500  # characters of an error's class and text
-_PAUSE = 2.0  # seconds until the next look when the picture could not be fetched or stored
-_LONGEST_PAUSE = 60.0  # seconds between looks that fail
+_PAUSE = 2.0  # seconds until the next poll when the picture could not be fetched or stored
+_LONGEST_PAUSE = 60.0  # seconds between polls that fail
 _TO_STORE = timedelta(seconds=55)  # that must be left of the lease when storing begins
 
 Change = dict[str, Any]
@@ -102,19 +102,19 @@ class Work:
 
 
 @attrs.frozen
-class Seen:
-    """What came of a look.
+class PollResult:
+    """What came of a poll.
 
     Attributes:
         change: Of the row.
-        trouble: Why the look failed, if it did; the job may be healthy.
+        trouble: Why the poll failed, if it did; the job may be healthy.
     """
 
     change: Change
     trouble: Exception | None = None
 
 
-def look(work: Work, *, timeout: float) -> Seen:
+def poll(work: Work, *, timeout: float) -> PollResult:
     """Ask once; fetch and store the picture if it is there. Raises nothing.
 
     Args:
@@ -122,29 +122,31 @@ def look(work: Work, *, timeout: float) -> Seen:
         timeout: Seconds for asking and fetching together.
     """
     if not work.task_id:
-        return Seen(_lost())
+        return PollResult(_lost())
     try:
         deadline = clients[work.alias].deadline(timeout)
-        return _look(work, work.job(), deadline)
+        return _poll(work, work.job(), deadline)
     except Exception as error:
         if not isinstance(error, ImageLabsError):
-            log.exception("job %s: the look failed", work.key)
-        return Seen(_postponed(work, error, _PAUSE), error)
+            log.exception("job %s: the poll failed", work.key)
+        return PollResult(_postponed(work, error, _PAUSE), error)
 
 
-def _look(work: Work, job: Job, deadline: Deadline) -> Seen:
+def _poll(work: Work, job: Job, deadline: Deadline) -> PollResult:
     try:
-        step = job.step(timeout=deadline.remaining())
+        result = job.poll(timeout=deadline.remaining())
     except (JobFailedError, APIStatusError) as error:
-        return Seen(ended(JobState.FAILED, error))
-    if step.error is not None:
-        return Seen(_postponed(work, step.error, step.delay or _PAUSE), step.error)
-    assert step.progress is not None  # the look was answered
-    if step.delay is not None:
-        return Seen(_running(work, step.progress, step.delay))
+        return PollResult(ended(JobState.FAILED, error))
+    if result.error is not None:
+        return PollResult(
+            _postponed(work, result.error, result.next_poll_in or _PAUSE), result.error
+        )
+    assert result.progress is not None  # the poll was answered
+    if result.next_poll_in is not None:
+        return PollResult(_running(work, result.progress, result.next_poll_in))
     name = _stored(work, job.image(), deadline)
-    done = {"picture": name, "status": step.progress.status, "fraction": 1.0, "preview_url": ""}
-    return Seen({**ended(JobState.DONE), **done, "failures": 0})
+    done = {"picture": name, "status": result.progress.status, "fraction": 1.0, "preview_url": ""}
+    return PollResult({**ended(JobState.DONE), **done, "failures": 0})
 
 
 def _stored(work: Work, image: GeneratedImage, deadline: Deadline) -> str:
@@ -165,7 +167,7 @@ def _stored(work: Work, image: GeneratedImage, deadline: Deadline) -> str:
 
 def ended(state: str, error: Exception | None = None) -> Change:
     """A job that nobody looks at any more."""
-    return {"state": state, "next_look": None, "finished_at": timezone.now(), **told(error)}
+    return {"state": state, "next_poll_at": None, "finished_at": timezone.now(), **told(error)}
 
 
 def told(error: Exception | None) -> Change:
@@ -173,7 +175,7 @@ def told(error: Exception | None) -> Change:
     if error is None:
         return {"error_code": "", "error": ""}
     # The texts of others may hold anything: addresses, credentials.
-    text = printable(error, MAX_ERROR) if isinstance(error, ImageLabsError) else ""
+    text = sanitize_text(error, MAX_ERROR) if isinstance(error, ImageLabsError) else ""
     return {"error_code": type(error).__name__[:MAX_CODE], "error": text}
 
 
@@ -195,17 +197,17 @@ def _running(work: Work, progress: Progress, delay: float) -> Change:
         seconds = round(waited.total_seconds())
         error = JobTimeoutError(f"still running after {seconds} s; it may yet finish")
         return {**news, **ended(JobState.FAILED, error)}
-    return {**news, **told(None), "next_look": now + timedelta(seconds=delay)}
+    return {**news, **told(None), "next_poll_at": now + timedelta(seconds=delay)}
 
 
 def _postponed(work: Work, error: Exception, delay: float) -> Change:
-    """A look that failed: the next one later and later, until our patience ends."""
+    """A poll that failed: the next one later and later, until our patience ends."""
     now = timezone.now()
     news = {"failures": work.failures + 1, **told(error)}
     if now - work.submitted_at > work.patience:
         return {**news, **ended(JobState.FAILED, error)}
     pause = max(delay, min(delay * 2.0 ** min(work.failures, 10), _LONGEST_PAUSE))
-    return {**news, "next_look": now + timedelta(seconds=pause)}
+    return {**news, "next_poll_at": now + timedelta(seconds=pause)}
 
 
 def _kept(url: str | None) -> str:

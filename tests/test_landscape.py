@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError, State
-from imagelabs_sdk.server.engines import procedural
+from imagelabs_sdk.server.engines import landscape
 from imagelabs_sdk.server.engines._scene import DiscKind, Frame, Scene, Sprig, compose
-from imagelabs_sdk.server.engines.procedural import ProceduralEngine, paint
+from imagelabs_sdk.server.engines.landscape import LandscapeEngine, paint
 
 from .conftest import FakeTime
 
@@ -24,7 +24,7 @@ SMALL = ImageRequest("a lighthouse at dusk", width=96, height=72, seed=1, subsee
 
 
 def drawn(request: ImageRequest = SMALL) -> bytes:
-    return ProceduralEngine(duration=0).start(request).picture()
+    return LandscapeEngine(duration=0).start(request).image()
 
 
 def scene(prompt: str, **changes: Any) -> Scene:
@@ -46,7 +46,7 @@ def test_the_same_request_gives_the_same_bytes() -> None:
 @pytest.mark.parametrize("hash_seed", ["0", "4711"])
 def test_another_process_gives_the_same_bytes(hash_seed: str) -> None:
     """Nothing may come from the time, the process or the hash of a text."""
-    code = "import hashlib, tests.test_procedural as t;print(hashlib.sha256(t.drawn()).hexdigest())"
+    code = "import hashlib, tests.test_landscape as t;print(hashlib.sha256(t.drawn()).hexdigest())"
     found = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
@@ -102,7 +102,7 @@ def test_a_picture_says_what_it_is_and_not_what_was_asked() -> None:
     data = drawn()
     with Image.open(io.BytesIO(data)) as image:
         image.load()
-        assert image.info["Software"] == "imagelabs_sdk procedural engine"
+        assert image.info["Software"] == "imagelabs_sdk landscape engine"
         assert "no diffusion model" in image.info["Comment"]
         assert (image.info["Seed"], image.info["Subseed"]) == ("1", "2")
     assert b"lighthouse" not in data
@@ -238,7 +238,7 @@ def test_a_ridge_repeats_after_its_period() -> None:
 
 def test_a_drawing_stands_as_the_clock_says(time: FakeTime) -> None:
     """Nothing runs in between: looking is all that there is."""
-    drawing = ProceduralEngine(duration=4.0, clock=time.clock).start(SMALL)
+    drawing = LandscapeEngine(duration=4.0, clock=time.clock).start(SMALL)
     first = drawing.standing()
     assert (first.state, first.fraction, first.has_preview) == (State.RUNNING, 0.0, True)
     time.now += 1.0
@@ -249,7 +249,7 @@ def test_a_drawing_stands_as_the_clock_says(time: FakeTime) -> None:
 
 def test_who_waits_is_told_the_place_in_the_queue(time: FakeTime) -> None:
     """Two are drawn at a time, so the queue moves on by two."""
-    engine = ProceduralEngine(duration=4.0, workers=2, clock=time.clock)
+    engine = LandscapeEngine(duration=4.0, workers=2, clock=time.clock)
     drawings = [engine.start(SMALL) for _ in range(6)]
     words = [drawing.standing().words for drawing in drawings]
     assert words[:3] == ["Processing", "Processing", "Queue position 1"]
@@ -264,7 +264,7 @@ def test_who_waits_is_told_the_place_in_the_queue(time: FakeTime) -> None:
 
 def test_a_worker_that_was_idle_starts_at_once(time: FakeTime) -> None:
     """The time in which nobody asked is not owed to the next one."""
-    engine = ProceduralEngine(duration=4.0, workers=1, clock=time.clock)
+    engine = LandscapeEngine(duration=4.0, workers=1, clock=time.clock)
     engine.start(SMALL)
     time.now += 2.0
     waiting = engine.start(SMALL)
@@ -275,7 +275,7 @@ def test_a_worker_that_was_idle_starts_at_once(time: FakeTime) -> None:
 
 def test_no_duration_means_done_at_the_first_look(time: FakeTime) -> None:
     """For tests, and for who is in a hurry."""
-    engine = ProceduralEngine(duration=0, workers=1, clock=time.clock)
+    engine = LandscapeEngine(duration=0, workers=1, clock=time.clock)
     assert {engine.start(SMALL).standing().state for _ in range(3)} == {State.DONE}
 
 
@@ -283,14 +283,14 @@ def test_no_duration_means_done_at_the_first_look(time: FakeTime) -> None:
 def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, Any]) -> None:
     """Before anything is asked of it."""
     with pytest.raises(InvalidRequestError) as caught:
-        ProceduralEngine(**setting)
+        LandscapeEngine(**setting)
     assert caught.value.field in setting
 
 
 def test_a_preview_comes_nearer_to_the_picture(time: FakeTime) -> None:
     """It is what makes waiting pleasant; and it is cheap, for it is small."""
     request = attrs.evolve(SMALL, width=1152, height=896)
-    drawing = ProceduralEngine(duration=10.0, clock=time.clock).start(request)
+    drawing = LandscapeEngine(duration=10.0, clock=time.clock).start(request)
     final = paint(compose(request), 1152, 896).resize((512, 398))
     gaps = []
     for _ in range(9):
@@ -304,7 +304,7 @@ def test_a_preview_comes_nearer_to_the_picture(time: FakeTime) -> None:
 
 def test_there_is_no_preview_before_and_after(time: FakeTime) -> None:
     """A queued picture has nothing to show, a finished one has better."""
-    engine = ProceduralEngine(duration=4.0, workers=1, clock=time.clock)
+    engine = LandscapeEngine(duration=4.0, workers=1, clock=time.clock)
     done, queued = engine.start(SMALL), engine.start(SMALL)
     assert queued.preview() is None
     time.now += 4.0
@@ -328,9 +328,9 @@ def test_no_more_pictures_are_drawn_at_once_than_there_are_workers(
             busy -= 1
         return Image.new("RGB", (width, height))
 
-    monkeypatch.setattr(procedural, "paint", slowly)
-    engine = ProceduralEngine(duration=0, workers=2)
-    threads = [threading.Thread(target=engine.start(SMALL).picture) for _ in range(6)]
+    monkeypatch.setattr(landscape, "paint", slowly)
+    engine = LandscapeEngine(duration=0, workers=2)
+    threads = [threading.Thread(target=engine.start(SMALL).image) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

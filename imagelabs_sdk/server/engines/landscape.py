@@ -17,13 +17,13 @@ import attrs
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
-from ...checks import invalid
 from ...models import ImageRequest, State
+from ...validation import invalid
 from . import _shapes
 from ._scene import Cloud, Color, Disc, Frame, Outline, Ridge, Scene, Sprig, compose, dice, mix
-from .base import Standing
+from .base import RenderStatus
 
-__all__ = ["ProceduralDrawing", "ProceduralEngine"]
+__all__ = ["LandscapeEngine", "LandscapeRender"]
 
 _COMMENT = "A stand-in drawn by arithmetic from the request; no diffusion model was used."
 _PREVIEW = 512  # pixels, the longer side of a preview at most
@@ -49,15 +49,15 @@ def _at_least_one(_: object, field: "attrs.Attribute[int]", value: int) -> None:
 
 
 @attrs.define
-class ProceduralEngine:
-    """Draws `workers` pictures at a time, as far as anybody can tell; the others queue.
+class LandscapeEngine:
+    """Draws `workers` images at a time, as far as anybody can tell; the others queue.
 
     There is no thread behind it and nothing sleeps. How a drawing stands is arithmetic over
     the clock, and it is drawn when its bytes are asked for, in the thread that asks; no more
-    than `workers` threads draw at once, for the largest pictures take half a gigabyte.
+    than `workers` threads draw at once, for the largest images take half a gigabyte.
 
     Attributes:
-        duration: Seconds for a picture; 0: done at the first look.
+        duration: Seconds for an image; 0: done at the first poll.
         workers: How many are drawn at once.
         clock: A monotonic clock, in seconds.
     """
@@ -77,19 +77,19 @@ class ProceduralEngine:
     def _one_each(self) -> threading.Semaphore:
         return threading.Semaphore(self.workers)
 
-    def start(self, request: ImageRequest) -> "ProceduralDrawing":
+    def start(self, request: ImageRequest) -> "LandscapeRender":
         """Give the request to the worker that is free first."""
         with self._lock:
             before = tuple(self._free)
             first = min(range(self.workers), key=before.__getitem__)
             begin = max(self.clock(), before[first])
             self._free[first] = begin + self.duration
-        return ProceduralDrawing(request, begin, self.duration, before, self.clock, self._desks)
+        return LandscapeRender(request, begin, self.duration, before, self.clock, self._desks)
 
 
 @attrs.frozen
-class ProceduralDrawing:
-    """One picture of a `ProceduralEngine`.
+class LandscapeRender:
+    """One image of a `LandscapeEngine`.
 
     Attributes:
         request: What to draw.
@@ -97,7 +97,7 @@ class ProceduralDrawing:
         duration: Seconds from then until it is done.
         before: When each worker would have been free without it.
         clock: A monotonic clock, in seconds.
-        desks: One is taken while the picture is drawn.
+        desks: One is taken while the image is drawn.
     """
 
     request: ImageRequest
@@ -107,28 +107,28 @@ class ProceduralDrawing:
     clock: Callable[[], float]
     desks: threading.Semaphore
 
-    def standing(self) -> Standing:
+    def standing(self) -> RenderStatus:
         """How it stands by the clock."""
         now = self.clock()
         if now < self.begin:
-            return Standing(State.QUEUED, f"Queue position {self._position(now)}", 0.0)
+            return RenderStatus(State.QUEUED, f"Queue position {self._position(now)}", 0.0)
         if now >= self.begin + self.duration:
-            return Standing(State.DONE, fraction=1.0)
+            return RenderStatus(State.DONE, fraction=1.0)
         fraction = (now - self.begin) / self.duration
-        return Standing(State.RUNNING, "Processing", fraction, has_preview=True)
+        return RenderStatus(State.RUNNING, "Processing", fraction, has_preview=True)
 
     def preview(self) -> bytes | None:
-        """The picture, the sharper the more of it is done; `None` before and after."""
+        """The image, the sharper the more of it is done; `None` before and after."""
         standing = self.standing()
         if standing.state is not State.RUNNING or standing.fraction is None:
             return None
         return _png(_unfinished(self.request, standing.fraction))
 
-    def picture(self) -> bytes:
-        """The picture, drawn anew."""
+    def image(self) -> bytes:
+        """The image, drawn anew."""
         request = self.request
         notes = PngInfo()
-        notes.add_text("Software", "imagelabs_sdk procedural engine")
+        notes.add_text("Software", "imagelabs_sdk landscape engine")
         notes.add_text("Comment", _COMMENT)
         notes.add_text("Seed", f"{request.seed}")
         notes.add_text("Subseed", f"{request.subseed}")
@@ -149,7 +149,7 @@ def _png(image: Image.Image, notes: PngInfo | None = None) -> bytes:
 
 
 def _unfinished(request: ImageRequest, fraction: float) -> Image.Image:
-    """Coarse and noisy at 0.0, almost the picture at 1.0; smaller than it."""
+    """Coarse and noisy at 0.0, almost the image at 1.0; smaller than it."""
     longer = max(request.width, request.height)
     size = _scaled(request, min(1.0, _PREVIEW / longer))
     sharp = min(longer, round(_COARSEST * (_PREVIEW / _COARSEST) ** fraction))
@@ -176,7 +176,7 @@ def paint(scene: Scene, width: int, height: int) -> Image.Image:
 
 
 class _Stencil:
-    """A mask over a part of the picture, drawn in the picture's coordinates."""
+    """A mask over a part of the image, drawn in the image's coordinates."""
 
     def __init__(self, left: float, top: float, right: float, bottom: float) -> None:
         self.corner = math.floor(left), math.floor(top)
@@ -232,14 +232,14 @@ class _Painter:
         self._vignette()
 
     def grained(self) -> Image.Image:
-        """The picture with a fine grain, which also hides the steps of its gradients."""
+        """The image with a fine grain, which also hides the steps of its gradients."""
         noise = hashlib.shake_256(self.scene.seed.encode()).digest(self.width * self.height)
         grain = Image.frombytes("L", self.image.size, noise)
         grain = grain.point([round((v - 127.5) / 42.5) + 3 for v in range(256)])
         return ImageChops.add(self.image, Image.merge("RGB", [grain] * 3), 1, -3)
 
     def _pattern(self) -> None:
-        """Each ridge also as if one picture further up and one further down."""
+        """Each ridge also as if one image further up and one further down."""
         for shift in (-1.0, 0.0, 1.0):
             for ridge in self.scene.ridges:
                 self._ridge(attrs.evolve(ridge, base=ridge.base + shift))
@@ -260,7 +260,7 @@ class _Painter:
         self.image.paste(color, corner, mask.resize((size, size), Image.Resampling.BICUBIC))
 
     def _haze(self, color: Color, foot: Color, height: int) -> Image.Image:
-        """`color` that goes over to `foot` in three tenths of the picture's height."""
+        """`color` that goes over to `foot` in three tenths of the image's height."""
         deep = max(1, round(0.3 * self.height))
         image = Image.new("RGB", (self.width, height), foot)
         image.paste(_column([(0.0, color), (1.0, foot)], deep).resize((self.width, deep)))
