@@ -13,8 +13,7 @@ import pytest
 import trustme
 
 from imagelabs_sdk import FixedInterval, ImageLabs
-
-from .faulty import FaultyServer
+from tests.faulty import FaultyServer
 
 # Examples that a busy machine slows down are no failures.
 hypothesis.settings.register_profile("plain", deadline=None, max_examples=60)

@@ -114,6 +114,9 @@ def rooms() -> list[str]:
     return sorted(".".join(path.parts) for path in paths)
 
 
+ROOMS = rooms()
+
+
 def is_for_types_only(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
@@ -125,7 +128,7 @@ def walk(node: ast.AST) -> list[ast.AST]:
 
 
 def imports(room: str) -> set[str]:
-    """Absolute names of the modules that a room imports when it runs."""
+    """Absolute names of the modules and names that a room imports when it runs."""
     tree = ast.parse((ROOT / (room.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
     package = ["imagelabs_sdk", *room.split(".")[:-1]]
     found: set[str] = set()
@@ -135,28 +138,31 @@ def imports(room: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             origin = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {origin} if node.module else {f"{origin}.{name.name}" for name in node.names}
+            found |= {f"{origin}.{name.name}" for name in node.names}
     return found
 
 
 def own_room(name: str) -> str | None:
-    if not name.startswith("imagelabs_sdk"):
+    """The room that holds `name`: itself, or the nearest module or package above it."""
+    top, *parts = name.split(".")
+    if top != "imagelabs_sdk":
         return None
-    inner = name.partition(".")[2]
-    if not inner or (ROOT / inner / "__init__.py").exists():
-        return f"{inner}.__init__".lstrip(".")
-    known = inner if inner in rooms() else inner.rpartition(".")[0]
-    return known or "__init__"
+    for end in range(len(parts), 0, -1):
+        room = ".".join(parts[:end])
+        for known in (room, f"{room}.__init__"):
+            if known in ROOMS:
+                return known
+    return "__init__"
 
 
-@pytest.mark.parametrize("room", rooms())
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_what_its_place_on_the_way_allows(room: str) -> None:
     """Data flows one way; a room that reaches back or around makes every later change dearer."""
     own = {own_room(name) for name in imports(room)} - {None}
     assert own <= set(MAY_IMPORT[room])
 
 
-@pytest.mark.parametrize("room", rooms())
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_no_package_that_is_not_its_own(room: str) -> None:
     """The core needs requests and attrs alone, and requests only where bytes are carried."""
     top = {name.partition(".")[0] for name in imports(room)}
@@ -167,13 +173,13 @@ def test_a_room_imports_no_package_that_is_not_its_own(room: str) -> None:
 
 def test_no_import_goes_round() -> None:
     """Also none that waits until a function is called: such a circle only hides."""
-    graph = {room: {own_room(name) for name in imports(room)} - {None} for room in rooms()}
+    graph = {room: {own_room(name) for name in imports(room)} - {None} for room in ROOMS}
     graphlib.TopologicalSorter(graph).prepare()  # raises a CycleError that names them
 
 
 def test_the_table_names_no_room_that_is_gone() -> None:
     """A table that outlives its rooms holds nothing."""
-    assert set(MAY_IMPORT) == set(rooms())
+    assert set(MAY_IMPORT) == set(ROOMS)
 
 
 def test_every_public_name_can_be_had_from_the_package() -> None:
@@ -213,6 +219,6 @@ def test_making_a_client_does_not_load_the_network_stack() -> None:
 def test_the_table_of_promises_names_tests_that_exist() -> None:
     """A promise whose test was renamed away is held by nothing."""
     promised = re.findall(r"`(test_\w+)`", (ROOT.parent / "docs/reliability.md").read_text())
-    source = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    source = "".join(path.read_text() for path in (ROOT.parent / "tests").rglob("test_*.py"))
     assert len(promised) > 30
     assert not [name for name in promised if f"def {name}(" not in source]
