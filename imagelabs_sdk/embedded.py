@@ -5,8 +5,8 @@ from typing import Any
 from .client import ImageLabs
 from .polling import PollingStrategy
 from .server.app import App
-from .server.engines.base import Engine
 from .server.engines.landscape import LandscapeEngine
+from .server.engines.render import Engine
 from .transports.handler import HandlerTransport
 
 __all__ = ["embedded_client", "embedded_transport"]

@@ -15,7 +15,7 @@ from .. import wire
 from ..errors import InvalidRequestError
 from ..models import Progress, State
 from ..transports.base import HttpRequest, HttpResponse
-from .engines.base import Engine, Render, RenderStatus
+from .engines.render import Engine, Render, RenderStatus
 
 __all__ = ["MAX_BODY", "App"]
 

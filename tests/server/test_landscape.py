@@ -14,11 +14,11 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError, State
-from imagelabs_sdk.server.engines import landscape
-from imagelabs_sdk.server.engines._scene import DiscKind, Frame, Scene, Sprig, compose
-from imagelabs_sdk.server.engines.landscape import LandscapeEngine, paint
-
-from .conftest import FakeTime
+from imagelabs_sdk.server.engines.landscape import LandscapeEngine
+from imagelabs_sdk.server.engines.landscape import engine as landscape
+from imagelabs_sdk.server.engines.landscape.painter import paint
+from imagelabs_sdk.server.engines.landscape.scene import DiscKind, Frame, Scene, Sprig, compose
+from tests.conftest import FakeTime
 
 SMALL = ImageRequest("a lighthouse at dusk", width=96, height=72, seed=1, subseed=2)
 
@@ -46,7 +46,10 @@ def test_the_same_request_gives_the_same_bytes() -> None:
 @pytest.mark.parametrize("hash_seed", ["0", "4711"])
 def test_another_process_gives_the_same_bytes(hash_seed: str) -> None:
     """Nothing may come from the time, the process or the hash of a text."""
-    code = "import hashlib, tests.test_landscape as t;print(hashlib.sha256(t.drawn()).hexdigest())"
+    code = (
+        "import hashlib, tests.server.test_landscape as t;"
+        "print(hashlib.sha256(t.drawn()).hexdigest())"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},

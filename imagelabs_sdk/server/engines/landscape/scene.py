@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import attrs
 
-from ...models import ImageRequest
+from ....models import ImageRequest
 
 __all__ = [
     "Cloud",

@@ -32,11 +32,10 @@ from imagelabs_sdk import (
 )
 from imagelabs_sdk.server import http as server_http
 from imagelabs_sdk.server.app import MAX_BODY, App
-from imagelabs_sdk.server.engines.base import RenderStatus
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
+from imagelabs_sdk.server.engines.render import RenderStatus
 from imagelabs_sdk.server.http import Server, running, serve, wsgi
-
-from .conftest import FakeTime
+from tests.conftest import FakeTime
 
 BASE = "http://imagelabs.test"
 SMALL = ImageRequest("a lighthouse at dusk", width=64, height=48, seed=1, subseed=2)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from ._scene import Frame, Outline, Point, Ridge
+from .scene import Frame, Outline, Point, Ridge
 
 __all__ = [
     "Lighthouse",

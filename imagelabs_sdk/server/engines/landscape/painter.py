@@ -1,171 +1,23 @@
-"""A stand-in for a model: layered landscapes, drawn with Pillow from the request alone.
-
-No diffusion model is at work, and a prompt is hardly understood: a few words, such as "sea" or
-"night", choose the scenery, all others count by their hash alone. The same request always gives
-the same bytes, in every process (of one version of Pillow).
-"""
+"""Paint a scene with Pillow, from the farthest to the nearest."""
 
 import hashlib
-import io
 import itertools
 import math
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
-from PIL.PngImagePlugin import PngInfo
 
-from ...models import ImageRequest, State
-from ...validation import invalid
-from . import _shapes
-from ._scene import Cloud, Color, Disc, Frame, Outline, Ridge, Scene, Sprig, compose, dice, mix
-from .base import RenderStatus
+from . import shapes
+from .scene import Cloud, Color, Disc, Frame, Outline, Ridge, Scene, Sprig, dice, mix
 
-__all__ = ["LandscapeEngine", "LandscapeRender"]
+__all__ = ["paint"]
 
-_COMMENT = "A stand-in drawn by arithmetic from the request; no diffusion model was used."
-_PREVIEW = 512  # pixels, the longer side of a preview at most
-_COARSEST = 12  # pixels, the longer side of what a preview shows at first
 _SMALLEST = 2.0  # pixels; trees below are not worth the time
 _PLAIN = 64.0  # pixels to a unit below which slopes and windows are not seen
 _FINE = 2  # a stencil has so many points to a pixel each way, for smooth edges
 _RADIUS = 181  # where a halo ends, in a gradient from 0 in the middle to 255 at the sides
 _BLACK, _WHITE, _LAMPLIGHT, _AURORA = (0, 0, 0), (255, 255, 255), (255, 205, 120), (90, 255, 190)
-
-
-# The engine ---------------------------------------------------------------------------
-
-
-def _seconds(_: object, field: "attrs.Attribute[float]", value: float) -> None:
-    if not 0.0 <= value < math.inf:
-        raise invalid(field.name, value, "must be a number of seconds, 0 or more")
-
-
-def _at_least_one(_: object, field: "attrs.Attribute[int]", value: int) -> None:
-    if value < 1:
-        raise invalid(field.name, value, "must be 1 or more")
-
-
-@attrs.define
-class LandscapeEngine:
-    """Draws `workers` images at a time, as far as anybody can tell; the others queue.
-
-    There is no thread behind it and nothing sleeps. How a drawing stands is arithmetic over
-    the clock, and it is drawn when its bytes are asked for, in the thread that asks; no more
-    than `workers` threads draw at once, for the largest images take half a gigabyte.
-
-    Attributes:
-        duration: Seconds for an image; 0: done at the first poll.
-        workers: How many are drawn at once.
-        clock: A monotonic clock, in seconds.
-    """
-
-    duration: float = attrs.field(default=4.0, validator=_seconds)
-    workers: int = attrs.field(default=2, validator=_at_least_one)
-    clock: Callable[[], float] = time.monotonic
-    _free: list[float] = attrs.field(init=False, repr=False, eq=False)
-    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False, eq=False)
-    _desks: threading.Semaphore = attrs.field(init=False, repr=False, eq=False)
-
-    @_free.default
-    def _all_free(self) -> list[float]:
-        return [-math.inf] * self.workers
-
-    @_desks.default
-    def _one_each(self) -> threading.Semaphore:
-        return threading.Semaphore(self.workers)
-
-    def start(self, request: ImageRequest) -> "LandscapeRender":
-        """Give the request to the worker that is free first."""
-        with self._lock:
-            before = tuple(self._free)
-            first = min(range(self.workers), key=before.__getitem__)
-            begin = max(self.clock(), before[first])
-            self._free[first] = begin + self.duration
-        return LandscapeRender(request, begin, self.duration, before, self.clock, self._desks)
-
-
-@attrs.frozen
-class LandscapeRender:
-    """One image of a `LandscapeEngine`.
-
-    Attributes:
-        request: What to draw.
-        begin: When its worker turns to it, by `clock`.
-        duration: Seconds from then until it is done.
-        before: When each worker would have been free without it.
-        clock: A monotonic clock, in seconds.
-        desks: One is taken while the image is drawn.
-    """
-
-    request: ImageRequest
-    begin: float
-    duration: float
-    before: tuple[float, ...]
-    clock: Callable[[], float]
-    desks: threading.Semaphore
-
-    def standing(self) -> RenderStatus:
-        """How it stands by the clock."""
-        now = self.clock()
-        if now < self.begin:
-            return RenderStatus(State.QUEUED, f"Queue position {self._position(now)}", 0.0)
-        if now >= self.begin + self.duration:
-            return RenderStatus(State.DONE, fraction=1.0)
-        fraction = (now - self.begin) / self.duration
-        return RenderStatus(State.RUNNING, "Processing", fraction, has_preview=True)
-
-    def preview(self) -> bytes | None:
-        """The image, the sharper the more of it is done; `None` before and after."""
-        standing = self.standing()
-        if standing.state is not State.RUNNING or standing.fraction is None:
-            return None
-        return _png(_unfinished(self.request, standing.fraction))
-
-    def image(self) -> bytes:
-        """The image, drawn anew."""
-        request = self.request
-        notes = PngInfo()
-        notes.add_text("Software", "imagelabs_sdk landscape engine")
-        notes.add_text("Comment", _COMMENT)
-        notes.add_text("Seed", f"{request.seed}")
-        notes.add_text("Subseed", f"{request.subseed}")
-        with self.desks:
-            return _png(paint(compose(request), request.width, request.height), notes)
-
-    def _position(self, now: float) -> int:
-        """Its place in the queue, from 1: each worker takes up a drawing every `duration`."""
-        waits = (math.ceil((free - now) / self.duration - 1e-9) - 1 for free in self.before)
-        return 1 + sum(max(0, wait) for wait in waits)
-
-
-def _png(image: Image.Image, notes: PngInfo | None = None) -> bytes:
-    buffer = io.BytesIO()
-    # Grain does not compress: higher levels take longer and gain little.
-    image.save(buffer, "PNG", compress_level=1, pnginfo=notes)
-    return buffer.getvalue()
-
-
-def _unfinished(request: ImageRequest, fraction: float) -> Image.Image:
-    """Coarse and noisy at 0.0, almost the image at 1.0; smaller than it."""
-    longer = max(request.width, request.height)
-    size = _scaled(request, min(1.0, _PREVIEW / longer))
-    sharp = min(longer, round(_COARSEST * (_PREVIEW / _COARSEST) ** fraction))
-    image = paint(compose(request), *_scaled(request, sharp / longer))
-    image = image.resize(size, Image.Resampling.BICUBIC)
-    grid = max(1, size[0] // 6), max(1, size[1] // 6)
-    noise = dice("noise", request.seed, round(fraction, 3)).randbytes(3 * grid[0] * grid[1])
-    dots = Image.frombytes("RGB", grid, noise).resize(size, Image.Resampling.BICUBIC)
-    return Image.blend(image, dots, 0.7 * (1.0 - fraction) ** 3)
-
-
-def _scaled(request: ImageRequest, factor: float) -> tuple[int, int]:
-    return max(1, round(request.width * factor)), max(1, round(request.height * factor))
-
-
-# The painter --------------------------------------------------------------------------
 
 
 def paint(scene: Scene, width: int, height: int) -> Image.Image:
@@ -360,7 +212,7 @@ class _Painter:
         stencil = self._stencil()
         for bird in self.scene.birds:
             span = (0.006 + 0.008 * bird.size) * self.unit
-            stencil.fill(_shapes.bird(bird.x * self.width, bird.y * self.height, span), 0.8)
+            stencil.fill(shapes.bird(bird.x * self.width, bird.y * self.height, span), 0.8)
         if self.scene.birds:
             self._stamp(stencil, self.palette.near)
 
@@ -387,7 +239,7 @@ class _Painter:
     def _growth(self, stencil: _Stencil, ridge: Ridge, crest: Outline) -> None:
         """Trees or masts along the crest; beyond an edge they come in again at the other."""
         chance, tall, x = dice(ridge.seed), ridge.growth * self.unit, 0.0
-        plant = _shapes.spire if ridge.curve == "step" else _shapes.conifer
+        plant = shapes.spire if ridge.curve == "step" else shapes.conifer
         while x < self.width:
             size = (0.4 + 0.8 * chance.random() ** 1.5) * tall
             foot = crest[int(x) + 2][1] + 0.06 * size
@@ -401,8 +253,8 @@ class _Painter:
         chance, light = dice(ridge.seed, "slopes"), self.scene.disc.x * self.width
         shade, snow = self._stencil(top), self._stencil(top)
         for x in self.frame.summits(ridge):
-            shade.fill([_shapes.shade(self.frame, ridge, x, light, chance)])
-            snow.fill(_shapes.snow(self.frame, ridge, x, side, chance) for side in (-1, 1))
+            shade.fill([shapes.shade(self.frame, ridge, x, light, chance)])
+            snow.fill(shapes.snow(self.frame, ridge, x, side, chance) for side in (-1, 1))
         dark = mix(ridge.color, self.palette.near, 0.2)
         white = mix(ridge.color, self.palette.white, 0.7)
         self._stamp(shade, self._haze(dark, ridge.foot, self.height - top))
@@ -412,7 +264,7 @@ class _Painter:
 
     def _windows(self, ridge: Ridge) -> None:
         stencil = self._stencil()
-        for window, light in _shapes.windows(self.frame, ridge, dice(ridge.seed, "windows")):
+        for window, light in shapes.windows(self.frame, ridge, dice(ridge.seed, "windows")):
             stencil.fill([window], 0.35 + 0.6 * light)
         self._stamp(stencil, mix(self.palette.light, _LAMPLIGHT, 0.5))
 
@@ -420,8 +272,8 @@ class _Painter:
         """A headland with a lighthouse."""
         size, chance = (0.22 + 0.12 * tower.size) * self.unit, dice(self.scene.seed, "cape")
         place = tower.x * self.width
-        land, foot = _shapes.headland(self.frame, place, self.shore, size, chance)
-        house = _shapes.lighthouse(*foot, size)
+        land, foot = shapes.headland(self.frame, place, self.shore, size, chance)
+        house = shapes.lighthouse(*foot, size)
         if self.palette.dark:
             self._beams(*house.lamp, size)
         dark = mix(self.palette.near, self.palette.mid, 0.2)
@@ -437,7 +289,7 @@ class _Painter:
 
     def _beams(self, x: float, y: float, size: float) -> None:
         stencil = _Stencil.around(x, y, 3.5 * size)
-        stencil.fill(_shapes.beams(x, y, 3.5 * size))
+        stencil.fill(shapes.beams(x, y, 3.5 * size))
         fade = Image.radial_gradient("L").point([max(0, 128 - v) for v in range(256)])
         mask = stencil.mask()
         mask = ImageChops.multiply(mask, fade.resize(mask.size))
@@ -488,7 +340,7 @@ class _Painter:
     def _boats(self) -> None:
         for boat in self.scene.boats:
             size = (0.025 + 0.07 * boat.size**2) * self.unit
-            hull, sails = _shapes.boat(boat.x * self.width, boat.y * self.height, size)
+            hull, sails = shapes.boat(boat.x * self.width, boat.y * self.height, size)
             self._fill([hull], self.palette.near)
             self._fill(sails, mix(self.palette.low, self.palette.white, 0.5))
 

@@ -8,10 +8,9 @@ import pytest
 
 from imagelabs_sdk import FixedInterval, ImageRequest, InvalidRequestError, Progress, State
 from imagelabs_sdk.embedded import embedded_client
-from imagelabs_sdk.server.engines.base import RenderStatus
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
-
-from .conftest import FakeTime
+from imagelabs_sdk.server.engines.render import RenderStatus
+from tests.conftest import FakeTime
 
 SMALL = ImageRequest("a lighthouse at dusk", width=64, height=48, seed=1, subseed=2)
 
