@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .batch import Batch as Batch
+    from .batch.batch import Batch as Batch
+    from .batch.scheduler import Outcome as Outcome
     from .client import ImageLabs as ImageLabs
     from .deadline import Deadline as Deadline
     from .errors import APIConnectionError as APIConnectionError
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from .polling import FixedInterval as FixedInterval
     from .polling import Poll as Poll
     from .polling import PollingStrategy as PollingStrategy
-    from .schedule import Outcome as Outcome
     from .transports.base import HttpRequest as HttpRequest
     from .transports.base import HttpResponse as HttpResponse
     from .transports.base import Transport as Transport
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from .transports.requests import RequestsTransport as RequestsTransport
 
 _ROOMS = {
-    "batch": "Batch",
+    "batch.batch": "Batch",
+    "batch.scheduler": "Outcome",
     "client": "ImageLabs",
     "deadline": "Deadline",
     "errors": "APIConnectionError APIResponseError APIStatusError APITimeoutError ChallengeError "
@@ -62,7 +63,6 @@ _ROOMS = {
     "jobs": "Job PollResult",
     "models": "ImageRequest Progress State",
     "polling": "Adaptive Backoff FixedInterval Poll PollingStrategy",
-    "schedule": "Outcome",
     "transports.base": "HttpRequest HttpResponse Transport",
     "transports.handler": "HandlerTransport",
     "transports.requests": "RequestsTransport",

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from . import GeneratedImage, ImageLabsError, Progress
-from .batch import Outcome
+from .batch.scheduler import Outcome
 
 __all__ = [
     "BatchOptions",

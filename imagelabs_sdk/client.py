@@ -12,7 +12,7 @@ from . import validation
 from .settings import BASE_URL, Settings
 
 if TYPE_CHECKING:
-    from .batch import Batch, Item, OnBatchProgress
+    from .batch.batch import Batch, Item, OnBatchProgress
     from .deadline import Deadline
     from .images import GeneratedImage
     from .jobs import ClientContext, Job, OnProgress
@@ -187,10 +187,10 @@ class ImageLabs:
             InvalidRequestError: A setting or the checkpoint cannot be used.
             OSError: The checkpoint cannot be opened.
         """
-        from .batch import Batch  # costs time and memory that single images do without
-        from .schedule import Settings
+        from .batch.batch import Batch  # costs time and memory that single images do without
+        from .batch.scheduler import BatchSettings
 
-        settings = Settings(
+        settings = BatchSettings(
             max_in_flight=max_in_flight,
             workers=workers,
             timeout=timeout,

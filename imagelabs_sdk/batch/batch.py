@@ -1,4 +1,4 @@
-"""Many jobs at once on few threads: items in, outcomes out, in the order in which they end."""
+"""`Batch`: an iterator that takes items and returns their outcomes as they come."""
 
 import os
 import sys
@@ -7,30 +7,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from ..errors import InvalidRequestError, JobFailedError, SubmissionUnknownError, sanitize_text
+from ..images import GeneratedImage, Timings
+from ..jobs import ClientContext, Job
+from ..models import ImageRequest, Progress
+from ..validation import invalid
 from .checkpoint import Checkpoint, fingerprint
-from .errors import InvalidRequestError, JobFailedError, SubmissionUnknownError, sanitize_text
-from .images import GeneratedImage, Timings
-from .jobs import ClientContext, Job
-from .models import ImageRequest, Progress
-from .schedule import Entry, Outcome, Schedule, Settings
-from .validation import invalid
+from .scheduler import BatchSettings, Entry, Outcome, Scheduler
 
 __all__ = ["Batch", "Item", "OnBatchProgress", "Outcome"]
 
 Item: TypeAlias = str | ImageRequest | Mapping[str, Any]
-"""What is to be drawn: a prompt, a request, or the fields of one."""
+"""What to draw: a prompt, a request, or the fields of one."""
 
 OnBatchProgress: TypeAlias = Callable[[int, Progress], object]
 """Called with an item's index and the latest poll of its job; what it returns is ignored."""
 
 
 class Batch(Iterator[Outcome]):
-    """The outcomes of many items, as they come. Made by `ImageLabs.generate_many`.
+    """Iterate over the outcomes of many items, as they come. Made by `ImageLabs.generate_many`.
 
-    Work begins with the first `next` and is over with the last outcome, with `close`, the end of
-    a ``with``, an exception in here, or when nothing refers to the batch any more: threads then
-    finish the exchange under way and are gone. For one thread at a time; in that thread also the
-    items are taken, one by one, each when there is room for it.
+    Work begins with the first `next`. It ends with the last outcome, with `close`, at the end of
+    a ``with``, with an exception raised here, or when nothing refers to the batch any more: the
+    threads then finish the exchange in progress and end. Use it in one thread at a time; the
+    items are taken in that thread, one by one, each when there is room for it.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Batch(Iterator[Outcome]):
         context: ClientContext,
         *,
         job_from_dict: Callable[[Mapping[str, Any]], Job],
-        settings: Settings,
+        settings: BatchSettings,
         on_progress: OnBatchProgress | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Starts nothing, but opens the checkpoint. Errors as in `ImageLabs.generate_many`."""
+        """Open the checkpoint; start nothing else. Errors as in `ImageLabs.generate_many`."""
         if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
             raise invalid("items", type(items).__name__, "must be an iterable of prompts")
         self._items: Iterator[tuple[int, Item]] = enumerate(items)
@@ -51,34 +51,34 @@ class Batch(Iterator[Outcome]):
         self._on_progress = on_progress
         base_url = context.endpoints.base_url
         self._checkpoint = None if checkpoint is None else Checkpoint(checkpoint, base_url)
-        self._schedule = Schedule(
-            context, settings, self._checkpoint, listens=on_progress is not None
+        self._scheduler = Scheduler(
+            context, settings, self._checkpoint, wants_progress=on_progress is not None
         )
-        # The threads refer to the schedule alone, so that an abandoned batch is noticed.
-        self._finish = weakref.finalize(self, self._schedule.stop)
+        # The threads refer to the scheduler alone, so that an abandoned batch is collected.
+        self._stop = weakref.finalize(self, self._scheduler.stop)
 
     @property
     def unfinished(self) -> dict[int, Job]:
-        """By index, the jobs that were accepted and whose outcome was not taken yet."""
-        return self._schedule.unfinished()
+        """By index, the jobs that were accepted and whose outcome was not taken."""
+        return self._scheduler.unfinished()
 
     def close(self) -> None:
         """Stop: nothing more is sent, and no thread is left. May be called again.
 
-        What is `unfinished` goes on at the service. Outcomes that are there already can still
-        be taken.
+        `unfinished` jobs go on at the service. Outcomes that have come already can still be
+        taken.
         """
-        self._finish()
+        self._stop()
 
     def __next__(self) -> Outcome:
-        """Wait for the next outcome.
+        """Wait for the next outcome and return it.
 
         Raises:
             InvalidRequestError: An item is not the one that the checkpoint knows for its place.
             OSError: The checkpoint cannot be written.
         """
         try:
-            outcome = self._next()
+            outcome = self._next_outcome()
         except BaseException as error:
             self._leave(error)
             raise
@@ -99,62 +99,62 @@ class Batch(Iterator[Outcome]):
         self._leave(error)
 
     def _leave(self, error: BaseException | None) -> None:
-        """Close; an error that is the reason gets a note of what is left at the service."""
-        first = self._finish.alive
+        """Close; add a note to the error that names the unfinished jobs."""
+        first = self._stop.alive
         self.close()
-        unfinished_message = self._schedule.unfinished_message()
+        unfinished_message = self._scheduler.unfinished_message()
         if first and unfinished_message and error is not None and sys.version_info >= (3, 11):
             error.add_note(unfinished_message)
 
-    def _next(self) -> Outcome | None:
-        # With each outcome that goes out one item comes in, so that a slow consumer does not
-        # run the service dry, and slow items do not hold up what is there.
+    def _next_outcome(self) -> Outcome | None:
+        # One item is taken per outcome, so that a slow consumer does not leave the service idle,
+        # and slow items do not delay outcomes that have come.
         while True:
-            came = self._take_in()
-            self._tell()
-            outcome = self._schedule.take(wait=not came)
-            if outcome is not None or (self._schedule.idle and not came):
+            taken = self._take_item()
+            self._report_progress()
+            outcome = self._scheduler.take(wait=not taken)
+            if outcome is not None or (self._scheduler.idle and not taken):
                 return outcome
 
-    def _take_in(self) -> bool:
-        """Take one item in, if there is room, and another one."""
-        if not self._schedule.has_room:
+    def _take_item(self) -> bool:
+        """Take one item, if there is room; return False if none was taken."""
+        if not self._scheduler.has_room:
             return False
         taken = next(self._items, None)
         if taken is None:
             return False
         index, item = taken
         try:
-            asked = _request(item)
+            request = _request(item)
         except InvalidRequestError as error:
-            self._schedule.put(Outcome(index, None, error=error))
+            self._scheduler.put(Outcome(index, None, error=error))
         else:
-            self._admit(index, asked)
+            self._admit(index, request)
         return True
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self._on_progress is not None:
-            for index, progress in self._schedule.take_progress().items():
+            for index, progress in self._scheduler.take_progress().items():
                 self._on_progress(index, progress)
 
     def _admit(self, index: int, asked: ImageRequest) -> None:
-        """Let an item go on where the checkpoint says that it stands."""
+        """Start an item, or continue where the checkpoint says that an earlier run ended."""
         if self._checkpoint is None:
-            self._schedule.add(Entry(index, asked.with_seeds()))
+            self._scheduler.add(Entry(index, asked.with_seeds()))
             return
         facts = self._checkpoint.recall(index, asked)
         job = self._job_from_dict(facts["job"]) if "job" in facts else None
         event = facts.get("event")
         if event == "sending":
-            self._schedule.put(Outcome(index, asked, error=_unknown()))
+            self._scheduler.put(Outcome(index, asked, error=_unknown()))
         elif job is not None and event != "accepted":
-            self._schedule.put(self._as_before(index, job, facts))
+            self._scheduler.put(self._recorded_outcome(index, job, facts))
         else:
             request = (job and job.request) or asked.with_seeds()
-            self._schedule.add(Entry(index, request, fingerprint(asked), job))
+            self._scheduler.add(Entry(index, request, fingerprint(asked), job))
 
-    def _as_before(self, index: int, job: Job, facts: Mapping[str, Any]) -> Outcome:
-        """The outcome that an earlier run came to."""
+    def _recorded_outcome(self, index: int, job: Job, facts: Mapping[str, Any]) -> Outcome:
+        """Return the outcome that an earlier run has recorded."""
         if facts["event"] == "failed":
             error = JobFailedError(facts["message"], status=facts["status"], waited=facts["waited"])
             error.attach_job(job)

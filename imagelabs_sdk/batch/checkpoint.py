@@ -1,13 +1,13 @@
-"""What became of each item of a batch so far, kept on disk, so that nothing is bought twice.
+"""The checkpoint of a batch: each item's state on disk, so that nothing is bought twice.
 
-A file of JSON lines. The first one tells the version and the service. Each other one is an event
-of one item; the last event tells how the item stands:
+The file holds JSON lines. The first line names the version and the service. Each further line is
+an event of one item; an item's last event is its state:
 
 ============  ==============================================================================
-``sending``   about to be submitted; with nothing after it nobody knows whether it was taken
+``sending``   about to be submitted; as the last event: it may or may not have been accepted
 ``refused``   surely not accepted: it may be submitted again
 ``accepted``  with the job, as `Job.to_dict` describes it (its prompt included)
-``done``      with the image's address
+``done``      with the image's URL
 ``failed``    the service says that the job failed
 ============  ==============================================================================
 """
@@ -21,10 +21,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from . import wire
-from .errors import InvalidRequestError, sanitize_text
-from .images import sync_folder
-from .models import ImageRequest
+from .. import wire
+from ..errors import InvalidRequestError, sanitize_text
+from ..images import sync_folder
+from ..models import ImageRequest
 
 __all__ = ["Checkpoint"]
 
@@ -36,31 +36,31 @@ _NEEDED = {
     "done": {"index", "url", "timings"},
     "failed": {"index", "message", "status", "waited"},
 }
-"""The facts that a line of each event has to have."""
+"""The fields that a line of each event must have."""
 
 
 class Checkpoint:
-    """One such file, open for appending; for one process at a time, and any number of threads.
+    """A checkpoint file, open for appending. For one process at a time; thread-safe.
 
-    Created with mode 0600, for it holds prompts. It holds no cookie, header or proxy.
+    It holds prompts, so it is created with mode 0600. It holds no cookie, header or proxy.
     """
 
     def __init__(self, path: str | os.PathLike[str], base_url: str) -> None:
-        """Open the file, or create it, and read what it knows.
+        """Open the file, or create it, and read its events.
 
         Args:
             path: Its folder must exist.
-            base_url: The service; another one has never heard of these jobs.
+            base_url: The service; another one does not know these jobs.
 
         Raises:
-            InvalidRequestError: It is no checkpoint of this service, or in use.
+            InvalidRequestError: It is not a checkpoint of this service, or it is in use.
             OSError: It cannot be read or written.
         """
         self.path = Path(path)
         self._known: dict[int, dict[str, Any]] = {}
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._written = self._synced = 0
-        self._file = open(self.path, "a+b", opener=_for_the_owner_alone)  # noqa: SIM115 - `close`
+        self._file = open(self.path, "a+b", opener=_open_private)  # noqa: SIM115 - `close`
         try:
             self._lock()
             self._read(_dump({"version": _VERSION, "base_url": base_url}))
@@ -69,16 +69,16 @@ class Checkpoint:
             raise
 
     def recall(self, index: int, request: ImageRequest) -> Mapping[str, Any]:
-        """All facts that are known of an item, with its last ``event``; empty: never heard of.
+        """Return the merged fields of an item's events, with the last ``event``; empty: none.
 
-        Once: they are forgotten here.
+        Call it once per item: the fields are then dropped from memory.
 
         Args:
-            index: The item's place.
-            request: As the caller gave it, with open seeds left open.
+            index: The item's position.
+            request: As the caller gave it, without seeds picked by the client.
 
         Raises:
-            InvalidRequestError: Another item had this place before.
+            InvalidRequestError: The earlier run had another item at this position.
         """
         facts = self._known.pop(index, {})
         if facts and facts.get("fingerprint") != fingerprint(request):
@@ -89,23 +89,23 @@ class Checkpoint:
         return facts
 
     def append(self, index: int, event: str, facts: Mapping[str, Any]) -> None:
-        """Write one event; it is on disk when this returns.
+        """Write one event and wait until it is on disk.
 
         Raises:
-            OSError: The disk did not take it.
+            OSError: It cannot be written.
         """
         with self._writing:
             self._write(_dump({"index": index, "event": event, **facts}))
             self._written += 1
             mine = self._written
         with self._syncing:
-            if self._synced < mine:  # else whoever came before has synced this line as well
+            if self._synced < mine:  # otherwise another thread has synced this line as well
                 so_far = self._written
                 os.fsync(self._file.fileno())
                 self._synced = so_far
 
     def close(self) -> None:
-        """Let go of the file. May be called again."""
+        """Close the file. May be called again."""
         self._file.close()
 
     def _write(self, line: bytes) -> None:
@@ -113,14 +113,14 @@ class Checkpoint:
         self._file.flush()
 
     def _lock(self) -> None:
-        """The system lets go of it when the process ends, in whatever way."""
+        """Take the lock that the system releases when the process ends, however it ends."""
         try:
             _lock_exclusively(self._file)
         except OSError as exc:
             raise self._refusal("another run uses it; two would buy the same images") from exc
 
     def _read(self, header: bytes) -> None:
-        """Read all lines; one that was torn by the end of a process is cut off."""
+        """Read all lines; drop a last line that was not written completely."""
         self._file.seek(0)
         end, line = 0, b""
         for number, line in enumerate(self._file, 1):
@@ -155,7 +155,7 @@ class Checkpoint:
 
 
 def fingerprint(request: ImageRequest) -> str:
-    """Tells requests apart, also in another process."""
+    """Return a digest that is equal for equal requests, also in another process."""
     plain = json.dumps(wire.request_to_json(request), sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:32]
 
@@ -171,7 +171,7 @@ def _dump(facts: Mapping[str, Any]) -> bytes:
 
 
 def _load(line: bytes) -> dict[str, Any]:
-    """The object in a line; an empty one if there is none."""
+    """Return the object in a line; an empty one if the line holds none."""
     try:
         facts = json.loads(line)
     except (ValueError, RecursionError):
@@ -179,7 +179,7 @@ def _load(line: bytes) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _for_the_owner_alone(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
@@ -187,7 +187,7 @@ def _lock_exclusively(file: IO[bytes]) -> None:
     if sys.platform == "win32":  # pragma: no cover - by the system
         import msvcrt
 
-        file.seek(2**40)  # far behind what is ever written: a lock there blocks no reader
+        file.seek(2**40)  # beyond all content: a lock there blocks no reader
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl

@@ -1,0 +1,1 @@
+"""Many jobs on a few threads: batch, scheduler, admission control, checkpoint."""

@@ -1,0 +1,86 @@
+"""Admission control: when the next submit of a batch may leave. No threads, no clock, no I/O."""
+
+import math
+
+import attrs
+
+from ..endpoints import submit_retry_delay
+from ..errors import ImageLabsError
+
+__all__ = ["Admission", "Attempts"]
+
+_MIN_HOLD = 1.0  # seconds without submits after one that may not be sent again
+_MAX_HOLD = 3600.0  # seconds; a longer `Retry-After` does not stop a batch for longer
+
+
+@attrs.define(eq=False)
+class Attempts:
+    """The submits of one item.
+
+    Attributes:
+        refused: How many were refused. Submits that left together and were refused together
+            count once, for the first of them.
+        is_probe: True while the item is submitted alone, to find out whether the service
+            accepts submits again.
+    """
+
+    refused: int = 0
+    is_probe: bool = False
+
+
+class Admission:
+    """Decides when the next submit may leave, and which one may be sent again.
+
+    A refused submit holds back those of all items, because a rate limit belongs to the account.
+    After the hold one item is submitted alone, as a probe; the others follow when the service
+    has accepted or judged it. Times are seconds of one monotonic clock, passed in as `now`.
+    Not thread-safe: the scheduler calls it while it holds its lock.
+    """
+
+    def __init__(self, *, min_interval: float, max_retries: int) -> None:
+        """Allow the first submit at once.
+
+        Args:
+            min_interval: Seconds between two submits; 0: no limit.
+            max_retries: How often an item is sent again after a refusal; 0: never.
+        """
+        self._min_interval, self._max_retries = min_interval, max_retries
+        self._not_before = -math.inf
+        self._in_flight = 0  # submits without an answer
+        self._refusals = 0  # in a row
+
+    @property
+    def next_submit_at(self) -> float:
+        """The time at which the next submit may leave; infinity while a probe is in flight."""
+        return math.inf if self._refusals and self._in_flight else self._not_before
+
+    def submitting(self, attempts: Attempts, now: float) -> None:
+        """Record that a submit leaves."""
+        attempts.is_probe = self._refusals > 0
+        self._in_flight += 1
+        self._not_before = now + self._min_interval
+
+    def accepted(self) -> None:
+        """Record that a submit was accepted."""
+        self._in_flight -= 1
+        self._refusals = 0
+
+    def failed(self, attempts: Attempts, error: ImageLabsError, now: float) -> bool:
+        """Record that a submit failed. Return True if it has to be sent again, later."""
+        self._in_flight -= 1
+        delivered = getattr(error, "delivered", "maybe")
+        if delivered != "no":  # the service worked on it, so it takes submits
+            self._refusals = 0
+            return False
+        if attempts.is_probe or not self._refusals:
+            self._refusals += 1
+            attempts.refused += 1
+        pause = submit_retry_delay(error, self._refusals)
+        self.hold(error, now, _MIN_HOLD if pause is None else pause)
+        return pause is not None and attempts.refused <= self._max_retries
+
+    def hold(self, error: ImageLabsError, now: float, least: float = _MIN_HOLD) -> None:
+        """Allow no submit for `least` seconds or the error's `retry_after`, if that is longer."""
+        asked: float = getattr(error, "retry_after", None) or 0.0
+        pause = max(least, min(asked, _MAX_HOLD))
+        self._not_before = max(self._not_before, now + pause)

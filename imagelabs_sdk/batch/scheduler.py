@@ -1,0 +1,373 @@
+"""The scheduler: decides which job is submitted or polled next, and does it on a few threads."""
+
+import heapq
+import logging
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+
+from ..deadline import Deadline
+from ..errors import ImageLabsError, JobFailedError, RateLimitError, sanitize_text
+from ..images import GeneratedImage
+from ..jobs import ClientContext, Job
+from ..models import ImageRequest, Progress
+from ..validation import invalid, seconds
+from .admission import Admission, Attempts
+from .checkpoint import Checkpoint
+
+__all__ = ["BatchSettings", "Entry", "Outcome", "Scheduler"]
+
+log = logging.getLogger(__name__)
+
+_POLLS_PER_SUBMIT = 4  # while polls are late: after so many of them one submit goes first
+_MAX_WAIT = 86_400.0  # seconds; the wait for a lock is bounded
+_MAX_SHOWN_JOBS = 100  # in one line of the log
+
+
+@attrs.frozen
+class Outcome:
+    """What became of one item: either a result or an error.
+
+    Attributes:
+        index: The item's position, counted from 0.
+        request: With the seeds used; `None` when the item was not usable.
+        result: The image, not fetched yet.
+        error: Why there is no image. `InvalidRequestError`: the item cannot be used, nothing
+            was sent. `SubmissionUnknownError`: it may have been accepted, perhaps in an earlier
+            run with this checkpoint; it was not sent again. The others as in
+            `ImageLabs.generate`.
+        job: `None` if no job is known to have been accepted. After a `JobTimeoutError` or a
+            `JobStalledError` `job.wait()` goes on.
+    """
+
+    index: int
+    request: ImageRequest | None
+    result: GeneratedImage | None = None
+    error: ImageLabsError | None = None
+    job: Job | None = None
+
+
+def _at_least_one(_: object, field: "attrs.Attribute[int]", value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise invalid(field.name, value, "must be a whole number, 1 or more")
+
+
+def _seconds(_: object, field: "attrs.Attribute[Any]", value: float | None) -> None:
+    # What the field holds by default needs no check: 0 seconds between submits, no timeout.
+    if value != field.default:
+        seconds(field.name, value)
+
+
+@attrs.frozen(kw_only=True)
+class BatchSettings:
+    """Limits of one batch; see `ImageLabs.generate_many`."""
+
+    max_in_flight: int = attrs.field(validator=_at_least_one)
+    workers: int = attrs.field(validator=_at_least_one)
+    timeout: float | None = attrs.field(default=None, validator=_seconds)
+    min_interval: float = attrs.field(default=0.0, validator=_seconds)
+
+
+@attrs.define(eq=False)
+class Entry:
+    """One item in work; at most one thread handles it at a time.
+
+    Attributes:
+        index: Its position among the items.
+        request: What is asked for, with its seeds.
+        fingerprint: Of the item as the caller gave it; empty without a checkpoint.
+        job: `None` until it is accepted.
+        deadline: When the wait for the job ends.
+        attempts: Its submits so far.
+    """
+
+    index: int
+    request: ImageRequest
+    fingerprint: str = ""
+    job: Job | None = None
+    deadline: Deadline = Deadline()  # noqa: RUF009 - frozen
+    attempts: Attempts = attrs.Factory(Attempts)
+
+
+_Task: TypeAlias = tuple[Callable[[Entry], None], Entry]
+
+
+class Scheduler:
+    """Runs entries on worker threads; entries go in and outcomes come out in the caller's thread.
+
+    There is no thread besides the workers: one of the idle workers waits for the next due time
+    and wakes another one when it has something to do itself.
+    """
+
+    def __init__(
+        self,
+        context: ClientContext,
+        settings: BatchSettings,
+        checkpoint: Checkpoint | None,
+        *,
+        wants_progress: bool,
+    ) -> None:
+        """Start no thread yet.
+
+        Args:
+            context: The client's.
+            settings: The limits.
+            checkpoint: Closed by `stop`; `None`: nothing is recorded.
+            wants_progress: True if the caller will call `take_progress`.
+        """
+        self._context, self._settings, self._checkpoint = context, settings, checkpoint
+        # A worker that sleeps polls no job: a submit is sent once here, and put back.
+        self._endpoints = attrs.evolve(context.endpoints, max_retries=0)
+        self._admission = Admission(
+            min_interval=settings.min_interval, max_retries=context.endpoints.max_retries
+        )
+        self._clock, self._wants_progress = context.polling.clock, wants_progress
+        self._pid = os.getpid()
+        lock = threading.RLock()  # the garbage collector may call `stop` while it is held
+        self._work_ready = threading.Condition(lock)  # workers wait here for something to do
+        self._outcome_ready = threading.Condition(lock)  # the caller waits here for an outcome
+        self._threads: list[threading.Thread] = []
+        self._stopped = False
+        self._worker_error: BaseException | None = None
+        self._entries: dict[int, Entry] = {}  # those whose outcome was not taken yet
+        self._submit_queue: deque[Entry] = deque()
+        self._poll_queue: list[tuple[float, int, Entry]] = []  # a heap, by due time
+        self._outcomes: deque[Outcome] = deque()
+        self._progress: dict[int, Progress] = {}  # not taken yet
+        self._polls_since_submit = 0
+        self._timer_until = math.inf  # the due time for which an idle worker waits
+
+    # The caller's side -----------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """True if another entry may be added; an outcome that was not taken counts as one."""
+        return not self._stopped and len(self._entries) < self._settings.max_in_flight
+
+    @property
+    def idle(self) -> bool:
+        """True if no further outcome will come."""
+        return self._stopped or not self._entries
+
+    def add(self, entry: Entry) -> None:
+        """Submit an entry, or poll the job that it has."""
+        with self._work_ready:
+            self._entries[entry.index] = entry
+            if entry.job is None:
+                self._submit_queue.append(entry)
+            else:
+                entry.deadline = self._context.deadline(self._settings.timeout)
+                self._schedule_poll(entry)
+            self._work_ready.notify()
+        if len(self._threads) < self._settings.workers:
+            name = f"imagelabs-batch-{len(self._threads) + 1}"
+            # A daemon, so that a program can end with an unfinished batch.
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def put(self, outcome: Outcome) -> None:
+        """Add an outcome to those that `take` returns."""
+        with self._outcome_ready:
+            self._outcomes.append(outcome)
+            self._outcome_ready.notify()
+
+    def take(self, *, wait: bool) -> Outcome | None:
+        """Return an outcome; `None` if there is none now, or if progress ended the wait.
+
+        Raises:
+            BaseException: A worker's failure that is not one of a single item; once.
+        """
+        with self._outcome_ready:
+            while wait and not (self._outcomes or self._progress or self.idle):
+                self._outcome_ready.wait()
+            if self._outcomes:
+                outcome = self._outcomes.popleft()
+                self._entries.pop(outcome.index, None)
+                self._progress.pop(outcome.index, None)
+                return outcome
+            error, self._worker_error = self._worker_error, None
+        if error is not None:
+            raise error
+        return None
+
+    def take_progress(self) -> dict[int, Progress]:
+        """Return by index the latest poll of each job that was polled since the last call."""
+        with self._outcome_ready:
+            progress, self._progress = self._progress, {}
+        return progress
+
+    def unfinished(self) -> dict[int, Job]:
+        """Return by index the jobs that were accepted and whose outcome was not taken."""
+        with self._outcome_ready:
+            return {index: entry.job for index, entry in self._entries.items() if entry.job}
+
+    def unfinished_message(self) -> str:
+        """Return one line that names the unfinished jobs; empty if there are none."""
+        names = [sanitize_text(job.id, 256) for job in self.unfinished().values()]
+        if not names:
+            return ""
+        more = ", ..." if names[_MAX_SHOWN_JOBS:] else ""
+        shown = ", ".join(names[:_MAX_SHOWN_JOBS]) + more
+        kept = f", {sanitize_text(self._checkpoint.path)} knows them" if self._checkpoint else ""
+        return f"jobs that go on at the service{kept} ({len(names)}): task ids {shown}"
+
+    def stop(self) -> None:
+        """Let the workers finish the exchanges in progress, and wait until they have ended."""
+        if os.getpid() != self._pid:  # a forked child has none of the threads
+            return
+        with self._work_ready:
+            self._stop()
+        if threading.current_thread() in self._threads:  # called by the garbage collector
+            return
+        for thread in self._threads:
+            thread.join()
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+        if unfinished_message := self.unfinished_message():
+            log.warning("stopped early; %s", unfinished_message)
+
+    # What a worker does ------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while (task := self._next_task()) is not None:
+                act, entry = task
+                act(entry)
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            with self._work_ready:
+                self._worker_error = error
+                self._stop()
+
+    def _submit(self, entry: Entry) -> None:
+        self._record(entry, "sending", lambda: {"fingerprint": entry.fingerprint})
+        deadline = self._context.deadline(self._settings.timeout)
+        try:
+            task_id = self._endpoints.submit(entry.request, deadline=deadline)
+        except ImageLabsError as error:
+            self._submit_failed(entry, error)
+            return
+        job = Job(task_id, self._context, request=entry.request, first_poll_now=False)
+        entry.job, entry.deadline = job, deadline
+        self._record(entry, "accepted", lambda: {"job": job.to_dict()})
+        with self._work_ready:
+            self._admission.accepted()
+            self._schedule_poll(entry)
+
+    def _submit_failed(self, entry: Entry, error: ImageLabsError) -> None:
+        """Send it again later, if that cannot buy twice; otherwise the error is its outcome."""
+        if getattr(error, "delivered", "maybe") != "maybe":
+            self._record(entry, "refused")
+        with self._work_ready:
+            send_again = self._admission.failed(entry.attempts, error, self._clock())
+            if send_again:
+                self._submit_queue.appendleft(entry)
+        if not send_again:
+            self._finish(entry, error=error)
+
+    def _poll(self, entry: Entry) -> None:
+        job = entry.job
+        assert job is not None
+        try:
+            result = job.poll(timeout=entry.deadline.remaining())
+            image = job.image() if result.next_poll_in is None else None
+        except ImageLabsError as error:
+            self._finish(entry, error=error)
+            return
+        if image is not None:
+            self._finish(entry, image)
+            return
+        with self._work_ready:
+            if isinstance(result.error, RateLimitError):
+                self._admission.hold(result.error, self._clock())
+            if self._wants_progress and result.error is None and result.progress is not None:
+                self._progress[entry.index] = result.progress
+                self._outcome_ready.notify()
+            self._schedule_poll(entry)
+
+    def _finish(
+        self,
+        entry: Entry,
+        result: GeneratedImage | None = None,
+        *,
+        error: ImageLabsError | None = None,
+    ) -> None:
+        if result is not None:
+            timings = attrs.astuple(result.timings)
+            self._record(entry, "done", lambda: {"url": result.url, "timings": timings})
+        elif isinstance(error, JobFailedError):
+            facts = {name: getattr(error, name) for name in ("message", "status", "waited")}
+            self._record(entry, "failed", lambda: facts)
+        self.put(Outcome(entry.index, entry.request, result, error, entry.job))
+
+    def _record(
+        self, entry: Entry, event: str, facts: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.append(entry.index, event, facts())
+
+    # What is due: with the lock held ------------------------------------------------------
+
+    def _next_task(self) -> _Task | None:
+        """Wait for the next task of this worker; return `None` when the scheduler was stopped."""
+        with self._work_ready:
+            while not self._stopped:
+                now = self._clock()
+                if task := self._due_task(now):
+                    self._work_ready.notify()  # another worker checks what else is due, or waits
+                    return task
+                self._wait_until_due(now)
+        return None
+
+    def _due_task(self, now: float) -> _Task | None:
+        submit = bool(self._submit_queue) and self._admission.next_submit_at <= now
+        poll = bool(self._poll_queue) and self._poll_queue[0][0] <= now
+        if poll and not (submit and self._polls_since_submit >= _POLLS_PER_SUBMIT):
+            self._polls_since_submit += 1
+            return self._poll, heapq.heappop(self._poll_queue)[-1]
+        if not submit:
+            return None
+        entry = self._submit_queue.popleft()
+        self._polls_since_submit = 0
+        self._admission.submitting(entry.attempts, now)
+        return self._submit, entry
+
+    def _wait_until_due(self, now: float) -> None:
+        """Wait for something to do. The first worker that waits also waits for the due time."""
+        until = self._poll_queue[0][0] if self._poll_queue else math.inf
+        if self._submit_queue:
+            until = min(until, self._admission.next_submit_at)
+        if until >= self._timer_until:
+            self._work_ready.wait()
+            return
+        self._timer_until = until
+        self._sleep(min(until - now, _MAX_WAIT))
+        if self._timer_until == until:
+            self._timer_until = math.inf
+
+    def _sleep(self, length: float) -> None:
+        sleep = self._context.polling.sleep
+        if sleep is time.sleep:
+            self._work_ready.wait(length)
+            return
+        self._work_ready.release()  # the caller's own clock, which only its own sleep advances
+        try:
+            sleep(length)
+        finally:
+            self._work_ready.acquire()
+
+    def _schedule_poll(self, entry: Entry) -> None:
+        assert entry.job is not None
+        due = min(self._clock() + entry.job.next_poll_in, entry.deadline.at)
+        heapq.heappush(self._poll_queue, (due, entry.index, entry))
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._work_ready.notify_all()
+        self._outcome_ready.notify_all()

@@ -1,0 +1,139 @@
+"""Admission control: when the next submit may leave. Times are numbers; there is no thread."""
+
+import math
+
+import pytest
+
+from imagelabs_sdk import APIConnectionError, APIStatusError, ChallengeError, RateLimitError
+from imagelabs_sdk.batch.admission import Admission, Attempts
+
+
+def limited(retry_after: float | None = None) -> RateLimitError:
+    return RateLimitError("429", status_code=429, delivered="no", retry_after=retry_after)
+
+
+def admission(*, min_interval: float = 0.0, max_retries: int = 2) -> Admission:
+    return Admission(min_interval=min_interval, max_retries=max_retries)
+
+
+def test_the_first_submit_may_leave_at_once() -> None:
+    """A batch without limits must not wait for anything."""
+    assert admission(min_interval=60).next_submit_at == -math.inf
+
+
+def test_submits_keep_the_minimum_interval() -> None:
+    """Counted from when a submit leaves, however long its answer takes."""
+    control = admission(min_interval=180)
+    control.submitting(Attempts(), 1000)
+    assert control.next_submit_at == 1180
+    control.accepted()
+    assert control.next_submit_at == 1180
+
+
+def test_without_a_minimum_interval_many_submits_may_be_in_flight() -> None:
+    """The limit of submits in flight is the number of workers."""
+    control = admission()
+    for now in (5, 5, 5):
+        control.submitting(Attempts(), now)
+        assert control.next_submit_at == 5
+
+
+def test_a_refusal_holds_back_all_submits_for_as_long_as_the_service_asks() -> None:
+    """A rate limit belongs to the account, not to the item."""
+    control, attempts = admission(), Attempts()
+    control.submitting(attempts, 10)
+    assert control.failed(attempts, limited(30), 11)
+    assert control.next_submit_at == 41
+
+
+def test_after_a_refusal_one_submit_leaves_as_a_probe_and_no_other_with_it() -> None:
+    """Eight workers would run into the same limit eight times."""
+    control, first, second = admission(), Attempts(), Attempts()
+    control.submitting(first, 0)
+    control.failed(first, limited(5), 0)
+    control.submitting(first, 5)
+    assert first.is_probe
+    assert control.next_submit_at == math.inf
+    control.accepted()
+    assert control.next_submit_at == 5
+    control.submitting(second, 6)
+    assert not second.is_probe
+
+
+def test_submits_that_are_refused_together_count_once() -> None:
+    """They say one thing: the limit is reached. No item loses its attempts to its neighbours."""
+    control = admission(max_retries=1)
+    crowd = [Attempts() for _ in range(4)]
+    for attempts in crowd:
+        control.submitting(attempts, 0)
+    assert all(control.failed(attempts, limited(1), 0) for attempts in crowd)
+    assert [attempts.refused for attempts in crowd] == [1, 0, 0, 0]
+
+
+def test_a_probe_that_is_refused_too_often_is_not_sent_again() -> None:
+    """`max_retries` bounds the attempts of each item."""
+    control, attempts, results = admission(max_retries=2), Attempts(), []
+    for now in (0, 100, 200):
+        control.submitting(attempts, now)
+        results.append(control.failed(attempts, limited(), now))
+    assert results == [True, True, False]
+
+
+def test_holds_grow_with_each_refused_probe() -> None:
+    """A limit without a `Retry-After` is approached more and more slowly."""
+    control, holds = admission(max_retries=9), []
+    attempts = Attempts()
+    for now in (0, 100, 200, 300, 400, 500):
+        control.submitting(attempts, now)
+        control.failed(attempts, limited(), now)
+        holds.append(control.next_submit_at - now)
+    for number, hold in enumerate(holds):
+        assert 0.7 * min(0.5 * 2**number, 8) <= hold <= 8
+
+
+def test_no_hold_is_longer_than_an_hour() -> None:
+    """A `Retry-After` of a day must not stop a batch for a day."""
+    control, attempts = admission(), Attempts()
+    control.submitting(attempts, 0)
+    assert not control.failed(attempts, limited(86_400), 0)
+    assert control.next_submit_at == 3600
+
+
+def test_a_challenge_is_not_sent_again_but_holds_back_the_next_submit() -> None:
+    """Waiting does not pass the check, and requests at full speed make it worse."""
+    control, attempts = admission(), Attempts()
+    control.submitting(attempts, 0)
+    page = ChallengeError("a check", status_code=403, delivered="no")
+    assert not control.failed(attempts, page, 0)
+    assert control.next_submit_at == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        APIStatusError("422", status_code=422, delivered="yes"),
+        APIConnectionError("reset", delivered="maybe"),
+    ],
+)
+def test_what_the_service_has_worked_on_is_not_sent_again_and_ends_the_probing(
+    error: APIConnectionError,
+) -> None:
+    """It may have been bought; and it shows that the service takes submits."""
+    control, refused, judged = admission(), Attempts(), Attempts()
+    control.submitting(refused, 0)
+    control.failed(refused, limited(1), 0)
+    control.submitting(judged, 1)
+    assert not control.failed(judged, error, 2)
+    control.submitting(refused, 3)
+    assert not refused.is_probe
+    assert control.next_submit_at == 3
+
+
+def test_a_hold_never_shortens_another_one() -> None:
+    """A poll that is rate limited must not release submits."""
+    control = admission(min_interval=60)
+    control.submitting(Attempts(), 0)
+    control.hold(limited(7), 0)
+    assert control.next_submit_at == 60
+    control.hold(limited(90), 0)
+    assert control.next_submit_at == 90

@@ -1,0 +1,361 @@
+"""`Batch`: one outcome for each item, nothing left behind."""
+
+import itertools
+import logging
+import math
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagelabs_sdk import (
+    APIConnectionError,
+    APIResponseError,
+    APIStatusError,
+    HandlerTransport,
+    HttpRequest,
+    HttpResponse,
+    ImageLabs,
+    ImageRequest,
+    InvalidRequestError,
+    JobFailedError,
+    JobTimeoutError,
+    Progress,
+    SubmissionUnknownError,
+)
+from tests import faulty
+from tests.batch.scripted import (
+    DRAW,
+    Connect,
+    ScriptedService,
+    begin,
+    client_of,
+    fail_at,
+    ids,
+    kinds,
+    ok,
+    one_done_others_running,
+    process,
+    refused,
+    run,
+    told,
+    workers,
+)
+from tests.faulty import FaultyServer
+
+
+def test_outcomes_come_in_the_order_in_which_jobs_end(service: ScriptedService) -> None:
+    """What is ready can be used while the others are drawn."""
+    service.render_times = {"slow": 9.0, "quick": 1.0}
+    outcomes = run(service, "slow", "quick", "usual")
+    assert [outcome.index for outcome in outcomes] == [1, 2, 0]
+    for outcome in outcomes:
+        assert outcome.result is not None
+        assert outcome.job is not None
+        assert outcome.error is None
+        assert outcome.result.request == outcome.request == outcome.job.request
+        assert outcome.result.url == f"https://images.test/{outcome.job.id}.png"
+
+
+def test_an_item_may_be_a_prompt_a_request_or_its_fields(service: ScriptedService) -> None:
+    """Rows of a table become images without a loop of one's own."""
+    fields: Any = {"width": 512, "height": 640, "seed": 7, "subseed": 8}
+    outcomes = run(service, "a", ImageRequest("b", **fields), {"prompt": "c", **fields})
+    requests = {outcome.index: outcome.request for outcome in outcomes}
+    assert requests[1] == ImageRequest("b", **fields)
+    assert requests[2] == ImageRequest("c", **fields)
+    assert requests[0] is not None
+    assert requests[0].seed is not None
+
+
+def test_an_item_that_cannot_be_used_is_an_outcome_of_its_own(service: ScriptedService) -> None:
+    """Row 5,000 of a table must not cost the 4,999 before it."""
+    outcomes = run(service, " ", "a", 7, {"wdith": 1}, {"prompt": "x", "wdith": 1}, None, "b")
+    found = kinds(outcomes)
+    assert [found[index] for index in (1, 6)] == ["result"] * 2
+    assert [found[index] for index in (0, 2, 3, 4, 5)] == [InvalidRequestError] * 5
+    assert all(outcome.request is None for outcome in outcomes if outcome.error)
+    assert sorted(service.submits()) == ["a", "b"]
+
+
+def test_one_failure_stops_nothing(service: ScriptedService) -> None:
+    """Each item answers for itself."""
+    service.submit_answers = {
+        "judged": [refused(422)],
+        "unclear": [refused(500)],
+        "cut": [APIConnectionError("reset", delivered="maybe")],
+        "senseless": [HttpResponse(200, {}, b"{}")],
+    }
+    service.poll_answers = {
+        "forgotten": [refused(404)],
+        "failed": [ok(status="Failed")],
+        "hiccup": [refused(500), refused(429)],
+    }
+    service.render_times = {"long": math.inf}
+    names = [*service.submit_answers, *service.poll_answers, "long", "fine"]
+    outcomes = run(service, *names)
+    assert {names[index]: kind for index, kind in kinds(outcomes).items()} == {
+        "judged": APIStatusError,
+        "unclear": APIStatusError,
+        "cut": SubmissionUnknownError,
+        "senseless": APIResponseError,
+        "forgotten": APIStatusError,
+        "failed": JobFailedError,
+        "hiccup": "result",
+        "long": JobTimeoutError,
+        "fine": "result",
+    }
+    accepted = {o.job.id for o in outcomes if o.job}
+    assert accepted == {"forgotten", "failed", "hiccup", "long", "fine"}
+    assert all(o.error.job is o.job for o in outcomes if o.error)
+    assert Counter(service.submits()) == Counter(names)
+
+
+def test_nothing_to_do_is_no_outcome(service: ScriptedService) -> None:
+    """And no thread."""
+    assert run(service) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"max_in_flight": 0}, "max_in_flight"),
+        ({"max_in_flight": True}, "max_in_flight"),
+        ({"workers": 1.5}, "workers"),
+        ({"timeout": 0}, "timeout"),
+        ({"min_interval": -1}, "min_interval"),
+        ({"min_interval": math.nan}, "min_interval"),
+        ({"items": "a lighthouse"}, "items"),
+        ({"items": {"prompt": "x"}}, "items"),
+        ({"items": ImageRequest("x")}, "items"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_said_at_once(
+    service: ScriptedService, arguments: dict[str, Any], field: str
+) -> None:
+    """A single prompt, too: it would become an image for each of its letters."""
+    with pytest.raises(InvalidRequestError) as caught:
+        client_of(service).generate_many(**{"items": ["x"], **arguments})
+    assert caught.value.field == field
+
+
+def test_endless_items_are_taken_as_there_is_room(service: ScriptedService) -> None:
+    """Waiting outcomes are work in flight as well, or memory would grow with a slow consumer."""
+    most, taken = 5, 0
+    crowd: list[int] = []
+    prompts = (str(number) for number in itertools.count())
+
+    def counting(request: HttpRequest) -> HttpResponse:
+        answer = service(request)
+        crowd.append(len(service.started) - taken)
+        return answer
+
+    client = ImageLabs(transport=HandlerTransport(counting), polling=service.time.every(1.0))
+    service.open.set()
+    with client.generate_many(prompts, max_in_flight=most, workers=3) as batch:
+        for outcome in batch:
+            assert outcome.result is not None
+            taken += 1
+            if taken == 60:
+                break
+    assert 1 < max(crowd) <= most
+    assert int(next(prompts)) <= taken + most
+
+
+def test_items_are_taken_in_the_callers_thread(service: ScriptedService) -> None:
+    """A database's cursor or a framework's request may be no other thread's."""
+    threads = []
+
+    def prompts() -> Iterator[str]:
+        for name in "abc":
+            threads.append(threading.current_thread())
+            yield name
+
+    service.open.set()
+    outcomes = list(client_of(service).generate_many(prompts(), max_in_flight=2))
+    assert len(outcomes) == 3
+    assert set(threads) == {threading.current_thread()}
+
+
+def test_an_error_of_the_items_own_ends_the_batch(service: ScriptedService) -> None:
+    """It is the caller's, and comes as it is; what was bought is told."""
+
+    def prompts() -> Iterator[str]:
+        yield "a"
+        raise LookupError("the table is gone")
+
+    service.render_times["a"] = math.inf
+    service.open.set()
+    batch = client_of(service).generate_many(prompts(), workers=1)
+    with pytest.raises(LookupError, match="the table is gone"):
+        list(batch)
+    assert list(batch) == []
+
+
+def test_progress_is_told_in_the_callers_thread(service: ScriptedService) -> None:
+    """Bars and widgets belong to one thread; what comes too fast is skipped, never late."""
+    seen: list[tuple[int, float | None]] = []
+
+    def listen(index: int, progress: Progress) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        seen.append((index, progress.fraction))
+
+    service.render_times = {"a": 50.0}
+    (outcome,) = run(service, "a", on_progress=listen)
+    assert outcome.result is not None
+    assert set(seen) <= {(0, part / 50) for part in range(50)}
+    assert seen == sorted(seen)
+
+
+def test_the_progress_that_is_told_is_the_latest(service: ScriptedService) -> None:
+    """While the caller is busy polls go on; what they saw before the last one is stale."""
+    polled, heard = threading.Event(), threading.Event()
+    seen: list[float] = []
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        if len(service.received) == 6:  # the sixth poll
+            polled.set()
+            assert heard.wait(5)
+        return service(request)
+
+    def busy() -> Iterator[str]:
+        yield "a"
+        assert polled.wait(5)
+
+    def listen(index: int, progress: Progress) -> None:
+        seen.append(progress.fraction or 0.0)
+        if seen[-1] == 0.5:
+            heard.set()
+
+    service.open.set()
+    service.render_times = {"a": 10.0}
+    client = ImageLabs(transport=HandlerTransport(answer), polling=service.time.every(1.0))
+    assert len(list(client.generate_many(busy(), on_progress=listen))) == 1
+    assert seen.index(0.5) <= 1  # one may have come before the caller was busy
+
+
+def test_a_reader_who_has_had_enough_leaves_no_thread_and_no_socket(
+    server: FaultyServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`break` is how most loops end early; the log says what goes on at the service."""
+    one_done_others_running(server)
+    client = connect(server)
+    with caplog.at_level(logging.WARNING, "imagelabs_sdk"):
+        for outcome in client.generate_many(["a", "b", "c"], workers=3):
+            assert outcome.result is not None
+            break
+    assert not workers()
+    assert "jobs that go on at the service (2): task ids task-" in caplog.text
+    for thread in server.threads[1:]:  # those that serve a connection, as long as it is open
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_a_finished_batch_leaves_no_socket(server: FaultyServer, connect: Connect) -> None:
+    """Also while the client lives on; and each worker has had one connection."""
+    client = connect(server)
+    assert len(list(client.generate_many(map(str, range(40)), workers=4))) == 40
+    for thread in server.threads[1:]:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert server.connections <= 4
+
+
+def test_what_is_unfinished_is_at_hand(service: ScriptedService) -> None:
+    """By its place among the items, whatever ended the loop."""
+    service.render_times = dict.fromkeys("bc", math.inf)
+    client = client_of(service, timeout=math.inf)
+    batch = begin(service, *"abc", client=client)
+    with pytest.raises(LookupError) as caught, batch:
+        fail_at(next(batch))
+    left = batch.unfinished
+    assert {index: job.id for index, job in left.items()} == {1: "b", 2: "c"}
+    if sys.version_info >= (3, 11):
+        (note,) = caught.value.__notes__
+        assert note == "jobs that go on at the service (2): task ids b, c"
+    service.render_times.clear()
+    assert left[1].result().task_id == "b"
+
+
+def test_an_interrupt_names_the_unfinished(service: ScriptedService, tmp_path: Path) -> None:
+    """Once, although it passes through two doors; a checkpoint is named in its place."""
+
+    def interrupt(index: int, progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    service.render_times = {"a": math.inf}
+    path = tmp_path / "run.jsonl"
+    batch = begin(service, "a", on_progress=interrupt, checkpoint=path, timeout=math.inf)
+    with pytest.raises(KeyboardInterrupt) as caught, batch:
+        list(batch)
+    batch.close()
+    if sys.version_info >= (3, 11):
+        (note,) = caught.value.__notes__
+        assert note == f"jobs that go on at the service, {path} knows them (1): task ids a"
+
+
+def test_very_many_unfinished_are_not_all_named(service: ScriptedService) -> None:
+    """A line of the log has an end."""
+    service.render_times = dict.fromkeys(map(str, range(150)), math.inf)
+    batch = begin(service, *service.render_times, "x", max_in_flight=500)
+    with pytest.raises(LookupError) as caught, batch:
+        fail_at(next(batch))
+    assert len(batch.unfinished) == 150
+    if sys.version_info >= (3, 11):
+        assert caught.value.__notes__[0].endswith("98, 99, ...")
+
+
+def test_outcomes_that_are_there_can_be_taken_after_the_end(service: ScriptedService) -> None:
+    """They were paid for."""
+    both = threading.Event()
+
+    def slow_to_leave(request: HttpRequest) -> HttpResponse:
+        answer = service(request)
+        if len(service.received) == 4:
+            both.set()
+        return answer
+
+    service.render_times = dict.fromkeys("ab", 0.5)
+    client = ImageLabs(transport=HandlerTransport(slow_to_leave), polling=service.time.every(1.0))
+    batch = begin(service, *"ab", client=client)
+    first = next(batch)
+    assert both.wait(5)
+    batch.close()  # waits for the exchange under way, whose outcome is the second
+    (second,) = batch
+    assert {first.index, second.index} == {0, 1}
+    assert not batch.unfinished
+
+
+def test_ctrl_c_stops_cleanly(server: FaultyServer, tmp_path: Path) -> None:
+    """A real one: threads are gone, the jobs are named, the exit is that of an interrupt."""
+    busy = threading.Event()
+    server.scripts["/txt2img"] = ids(3)
+    server.scripts["/progress"] = [*[faulty.RUNNING] * 6, told(faulty.RUNNING, busy)]
+    with process(DRAW, server.url, tmp_path / "run.jsonl") as running:
+        assert busy.wait(20)
+        running.send_signal(signal.SIGINT)
+        said, complaint = running.communicate(timeout=20)
+    assert said == "['task-1', 'task-2', 'task-3'] 1\n"
+    assert "jobs that go on at the service, " in complaint
+    assert running.returncode == -signal.SIGINT
+
+
+def test_a_program_can_end_with_a_batch_left_behind(server: FaultyServer) -> None:
+    """No thread of ours keeps it alive."""
+    server.scripts["/txt2img"] = [*ids(1), faulty.reply(422, {})]
+    server.scripts["/progress"] = [faulty.RUNNING]
+    code = """
+        import sys
+        from imagelabs_sdk import ImageLabs
+        batch = ImageLabs(sys.argv[1], poll_interval=600).generate_many(["a", "b"], workers=1)
+        next(batch)
+    """
+    with process(code, server.url) as running:
+        _, complaint = running.communicate(timeout=20)
+    assert running.returncode == 0
+    assert complaint == "stopped early; jobs that go on at the service (1): task ids task-1\n"

@@ -1,0 +1,252 @@
+"""The checkpoint: nothing is bought twice, however a run ends."""
+
+import json
+import os
+import signal
+import stat
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from imagelabs_sdk import (
+    APIConnectionError,
+    HandlerTransport,
+    HttpRequest,
+    HttpResponse,
+    ImageLabs,
+    InvalidRequestError,
+    JobTimeoutError,
+    SubmissionUnknownError,
+)
+from tests import faulty
+from tests.batch.scripted import (
+    DRAW,
+    Connect,
+    ScriptedService,
+    begin,
+    client_of,
+    complete,
+    ids,
+    kinds,
+    ok,
+    process,
+    refused,
+    run,
+    told,
+)
+from tests.faulty import PNG, FaultyServer
+
+
+def test_a_second_run_tells_the_same_and_asks_nothing(service: ScriptedService, path: Path) -> None:
+    """The seeds that were picked included, and the job that failed."""
+    service.poll_answers = {"c": [ok(status="Failed")]}
+    first = run(service, *"abc", checkpoint=path)
+    service.received.clear()
+    second = run(service, *"abc", checkpoint=path)
+    assert not service.received
+    key = lambda outcome: outcome.index  # noqa: E731 - shorter than its name
+    for before, after in zip(sorted(first, key=key), sorted(second, key=key), strict=True):
+        assert after.request == before.request
+        assert after.result == before.result
+        assert str(after.error) == str(before.error)
+        assert type(after.error) is type(before.error)
+        assert after.job is not None
+        assert before.job is not None
+        assert after.job.id == before.job.id
+
+
+def test_what_was_accepted_is_waited_for(service: ScriptedService, path: Path) -> None:
+    """With a patience of its own, however long ago it was accepted."""
+    service.render_times = {"a": 100.0}
+    (before,) = run(service, "a", checkpoint=path, timeout=5)
+    assert isinstance(before.error, JobTimeoutError)
+    service.time.now += 1000
+    (after,) = run(service, "a", checkpoint=path, timeout=5)
+    assert after.result is not None
+    assert after.request == before.request
+    assert service.submits() == ["a"]
+
+
+def test_new_items_may_be_added_at_the_end(service: ScriptedService, path: Path) -> None:
+    """The list of tomorrow begins with that of today."""
+    run(service, *"ab", checkpoint=path)
+    assert len(run(service, *"abcd", checkpoint=path)) == 4
+    assert service.submits() == [*"abcd"]
+
+
+def test_what_was_surely_not_accepted_is_submitted_again(
+    service: ScriptedService, path: Path
+) -> None:
+    """And only that: what is unclear is not bought by a second run either."""
+    service.submit_answers = {
+        "limited": [refused(429, retry_after="999")],
+        "judged": [refused(422)],
+        "unclear": [APIConnectionError("reset", delivered="maybe")],
+        "page": [refused(502)],
+    }
+    names = list(service.submit_answers)
+    run(service, *names, checkpoint=path)
+    for _ in range(2):
+        again = kinds(run(service, *names, checkpoint=path))
+        assert again == {
+            0: "result",
+            1: "result",
+            2: SubmissionUnknownError,
+            3: SubmissionUnknownError,
+        }
+    assert Counter(service.submits()) == {"limited": 2, "judged": 2, "unclear": 1, "page": 1}
+
+
+def test_a_line_is_on_disk_before_its_request_leaves(
+    service: ScriptedService, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a kill in between would buy twice."""
+    on_disk: list[int] = []
+    sync = os.fsync
+
+    def record(handle: int) -> None:
+        sync(handle)
+        lines = map(json.loads, complete(path.read_bytes())[1:])  # another may be in the making
+        on_disk[:] = [line["index"] for line in lines if line["event"] == "sending"]
+
+    def check(request: HttpRequest) -> HttpResponse:
+        if request.url.endswith("/txt2img"):
+            assert int(json.loads(request.body)["prompt"]) in on_disk
+        return service(request)
+
+    monkeypatch.setattr(os, "fsync", record)
+    client = ImageLabs(transport=HandlerTransport(check), polling=service.time.every(1.0))
+    outcomes = run(service, *map(str, range(20)), client=client, checkpoint=path, workers=4)
+    assert set(kinds(outcomes).values()) == {"result"}
+
+
+def test_wherever_the_file_is_torn_nothing_is_bought_twice(
+    service: ScriptedService, path: Path
+) -> None:
+    """A process dies at any byte; what was about to be sent by then is not sent again."""
+    run(service, *"ab", checkpoint=path)
+    whole = path.read_bytes()
+    ends = [number for number, byte in enumerate(whole, 1) if byte == 10]
+    for cut in sorted({end + shift for end in [0, *ends] for shift in (0, 1, 30, -1)}):
+        kept = whole[: max(0, cut)]
+        path.write_bytes(kept)
+        known = {line["index"]: line["event"] for line in map(json.loads, complete(kept)[1:])}
+        service.received.clear()
+        outcomes = run(service, *"ab", checkpoint=path)
+        assert set(service.submits()) == {"ab"[index] for index in (0, 1) if index not in known}
+        for outcome in outcomes:
+            unknown = known.get(outcome.index) == "sending"
+            assert isinstance(outcome.error, SubmissionUnknownError) is unknown
+
+
+@pytest.mark.parametrize("point", ["submit", "poll"])
+def test_a_killed_run_is_taken_up_without_buying_twice(
+    server: FaultyServer, connect: Connect, path: Path, point: str
+) -> None:
+    """A real kill -9, while a submit or a poll waits for its answer."""
+    reached, polled = threading.Event(), threading.Event()
+    held = told(faulty.hang(), reached)
+
+    def poll(wire: faulty.Wire) -> None:
+        if reached.is_set():  # by the one worker that is left, which has written down all it did
+            polled.set()
+        faulty.RUNNING(wire)
+
+    server.scripts["/txt2img"] = [*ids(2), held] if point == "submit" else ids(3)
+    server.scripts["/progress"] = [poll] if point == "submit" else [*[poll] * 9, held, poll]
+    with process(DRAW, server.url, path) as running:
+        assert reached.wait(20)
+        assert polled.wait(20)
+        running.send_signal(signal.SIGKILL)
+        running.wait(20)
+    assert server.count("/txt2img") == 3
+    server.scripts["/progress"] = [server.done()]
+    outcomes = list(connect(server).generate_many([*"abc"], checkpoint=path))
+    assert server.count("/txt2img") == 3
+    if point == "poll":
+        assert sorted(o.job.id for o in outcomes if o.job) == ["task-1", "task-2", "task-3"]
+    else:
+        assert Counter(kinds(outcomes).values()) == {"result": 2, SubmissionUnknownError: 1}
+    assert all(o.result.read() == PNG for o in outcomes if o.result)
+
+
+def test_a_changed_item_is_refused_before_anything_is_bought(
+    service: ScriptedService, path: Path
+) -> None:
+    """A line put in at the top would shift, and buy, all that follow."""
+    run(service, *"abc", checkpoint=path)
+    service.received.clear()
+    with pytest.raises(InvalidRequestError, match=r"item 0 .* is not the one that"):
+        run(service, *"xabc", checkpoint=path)
+    with pytest.raises(InvalidRequestError, match="item 1 "):
+        run(service, "a", {"prompt": "b", "seed": 7}, "c", checkpoint=path)
+    assert not service.received
+
+
+def test_two_runs_at_once_are_refused(service: ScriptedService, path: Path) -> None:
+    """Both would buy the same images."""
+    first = begin(service, "a", checkpoint=path)
+    with pytest.raises(InvalidRequestError, match="another run uses it"):
+        begin(service, "a", checkpoint=path)
+    assert len(list(first)) == 1
+    assert len(run(service, "a", checkpoint=path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("a lighthouse", "it is no checkpoint"),
+        ("a lighthouse\na boat\n", "no checkpoint of this version"),
+        ("[1]\n", "no checkpoint of this version"),
+        ('{"version":2,"base_url":"https://editor.imagelabs.net"}\n', "of this version"),
+        ('{"version":1,"base_url":"https://other.test"}\n', "another service, https://other.test"),
+        ("HEADER\nnonsense\n", "its line 2 is no line"),
+        ('HEADER\n{"index":0,"event":"eaten"}\n', "its line 2 is no line"),
+        ('HEADER\n{"index":0,"event":"refused"}\n{"event":"refused"}\n', "its line 3 is no line"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_and_left_as_it_is(
+    service: ScriptedService, path: Path, content: str, word: str
+) -> None:
+    """A list of prompts given by mistake must not be overwritten."""
+    header = '{"version":1,"base_url":"https://editor.imagelabs.net"}'
+    content = content.replace("HEADER", header)
+    path.write_text(content)
+    with pytest.raises(InvalidRequestError, match=word) as caught:
+        run(service, "a", checkpoint=path)
+    assert caught.value.field == "checkpoint"
+    assert path.read_text() == content
+
+
+def test_the_file_is_the_owners_alone_and_holds_no_secret(
+    service: ScriptedService, path: Path
+) -> None:
+    """Prompts are in it; cookies are not."""
+    client = client_of(service, cookies={"cf_clearance": "secret"}, headers={"x-key": "secret"})
+    run(service, "a lighthouse", client=client, checkpoint=path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "a lighthouse" in path.read_text()
+    assert "secret" not in path.read_text()
+
+
+def test_a_folder_that_is_missing_is_said_at_once(service: ScriptedService, tmp_path: Path) -> None:
+    """By the system's own word."""
+    with pytest.raises(FileNotFoundError):
+        run(service, "a", checkpoint=tmp_path / "nowhere" / "run.jsonl")
+
+
+def test_a_full_disk_ends_the_run_before_the_next_request(
+    service: ScriptedService, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be written down must not be bought; what was, is at hand."""
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    batch = client_of(service).generate_many([*"ab"], workers=1, checkpoint=path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        next(batch)
+    assert service.submits() == []
