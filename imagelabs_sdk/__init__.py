@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from .errors import JobTimeoutError as JobTimeoutError
     from .errors import RateLimitError as RateLimitError
     from .errors import SubmissionUnknownError as SubmissionUnknownError
+    from .formats import ImageFormat as ImageFormat
+    from .formats import sniff as sniff
     from .images import GeneratedImage as GeneratedImage
-    from .images import ImageFormat as ImageFormat
     from .images import Timings as Timings
     from .jobs import Job as Job
     from .jobs import PollResult as PollResult
@@ -59,7 +60,8 @@ _ROOMS = {
     "errors": "APIConnectionError APIResponseError APIStatusError APITimeoutError ChallengeError "
     "DownloadError ForbiddenAddressError ImageLabsError InvalidRequestError JobError "
     "JobFailedError JobStalledError JobTimeoutError RateLimitError SubmissionUnknownError",
-    "images": "GeneratedImage ImageFormat Timings",
+    "formats": "ImageFormat sniff",
+    "images": "GeneratedImage Timings",
     "jobs": "Job PollResult",
     "models": "ImageRequest Progress State",
     "polling": "Adaptive Backoff FixedInterval Poll PollingStrategy",

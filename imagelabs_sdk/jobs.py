@@ -11,6 +11,7 @@ import attrs
 
 from . import wire
 from .deadline import Deadline
+from .downloads import ImageDownloader
 from .endpoints import Endpoints, is_permanent_poll_error
 from .errors import (
     ChallengeError,
@@ -22,7 +23,7 @@ from .errors import (
     attach_job,
     sanitize_text,
 )
-from .images import GeneratedImage, ImageFetcher, Timings
+from .images import GeneratedImage, Timings
 from .models import ImageRequest, Progress, State
 from .polling import Poll, PollingStrategy, after_failures
 from .validation import invalid
@@ -61,13 +62,13 @@ class ClientContext:
 
     Attributes:
         endpoints: To ask with.
-        fetcher: To fetch images with.
+        downloader: To fetch images with.
         polling: When to poll, and by which clock.
         timeout: Seconds for a whole job, unless the caller says otherwise.
     """
 
     endpoints: Endpoints
-    fetcher: ImageFetcher
+    downloader: ImageDownloader
     polling: PollingStrategy
     timeout: float
 
@@ -248,12 +249,12 @@ class Job:
     def _make_image(self, url: str, *, final: bool = True) -> GeneratedImage:
         queued, total = self._queued or 0.0, self._ended or 0.0
         return GeneratedImage(
-            url=self._context.fetcher.absolute(url),
+            url=self._context.downloader.absolute(url),
             task_id=self._id,
             request=self._request,
             timings=Timings(queued, total - queued, total, self._poll_count),
             job=self,
-            fetcher=self._context.fetcher,
+            downloader=self._context.downloader,
             final=final,
         )
 

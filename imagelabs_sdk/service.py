@@ -8,8 +8,8 @@ import attrs
 
 from . import validation, wire
 from .deadline import Deadline
+from .downloads import ImageDownloader
 from .endpoints import Endpoints
-from .images import ImageFetcher
 from .jobs import ClientContext, Job
 from .models import ImageRequest, pick_seeds
 from .polling import Adaptive, FixedInterval, PollingStrategy
@@ -102,7 +102,7 @@ def _wired(settings: Settings, transport: Transport, polling: PollingStrategy) -
         sleep=polling.sleep,
         log_prompts=settings.log_prompts,
     )
-    fetcher = ImageFetcher(
+    downloader = ImageDownloader(
         transport=transport,
         base_url=settings.base_url,
         headers={k: v for k, v in settings.headers.items() if k != "content-type"},
@@ -116,7 +116,7 @@ def _wired(settings: Settings, transport: Transport, polling: PollingStrategy) -
         sleep=polling.sleep,
     )
     return ClientContext(
-        endpoints=endpoints, fetcher=fetcher, polling=polling, timeout=settings.timeout
+        endpoints=endpoints, downloader=downloader, polling=polling, timeout=settings.timeout
     )
 
 

@@ -165,7 +165,7 @@ class Batch(Iterator[Outcome]):
             request=job.request,
             timings=Timings(*facts["timings"]),
             job=job,
-            fetcher=self._context.fetcher,
+            downloader=self._context.downloader,
         )
         return Outcome(index, job.request, result=image, job=job)
 

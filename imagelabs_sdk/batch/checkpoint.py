@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import wire
+from .._files import sync_folder
 from ..errors import InvalidRequestError, sanitize_text
-from ..images import sync_folder
 from ..models import ImageRequest
 
 __all__ = ["Checkpoint"]

@@ -1,4 +1,4 @@
-"""The seam below the endpoints: one request, one response, one verb."""
+"""What a transport is: it sends one request and returns one response."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -21,10 +21,10 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def origin_of(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port of an address: two addresses of one origin share all three.
+    """Return scheme, host and port of a URL: URLs of one origin share all three.
 
     Raises:
-        ValueError: The port is no number.
+        ValueError: The port is not a number.
     """
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
@@ -39,7 +39,7 @@ def _chunks(body: bytes | Iterable[bytes]) -> Iterable[bytes]:
 
 
 def _nothing() -> None:
-    """Closes a response that holds nothing open."""
+    """Close a response that holds nothing open."""
 
 
 @attrs.frozen(kw_only=True)
@@ -51,10 +51,10 @@ class HttpRequest:
         url: Absolute, http or https.
         headers: By lower-case name.
         body: Empty for a GET.
-        cookies: To be sent, besides those that earlier answers of the same host have set.
-            `None`: send no cookie and keep none; that is how foreign hosts are asked.
-        public_only: Whether the transport must refuse to connect to an address that is not
-            on the public internet. The check is of the address that is connected to.
+        cookies: To be sent, besides those that earlier answers of the same origin have set.
+            `None`: send no cookie and keep none, as for hosts other than the API's.
+        public_only: True: the transport must not connect to an address that is not on the
+            public internet. It checks the very address that it connects to.
     """
 
     method: str
@@ -73,9 +73,9 @@ class HttpResponse:
         status: Such as 200. A redirect is a response like any other.
         headers: By lower-case name.
         chunks: The body, free of transfer and content codings: bytes, or an iterable that
-            can be walked once and raises `APIConnectionError` when the body breaks off.
+            can be iterated once and raises `APIConnectionError` when the body breaks off.
         on_close: Releases what the response holds open.
-        whole_by_length: Whether HTTP itself tells a whole body from one cut short. It does
+        whole_by_length: True if HTTP itself tells a whole body from one cut short. It does
             not when the body ends where the connection does.
     """
 
@@ -86,11 +86,11 @@ class HttpResponse:
     whole_by_length: bool = True
 
     def iter_bytes(self) -> Iterator[bytes]:
-        """The body, piece by piece, as it arrives. Once."""
+        """Return the body as it arrives, piece by piece; can be iterated once."""
         return iter(self.chunks)
 
     def read(self, limit: int) -> bytes:
-        """The whole body.
+        """Return the whole body.
 
         Raises:
             APIResponseError: It is longer than `limit` bytes.
@@ -104,7 +104,7 @@ class HttpResponse:
         return bytes(body)
 
     def close(self) -> None:
-        """Let go of the connection. May be called again."""
+        """Release the connection. May be called again."""
         self.on_close()
 
     def __enter__(self) -> "HttpResponse":
@@ -120,19 +120,19 @@ class HttpResponse:
 
 
 class Transport(Protocol):
-    """Carries one request and brings back one response.
+    """Sends one request and returns one response.
 
-    A transport does not judge: a 500 is a response like any other. It sends a request once
-    and follows no redirect. It raises `APIConnectionError` only when there is no response to
-    return, with ``delivered="no"`` if the request surely never left. It is over by `deadline`,
-    and so is the reading of the response's body. What it keeps open it keeps per process and
-    thread, so that one transport may be shared and inherited. It should pickle.
+    A transport does not judge the status: a 500 is a response like any other. It sends a
+    request once and follows no redirect. It raises `APIConnectionError` only if there is no
+    response to return, with ``delivered="no"`` if surely no byte of the request was sent. It
+    ends by `deadline`, and so does reading the response's body. It keeps connections per
+    process and thread, so that threads may share it and forks inherit it. It should pickle.
     """
 
     def send(self, request: HttpRequest, *, deadline: Deadline) -> HttpResponse:
-        """Carry `request` before `deadline`; the caller closes the response."""
+        """Send `request` before `deadline`; the caller closes the response."""
         ...  # pragma: no cover - a Protocol has no body
 
     def close(self) -> None:
-        """Let go of every connection, of all threads. Sending again opens anew."""
+        """Close the connections of all threads. Sending again opens new ones."""
         ...  # pragma: no cover - a Protocol has no body

@@ -13,18 +13,18 @@ __all__ = ["HandlerTransport"]
 
 @attrs.frozen
 class HandlerTransport:
-    """Lets `handler` answer each request in the caller's thread.
+    """Calls `handler` for each request, in the caller's thread.
 
     For the embedded server and for tests. It pickles if the handler does.
 
     Attributes:
-        handler: Gets the request, answers the response. What it raises goes through.
+        handler: Takes the request and returns the response. Its exceptions pass through.
     """
 
     handler: Callable[[HttpRequest], HttpResponse]
 
     def send(self, request: HttpRequest, *, deadline: Deadline) -> HttpResponse:
-        """Ask the handler.
+        """Return the handler's response.
 
         Raises:
             APITimeoutError: The deadline had passed before.
@@ -34,4 +34,4 @@ class HandlerTransport:
         return self.handler(request)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no connection is open."""

@@ -1,4 +1,4 @@
-"""The default transport: `requests`, imported with the first request and not before."""
+"""The default transport: `requests`, imported on the first request."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ class _ProcessSessions:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.mine = threading.local()
+        self.local = threading.local()
         self.lock = threading.Lock()
         self.all: weakref.WeakSet[DeadlineSession] = weakref.WeakSet()
 
@@ -37,11 +37,11 @@ class _ProcessSessions:
 
 @attrs.frozen(kw_only=True)
 class RequestsTransport:
-    """Carries requests with `requests`, one session per process and thread, made on first use.
+    """Sends requests with `requests`, one session per process and thread, made on first use.
 
-    One transport may be shared by threads and inherited over a fork: no connection is shared.
-    Every wait, down to a single byte of a header, ends at the deadline; name resolution alone
-    is bounded by the system. Nothing is ever sent twice, and no redirect is followed.
+    Threads may share a transport and a fork may inherit it: connections are never shared.
+    Every wait, down to a single byte of a header, ends at the deadline; only resolving a name
+    takes the system's own time. Nothing is sent twice, and no redirect is followed.
 
     Attributes:
         proxy: Such as ``"http://user:password@host:3128"``, for every request. `None`: the
@@ -50,9 +50,10 @@ class RequestsTransport:
             names; a path: those in this file or folder; `False`: any certificate (dangerous).
         session: A session of your own, with its headers, cookies, proxies, hooks, auth and
             adapters; it stays yours to close and is shared by all threads that use this
-            transport. With it, `proxy` and `verify` are the session's own. Its pools are taught
-            the deadline; an adapter that is no `requests.adapters.HTTPAdapter` is left alone,
-            and then the deadline is checked between the pieces of a body only.
+            transport. With it, `proxy` and `verify` are the session's own. Its connection
+            pools are made to honour the deadline; with an adapter that is not a
+            `requests.adapters.HTTPAdapter` the deadline is checked only between the pieces of
+            a body.
     """
 
     proxy: str | None = attrs.field(
@@ -65,33 +66,32 @@ class RequestsTransport:
     )
 
     def send(self, request: HttpRequest, *, deadline: Deadline) -> HttpResponse:
-        """Carry `request` before `deadline`; the caller closes the response.
+        """Send `request` before `deadline`; the caller closes the response.
 
         Raises:
-            APIConnectionError: No response came; ``delivered`` tells whether it left.
+            APIConnectionError: No response came; ``delivered`` says if it may have been sent.
         """
-        return self._mine().send(request, deadline)
+        return self._thread_session().send(request, deadline)
 
     def close(self) -> None:
         """Close the sessions of all threads of this process. Sending again opens anew."""
         self._sessions.close()
 
-    def _mine(self) -> "DeadlineSession":
-        """This thread's session."""
-        if self._sessions.pid != os.getpid():  # a fork: what the parent opened stays the parent's
+    def _thread_session(self) -> "DeadlineSession":
+        """Return this thread's session, made on first use."""
+        if self._sessions.pid != os.getpid():  # after a fork the parent's stay the parent's
             object.__setattr__(
                 self, "_sessions", _ProcessSessions()
             )  # pragma: no cover - in a child only
-        opened = self._sessions
-        session: Any = getattr(opened.mine, "session", None)
-        if session is None:
+        sessions = self._sessions
+        if not hasattr(sessions.local, "session"):
             from ._session import DeadlineSession  # not before the first request: it costs 0.2 s
 
-            session = opened.mine.session = DeadlineSession(self.session, self.proxy, self.verify)
-            with opened.lock:
-                opened.all.add(session)
-        mine: DeadlineSession = session
-        return mine
+            session = DeadlineSession(self.session, self.proxy, self.verify)
+            sessions.local.session = session
+            with sessions.lock:
+                sessions.all.add(session)
+        return sessions.local.session  # type: ignore[no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"proxy": self.proxy, "verify": self.verify, "session": self.session}

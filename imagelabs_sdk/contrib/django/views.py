@@ -40,7 +40,7 @@ from django.views.decorators.vary import vary_on_headers
 from django.views.generic import FormView, View
 
 from imagelabs_sdk import InvalidRequestError
-from imagelabs_sdk.images import sniff
+from imagelabs_sdk.formats import sniff
 
 from .advance import advance
 from .cards import Card

@@ -1,0 +1,227 @@
+"""urllib3's connections with one deadline for all their waits, and a check of the peer's address.
+
+urllib3 bounds each single wait; a peer that sends one byte at a time outlasts any such bound.
+Here the socket's timeout is set to the time left before every single read, so that all waits
+together end at the deadline. The address is checked before the connection is made.
+"""
+
+import functools
+import http.client
+import io
+import socket
+import time
+from contextvars import ContextVar
+from typing import Any
+
+import attrs
+from urllib3 import HTTPConnectionPool, PoolManager, Retry
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from ..deadline import Deadline
+from . import _addresses
+
+__all__ = ["Exchange", "current", "install_deadlines"]
+
+_MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without our knowing
+_MAX_LINES = 64  # of headers, that a connection keeps; cookies and lengths may change for ever
+_SLACK = 0.01  # seconds that the last wait may end too late
+_NEVER = Retry(0, read=False, redirect=False)
+
+
+@attrs.define
+class Exchange:
+    """One request and its response, as far as the connections need to know.
+
+    Attributes:
+        deadline: When everything about it is over.
+        public_only: True: connect to public addresses only.
+        dialled: True once a connection was opened for it.
+        sent: True once any byte of the request may have left.
+    """
+
+    deadline: Deadline
+    public_only: bool
+    dialled: bool = False
+    sent: bool = False
+
+
+current: ContextVar[Exchange | None] = ContextVar("imagelabs_exchange", default=None)
+"""This thread's exchange. Without one the connections behave as urllib3's own."""
+
+
+def _limit_socket_timeout(sock: Any, deadline: Deadline) -> None:
+    """Let the next wait of `sock` end at the deadline, or within `_SLACK` after it.
+
+    A smaller difference is not worth a system call, which makes the threads contend for the GIL.
+    """
+    left = deadline.socket_timeout()
+    held = sock.gettimeout() if hasattr(sock, "gettimeout") else None  # pyOpenSSL's has none
+    if held is None or not left <= held <= left + _SLACK:
+        sock.settimeout(left)
+
+
+class _DeadlineReader(io.RawIOBase):
+    """A socket's file that gives every single read no more than the time left."""
+
+    def __init__(self, file: Any, sock: Any, deadline: Deadline) -> None:
+        self._file, self._sock, self._deadline = file, sock, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        _limit_socket_timeout(self._sock, self._deadline)
+        count: int | None = self._file.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _DeadlineResponse(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        exchange = current.get()
+        if exchange is not None:
+            file = self.fp.detach()
+            self.fp = io.BufferedReader(_DeadlineReader(file, sock, exchange.deadline))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Read past 103 and other interim responses as http.client does past 100 alone."""
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        return version, 100 if 101 < status < 200 else status, reason
+
+
+class _DeadlineConnection:
+    """Mixed into every class of connections."""
+
+    response_class: Any = _DeadlineResponse
+    _tunnelling = False
+    _last_used = 0.0
+    _held: list[bytes] | None = None  # pieces of a request that are yet to be sent
+    _exchange: Exchange | None = None  # the latest; its body may be read after it has been sent
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lines: dict[tuple[Any, tuple[Any, ...]], bytes] = {}  # of headers, ready to be sent
+
+    def _new_conn(self: Any) -> socket.socket:
+        exchange, plain = current.get(), super()._new_conn  # type: ignore[misc]
+        if exchange is None:
+            return plain()  # type: ignore[no-any-return]
+        exchange.dialled, self._exchange = True, exchange
+        if plain.__func__ is not HTTPConnection._new_conn:  # one that connects in its own way
+            self.timeout = exchange.deadline.socket_timeout()
+            return plain()  # type: ignore[no-any-return]
+        try:
+            return _addresses.connect(
+                self._dns_host,
+                self.port,
+                exchange.deadline,
+                public_only=exchange.public_only,
+                options=self.socket_options,
+            )
+        except TimeoutError as exc:
+            raise ConnectTimeoutError(self, f"connecting to {self.host} took too long") from exc
+        except (OSError, UnicodeError) as exc:  # a name may be one that no encoding takes
+            raise NewConnectionError(self, f"cannot connect: {exc}") from exc
+
+    def _tunnel(self: Any) -> None:
+        self._tunnelling = True
+        try:
+            super()._tunnel()  # type: ignore[misc]
+        finally:
+            self._tunnelling = False
+
+    def request(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Send head and body in one piece; http.client makes two writes, packets, TLS records."""
+        if current.get() is None:
+            super().request(*args, **kwargs)  # type: ignore[misc]
+            return
+        self._held = []
+        try:
+            super().request(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            held, self._held = self._held, None
+        self.send(b"".join(held))
+
+    def putheader(self: Any, header: Any, *values: Any) -> None:
+        """Let http.client check and encode each header once: most are the same every time."""
+        line = self._lines.get((header, values))
+        if line is not None:
+            self._buffer.append(line)
+            return
+        plain, before = super().putheader, len(self._buffer)  # type: ignore[misc]
+        plain(header, *values)
+        added = self._buffer[before:]  # nothing, where urllib3 was told to leave it out
+        cacheable = plain.__func__ is HTTPConnection.putheader and len(self._lines) < _MAX_LINES
+        if added and cacheable:
+            self._lines[header, values] = added[0]
+
+    def _connect_tls_proxy(self: Any, hostname: str, sock: Any) -> Any:
+        """Apply the deadline to TLS within TLS, which reads the outer socket in its own loop."""
+        outer = super()._connect_tls_proxy(hostname, sock)  # type: ignore[misc]
+        receive = outer.recv
+
+        def recv(size: int, flags: int = 0) -> bytes:
+            if self._exchange is not None:  # pragma: no branch - else plain urllib3
+                outer.settimeout(self._exchange.deadline.socket_timeout())
+            return receive(size, flags)  # type: ignore[no-any-return]
+
+        outer.recv = recv
+        return outer
+
+    def send(self: Any, data: Any) -> None:
+        if self._held is not None:
+            self._held.append(data)
+            return
+        exchange = current.get()
+        if exchange is not None:
+            if self.sock is None:
+                self.connect()
+            if exchange.public_only:  # a kept connection may have been opened without the check
+                _addresses.refuse_private(self.host, [(self.sock.getpeername(),)])
+            exchange.sent, self._exchange = exchange.sent or not self._tunnelling, exchange
+            _limit_socket_timeout(self.sock, exchange.deadline)
+        super().send(data)  # type: ignore[misc]
+
+    def getresponse(self: Any) -> Any:
+        self._last_used = time.monotonic()
+        return super().getresponse()  # type: ignore[misc]
+
+    @property
+    def is_connected(self: Any) -> bool:
+        """urllib3 asks before it reuses a connection, and opens another if this is False."""
+        alive: bool = super().is_connected  # type: ignore[misc]
+        return alive and time.monotonic() - self._last_used < _MAX_IDLE
+
+
+class _NoRetryPool:
+    """Mixed into every class of pools: an exchange of ours is never repeated below us."""
+
+    def urlopen(self, *args: Any, **kwargs: Any) -> Any:
+        if current.get() is not None:
+            kwargs["retries"] = _NEVER
+        return super().urlopen(*args, **kwargs)  # type: ignore[misc]
+
+
+@functools.lru_cache(maxsize=64)
+def _deadline_pool(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+    """Return a class that does what `pool` does, and honours the current exchange."""
+    connection = type("DeadlineConnection", (_DeadlineConnection, pool.ConnectionCls), {})
+    return type("NoRetryPool", (_NoRetryPool, pool), {"ConnectionCls": connection})
+
+
+def install_deadlines(manager: PoolManager) -> None:
+    """Make `manager` open pools of our classes from now on.
+
+    Outside an exchange of ours they behave as those that it opened before.
+    """
+    classes = manager.pool_classes_by_scheme
+    if not any(issubclass(each, _NoRetryPool) for each in classes.values()):
+        manager.clear()  # the idle connections of the pools so far, if there are any
+        manager.pool_classes_by_scheme = {
+            scheme: _deadline_pool(each) for scheme, each in classes.items()
+        }

@@ -1,0 +1,233 @@
+"""Fetching: only images are taken, and the service does not decide where we connect."""
+
+import gzip
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagelabs_sdk import (
+    DownloadError,
+    GeneratedImage,
+    HandlerTransport,
+    HttpRequest,
+    HttpResponse,
+    ImageLabs,
+)
+from tests import faulty
+from tests.faulty import PNG, FaultyServer, chunked, message
+from tests.spine.samples import CUT, NO_IMAGES
+
+Connect = Callable[..., ImageLabs]
+Make = Callable[..., GeneratedImage]
+squeezed = partial(gzip.compress, mtime=0)  # the same in every worker of the test runner
+
+
+@pytest.mark.parametrize("kind", NO_IMAGES)
+def test_what_is_no_image_is_not_saved(
+    server: FaultyServer, image: Make, tmp_path: Path, kind: str
+) -> None:
+    """Whatever its Content-Type claims; said at once, with the job at hand."""
+    it = image(faulty.reply(200, NO_IMAGES[kind], ("Content-Type", "image/png")))
+    for attempt in (lambda: it.save(tmp_path / "x.png"), it.read):
+        with pytest.raises(DownloadError) as caught:
+            attempt()
+        assert caught.value.task_id == "task-1"
+        assert caught.value.job == it.job
+        assert caught.value.url == it.url
+    assert list(tmp_path.iterdir()) == []
+    assert server.count("/image.png") == 2
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_an_image_that_breaks_off_is_fetched_again(
+    server: FaultyServer, image: Make, tmp_path: Path, kind: str
+) -> None:
+    """A GET may be repeated; half an image is none."""
+    it = image(CUT[kind], faulty.reply(200, PNG))
+    assert it.save(tmp_path / "x.png").read_bytes() == PNG
+    assert server.count("/image.png") == 2
+
+
+def test_a_passing_failure_is_outlasted(server: FaultyServer, image: Make, tmp_path: Path) -> None:
+    """Three attempts; then the last error is told."""
+    assert image(faulty.reply(503), faulty.reset(), faulty.reply(200, PNG)).read() == PNG
+    server.asked.clear()
+    with pytest.raises(DownloadError) as caught:
+        image(faulty.reply(500)).read()
+    assert caught.value.status_code == 500
+    assert server.count("/image.png") == 3
+
+
+@pytest.mark.parametrize("code", [400, 401, 402, 451])
+def test_a_refused_image_is_said_at_once(server: FaultyServer, image: Make, code: int) -> None:
+    """Asking on cannot help."""
+    with pytest.raises(DownloadError, match=str(code)) as caught:
+        image(faulty.reply(code)).read()
+    assert caught.value.status_code == code
+    assert server.count("/image.png") == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        faulty.reply(200, PNG + bytes(1000)),
+        faulty.raw(
+            message(200, chunked(PNG, bytes(1000)), [("Transfer-Encoding", "chunked")])
+        ),
+        faulty.endless(b"10\r\n" + bytes(16) + b"\r\n", message(
+            200, chunked(PNG, end=b""), [("Transfer-Encoding", "chunked")]
+        )),
+        faulty.raw(b"HTTP/1.1 200 OK\r\n\r\n" + PNG + bytes(1000)),
+        faulty.reply(200, squeezed(PNG + bytes(1000)), ("Content-Encoding", "gzip")),
+    ],
+)  # fmt: skip
+def test_an_image_over_the_cap_is_not_taken(
+    image: Make, tmp_path: Path, answer: faulty.Answer
+) -> None:
+    """Whether its length is announced, found out, or endless."""
+    it = image(answer, max_image_bytes=len(PNG) + 500)
+    with pytest.raises(DownloadError, match="larger than"):
+        it.save(tmp_path / "x.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_bytes_may_come_one_by_one() -> None:
+    """Piece sizes are the network's business."""
+
+    def peer(request: HttpRequest) -> HttpResponse:
+        if request.method == "GET":
+            return HttpResponse(200, {}, (PNG[i : i + 1] for i in range(len(PNG))))
+        return HttpResponse(200, {}, b'{"task_id": "t", "final_image_url": "/x"}')
+
+    assert (
+        ImageLabs(transport=HandlerTransport(peer), poll_interval=0.01).generate("x").read() == PNG
+    )
+
+
+def leading_to(address: str, server: FaultyServer, connect: Connect, **more: Any) -> GeneratedImage:
+    server.scripts["/progress"] = [server.done(address)]
+    return connect(server, **more).generate("x")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///etc/passwd",
+        "ftp://images.test/x.png",
+        "gopher://images.test/x",
+        "data:image/png;base64,iVBORw0KGgo=",
+        "javascript:alert(1)",
+        "//",
+        "http://",
+        "http:///x.png",
+        "http://user@images.test/x.png",
+        "http://user:word@images.test/x.png",
+        "http://:@images.test/x.png",
+        "http://images.test:port/x.png",
+        "http://images.test:99999/x.png",
+        "http://[::1/x.png",
+        "http://images.test\\@127.0.0.1/x.png",
+        "http://images.test/\u0661.png",
+        "http://images.test/a b.png",
+        "http://images.test/a\tb.png",
+        "http://images.test/" + "x" * 5000,
+        "http://%31%32%37.0.0.1/x.png",
+        "http://loca%6chost/x.png",
+        "http://[::1%25lo]/x.png",
+    ],
+)
+def test_an_odd_address_is_refused(server: FaultyServer, connect: Connect, address: str) -> None:
+    """Before anything is sent anywhere; what is shown of it is short and clean."""
+    image = leading_to(address, server, connect)
+    with pytest.raises(DownloadError) as caught:
+        image.read()
+    assert not [asked for asked in server.asked if asked.method == "GET"]
+    assert "cannot be fetched" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert len(repr(image)) < 1500
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "[::ffff:127.0.0.1]"])
+def test_a_link_into_the_callers_network_is_refused(
+    server: FaultyServer, other: FaultyServer, connect: Connect, host: str
+) -> None:
+    """The server must not make us ask the caller's neighbours."""
+    with pytest.raises(DownloadError, match="not a public address"):
+        leading_to(f"http://{host}:{other.port}/image.png", server, connect).read()
+    assert other.connections == 0
+
+
+def test_a_redirect_into_the_callers_network_is_refused(
+    server: FaultyServer, other: FaultyServer, image: Make
+) -> None:
+    """Every hop is checked again."""
+    it = image(faulty.reply(302, b"", ("Location", f"{other.url}/image.png")))
+    with pytest.raises(DownloadError, match="not a public address"):
+        it.read()
+    assert other.connections == 0
+
+
+def test_private_hosts_may_be_allowed(
+    server: FaultyServer, other: FaultyServer, connect: Connect
+) -> None:
+    """A self-hosted service keeps its images where it likes; cookies stay at home."""
+    image = leading_to(
+        f"{other.url}/image.png",
+        server,
+        connect,
+        allow_private_hosts=True,
+        cookies="session=hush",
+        headers={"x-key": "hush", "user-agent": "mine"},
+    )
+    assert image.read() == PNG
+    assert "hush" in str(server.asked[0].headers)
+    asked = other.asked[0].headers
+    assert "hush" not in str(asked)
+    assert not {"cookie", "origin", "referer", "x-requested-with", "content-type"} & set(asked)
+
+
+def test_cookies_do_not_travel_with_a_redirect(
+    server: FaultyServer, other: FaultyServer, connect: Connect
+) -> None:
+    """The API's own origin gets them, the next hop does not, and sets none either."""
+    other.scripts["/image.png"] = [faulty.reply(200, PNG, ("Set-Cookie", "spy=1; Path=/"))]
+    server.scripts["/image.png"] = [faulty.reply(302, b"", ("Location", f"{other.url}/image.png"))]
+    client = connect(server, allow_private_hosts=True, cookies="session=hush")
+    assert client.generate("x").read() == PNG
+    client.submit("again")
+    assert server.asked[2].headers["cookie"] == "session=hush"
+    assert "cookie" not in other.asked[0].headers
+    assert server.asked[-1].headers["cookie"] == "session=hush"
+
+
+def test_a_relative_link_belongs_to_the_api(server: FaultyServer, connect: Connect) -> None:
+    """Nobody has shown one, but it has one sensible meaning."""
+    image = leading_to("/image.png", server, connect)
+    assert image.url == f"{server.url}/image.png"
+    assert image.read() == PNG
+
+
+def test_redirects_are_followed_but_not_without_end(server: FaultyServer, image: Make) -> None:
+    """Relative ones too."""
+    server.scripts["/there.png"] = [faulty.reply(200, PNG)]
+    assert image(faulty.reply(307, b"", ("Location", "there.png"))).read() == PNG
+    with pytest.raises(DownloadError, match="without end"):
+        image(faulty.reply(302, b"", ("Location", "/image.png"))).read()
+    with pytest.raises(DownloadError, match="302"):
+        image(faulty.reply(302)).read()
+    with pytest.raises(DownloadError):
+        image(faulty.reply(302, b"", ("Location", "http://[::1"))).read()
+
+
+def test_https_does_not_fall_back_to_http() -> None:
+    """What was asked for over TLS does not come in the clear."""
+
+    def peer(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, {}, b'{"task_id": "t", "final_image_url": "http://h.test/x.png"}')
+
+    client = ImageLabs("https://api.test", transport=HandlerTransport(peer), poll_interval=0.01)
+    with pytest.raises(DownloadError, match="http:"):
+        client.generate("x").read()

@@ -1,0 +1,61 @@
+"""Bodies: codings undone in bounded memory."""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from imagelabs_sdk import APIResponseError, Deadline, ImageLabs, RequestsTransport
+from tests import faulty
+from tests.faulty import PNG, FaultyServer, message
+from tests.transports.peers import get, squeezed
+
+Connect = Callable[..., ImageLabs]
+
+
+RAW = bytes([0x2B, 0xC8, 0x49, 0xCC, 0xCC, 0x03, 0x00])  # "plain", deflated without a header
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("identity", b"plain"),
+        ("gzip", squeezed(b"plain")),
+        ("x-gzip", squeezed(b"plain")),
+        ("deflate", zlib.compress(b"plain")),
+        ("deflate", RAW),
+        ("gzip, identity", squeezed(b"plain")),
+        ("GZIP", squeezed(b"plain")),
+        ("gzip, gzip", squeezed(b"plain")),
+        ("gzip", squeezed(b"pl") + squeezed(b"ain")),
+        ("gzip", squeezed(b"plain") + b"nobody's business"),
+    ],
+)
+def test_codings_are_undone(server: FaultyServer, carry: Any, encoding: str, body: bytes) -> None:
+    """Also those that were not asked for: servers do as they like."""
+    server.scripts["/x"] = [faulty.reply(200, body, ("Content-Encoding", encoding))]
+    assert carry(get(server.url + "/x"))[1] == b"plain"
+
+
+def test_a_bomb_is_defused(server: FaultyServer) -> None:
+    """A megabyte that becomes a gigabyte must cost neither memory nor time."""
+    bomb = squeezed(bytes(64 * 1024 * 1024))
+    server.scripts["/x"] = [faulty.reply(200, bomb, ("Content-Encoding", "gzip"))]
+    transport = RequestsTransport()
+    with transport.send(get(server.url + "/x"), deadline=Deadline.after(10)) as response:
+        assert (
+            max(len(chunk) for _, chunk in zip(range(50), response.iter_bytes(), strict=False))
+            <= 65_536
+        )
+        with pytest.raises(APIResponseError, match="longer than"):
+            response.read(1024 * 1024)
+    transport.close()
+
+
+def test_a_body_without_end_is_cut_off(server: FaultyServer, connect: Connect) -> None:
+    """In memory, not only in time: an answer has a megabyte at most."""
+    head = message(200, b"", [("Transfer-Encoding", "chunked")])
+    piece = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+    server.scripts["/progress"] = [faulty.endless(piece, head), server.done()]
+    assert connect(server).generate("x").read() == PNG
