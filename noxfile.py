@@ -1,5 +1,7 @@
 """What CI runs, session by session: `nox` for the quick ones, `nox -l` for the list."""
 
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2025.5"
@@ -8,15 +10,6 @@ nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["tests", "lint", "types"]
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
-
-EXTRAS = {
-    "cli": "import imagelabs_sdk.__main__",
-    "server": "import imagelabs_sdk.server.http",
-    "cli,server": None,
-    "celery": "import imagelabs_sdk.contrib.celery",
-    "django": "import imagelabs_sdk.contrib.django",
-}
-"""Each extra by itself, and an import that needs it; what is None runs the README's quick start."""
 
 
 @nox.session(python=PYTHONS)
@@ -53,3 +46,41 @@ def types(session: nox.Session) -> None:
     """Check all types, strictly."""
     session.install("-e", ".[test]")
     session.run("mypy")
+
+
+@nox.session
+@nox.parametrize("extra", ["cli", "server", "celery", "django"])
+def extras(session: nox.Session, extra: str) -> None:
+    """Install one extra alone, as the documentation says, and run what it is for."""
+    examples = Path("examples").absolute()
+    beside = {"celery": ["celery[redis]"], "django": ["Pillow"]}.get(extra, [])
+    session.install(f".[{extra}]", *beside)
+    session.chdir(session.create_tmp())  # away from the checkout: what is installed runs
+    if extra == "cli":
+        session.run("imagelabs", "generate", "--help", silent=True)
+    elif extra == "server":
+        session.run("python", f"{examples}/generate.py", "--embedded", "--out", "lighthouse.png")
+    elif extra == "celery":
+        with session.chdir(examples / "celery_worker"):
+            session.run(
+                "python", "-c", "import images; images.app.connection().ensure_connection()"
+            )
+    else:
+        session.run("python", f"{examples}/django_site/manage.py", "check")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheel and sdist; install each into a fresh environment and draw an image."""
+    dist = Path(session.create_tmp()).absolute() / "dist"
+    session.install("build", "twine", "virtualenv")
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
+    for archive in dist.iterdir():
+        fresh = dist.parent / archive.suffix.lstrip(".")
+        session.run("virtualenv", "-q", "--clear", str(fresh))
+        python = str(fresh / "bin" / "python")
+        session.run(python, "-m", "pip", "install", "-q", f"{archive}[cli,server]", external=True)
+        session.chdir(fresh)
+        command = [str(fresh / "bin" / "imagelabs"), "generate", "a lighthouse", "--embedded"]
+        session.run(*command, "-o", "lighthouse.png", external=True)

@@ -1,6 +1,6 @@
 """Submit here, let a Celery worker fetch the image.
 
-    pip install "imagelabs_sdk[celery]" redis
+    pip install "imagelabs_sdk[celery]" "celery[redis]"
     celery -An images worker                                  # in this folder
     python images.py "a lighthouse at dusk" --out lighthouse.png
 
