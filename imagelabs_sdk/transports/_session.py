@@ -1,5 +1,6 @@
 """One `requests` session whose every wait ends at a deadline."""
 
+import copy
 import os
 import ssl
 import zlib
@@ -12,7 +13,6 @@ import requests
 import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
-from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 
 from .. import validation
@@ -103,7 +103,8 @@ class DeadlineSession:
         session of ours (auth, hooks).
         """
         route = self._route(request, exchange)
-        prepared, jar = route.prepared.copy(), route.jar
+        prepared, jar = copy.copy(route.prepared), route.jar
+        prepared.headers = prepared.headers.copy()
         if request.body:
             prepared.body = request.body
             prepared.headers["Content-Length"] = str(len(request.body))
@@ -129,6 +130,7 @@ class DeadlineSession:
         proxies = self._proxies or get_environ_proxies(request.url)
         _install_deadlines(adapter, request.url, proxies, exchange)
         prepared, jar = _unprepared(request, b"").prepare(), RequestsCookieJar()
+        prepared.headers = _plain(prepared.headers)
         if request.cookies is None:
             return _Route(request.headers, prepared, adapter, proxies, jar)
         if len(self._routes) >= _MAX_ROUTES:
@@ -196,6 +198,20 @@ def _show_redirect(answer: requests.Response) -> None:
         answer.headers["location"] = answer.headers.pop(_HIDDEN)
 
 
+def _plain(headers: Mapping[str, str]) -> Any:
+    """Return headers as a dict, which copies faster; only the adapter of ours reads them.
+
+    It looks for two of them by a name in title case.
+    """
+    titles = {"content-length": "Content-Length", "cookie": "Cookie"}
+    return {titles.get(name.lower(), name): value for name, value in headers.items()}
+
+
+def _lower_case(headers: Any) -> Any:
+    """Return urllib3's headers as a plain dict by lower-case name."""
+    return {name.lower(): value for name, value in headers.itermerged()}
+
+
 class _Adapter(HTTPAdapter):
     """An adapter without three expensive steps that are not needed here.
 
@@ -227,7 +243,7 @@ class _Adapter(HTTPAdapter):
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         answer = requests.Response()
-        answer.status_code, answer.headers = resp.status, CaseInsensitiveDict(resp.headers)
+        answer.status_code, answer.headers = resp.status, _lower_case(resp.headers)
         answer.request, answer.raw, answer.url = req, resp, str(req.url)
         if "set-cookie" in answer.headers:
             extract_cookies_to_jar(answer.cookies, req, resp)

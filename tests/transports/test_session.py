@@ -1,6 +1,8 @@
 """A session of ours and of the caller: cookies, adapters, test doubles, failures."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -245,3 +247,32 @@ def test_cookies_that_the_service_sets_are_kept_and_win(
     connect(server, cookies="cf_clearance=old; session=s").generate("x")
     assert server.asked[0].headers["cookie"] == "cf_clearance=old; session=s"
     assert server.asked[1].headers["cookie"] == "cf_clearance=new; session=s"
+
+
+def test_a_header_is_sent_once(carry: Any) -> None:
+    """A cookie or a length among the given headers does not come beside that of the request."""
+    seen: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.extend(self.headers.items())
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as peer, ThreadPoolExecutor(1) as pool:
+        pool.submit(peer.handle_request)
+        carry(
+            HttpRequest(
+                method="POST",
+                url=f"http://127.0.0.1:{peer.server_port}/",
+                headers={"cookie": "a=1", "content-length": "7"},
+                body=b"{}",
+                cookies={"b": "2"},
+            )
+        )
+    sent = [(name, value) for name, value in seen if name.lower() in ("cookie", "content-length")]
+    assert sorted(sent) == [("Content-Length", "2"), ("Cookie", "b=2")]
