@@ -8,7 +8,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command, or say in one line what it needs; ends the process."""
     try:
-        from .cli import cli  # its extra may be missing, and that is worth a plain word
+        from .cli.commands import cli  # its extra may be missing, and that is worth a plain word
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):

@@ -1,4 +1,4 @@
-"""Many images on one sheet, each with its number and what it was meant to show."""
+"""Draw many images on one sheet, each with its number and its prompt."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 __all__ = ["Tile", "draw_sheet"]
 
 _PAPER, _INK, _FAINT, _EMPTY = "#f5f2ec", "#33302c", "#938b80", "#e4dfd6"
-_WIDEST_SHEET = 5000  # pixels
+_MAX_WIDTH = 5000  # pixels
 _TILE = 320  # pixels, the longer side of an image
-_READABLE = 120  # pixels; a smaller tile has no caption
+_MIN_CAPTIONED = 120  # pixels; a smaller tile has no caption
 _GAP = 28  # pixels between tiles
 _LINE = 19  # pixels, a line of a caption
 _CAPTION = 3 * _LINE + 10
@@ -25,9 +25,9 @@ class Tile:
     """One image of a sheet.
 
     Attributes:
-        path: The image; one that cannot be read leaves an empty frame.
+        path: The image file; one that cannot be read becomes an empty frame.
         name: Such as ``"0001"``.
-        text: What it was meant to show; cut after two lines.
+        text: The prompt; cut after two lines.
     """
 
     path: Path
@@ -35,30 +35,35 @@ class Tile:
     text: str
 
 
-def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
-    """All tiles, in rows. Many tiles make them smaller, not the sheet wider than 5,000 pixels."""
+def draw_sheet(tiles: Sequence[Tile], *, max_width: int = _MAX_WIDTH) -> Image.Image:
+    """Return a sheet with all tiles in rows.
+
+    Args:
+        tiles: At least one. Many tiles become smaller.
+        max_width: In pixels.
+    """
     columns = min(len(tiles), round((len(tiles) * 4 / 3) ** 0.5))
-    gap = min(_GAP, _WIDEST_SHEET // (4 * columns))
-    side = max(8, min(_TILE, (_WIDEST_SHEET - gap) // columns - gap))
-    caption = _CAPTION if side >= _READABLE else 0
+    gap = min(_GAP, max_width // (4 * columns))
+    side = max(8, min(_TILE, (max_width - gap) // columns - gap))
+    caption = _CAPTION if side >= _MIN_CAPTIONED else 0
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    drawn = [_row(row, columns, side, gap, caption) for row in rows]
-    sheet = Image.new("RGB", (drawn[0].width, sum(row.height for row in drawn) + gap), _PAPER)
+    bands = [_row(row, columns, side, gap, caption) for row in rows]
+    sheet = Image.new("RGB", (bands[0].width, sum(row.height for row in bands) + gap), _PAPER)
     top = gap
-    for row in drawn:
+    for row in bands:
         sheet.paste(row, (0, top))
         top += row.height
     return sheet
 
 
 def _row(tiles: Sequence[Tile], columns: int, side: int, gap: int, caption: int) -> Image.Image:
-    images = [_small(tile.path, side) for tile in tiles]
+    images = [_thumbnail(tile.path, side) for tile in tiles]
     height = max(image.height for image in images)
     row = Image.new("RGB", (columns * (side + gap) + gap, height + caption + gap), _PAPER)
     pen = ImageDraw.Draw(row)
     for number, (tile, image) in enumerate(zip(tiles, images, strict=True)):
         left = gap + number * (side + gap)
-        _mount(row, image, left + (side - image.width) // 2, height - image.height)
+        _paste_framed(row, image, left + (side - image.width) // 2, height - image.height)
         if caption:
             pen.text((left, height + 10), tile.name, _FAINT, _font(12))
             for line, words in enumerate(_wrapped(tile.text, side), 1):
@@ -66,7 +71,7 @@ def _row(tiles: Sequence[Tile], columns: int, side: int, gap: int, caption: int)
     return row
 
 
-def _small(path: Path, side: int) -> Image.Image:
+def _thumbnail(path: Path, side: int) -> Image.Image:
     try:
         with Image.open(path) as image:
             return ImageOps.contain(image.convert("RGB"), (side, side))
@@ -74,16 +79,16 @@ def _small(path: Path, side: int) -> Image.Image:
         return Image.new("RGB", (side, side * 3 // 4), _EMPTY)
 
 
-def _mount(row: Image.Image, image: Image.Image, left: int, top: int) -> None:
-    """Put an image there, with round corners and a soft shadow."""
-    mask, shadow = _round(image.size), _shadow(image.size)
+def _paste_framed(row: Image.Image, image: Image.Image, left: int, top: int) -> None:
+    """Paste an image with round corners and a soft shadow."""
+    mask, shadow = _rounded_mask(image.size), _shadow(image.size)
     edge = (shadow.width - image.width) // 2
     row.paste(_INK, (left - edge, top - edge + 3), shadow)
     row.paste(image, (left, top), mask)
 
 
 @lru_cache(16)
-def _round(size: tuple[int, int]) -> Image.Image:
+def _rounded_mask(size: tuple[int, int]) -> Image.Image:
     fine = 4  # drawn larger, for smooth edges
     mask = Image.new("L", (size[0] * fine, size[1] * fine))
     radius = min(_RADIUS, min(size) // 8) * fine
@@ -95,7 +100,7 @@ def _round(size: tuple[int, int]) -> Image.Image:
 def _shadow(size: tuple[int, int]) -> Image.Image:
     edge = min(12, min(size) // 8)
     shadow = Image.new("L", (size[0] + 2 * edge, size[1] + 2 * edge))
-    shadow.paste(70, (edge, edge), _round(size))
+    shadow.paste(70, (edge, edge), _rounded_mask(size))
     return shadow.filter(ImageFilter.GaussianBlur(edge / 2.5))
 
 
@@ -105,16 +110,16 @@ def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """The first two lines of a text, the second one cut with an ellipsis."""
-    first, rest = _fitting(text.split(), width)
-    second, more = _fitting(rest, width)
+    """Return the first two lines of a text, the second one cut with an ellipsis."""
+    first, rest = _take_line(text.split(), width)
+    second, more = _take_line(rest, width)
     if more:
         second = _cut(second + " " + more[0], width)
     return [_cut(line, width) for line in (first, second) if line]
 
 
-def _fitting(words: list[str], width: int) -> tuple[str, list[str]]:
-    """As many words as fit into a line (one at least), and the others."""
+def _take_line(words: list[str], width: int) -> tuple[str, list[str]]:
+    """Return as many words as fit into a line (one at least), and the other words."""
     count = 1
     while count < len(words) and _font(15).getlength(" ".join(words[: count + 1])) <= width:
         count += 1

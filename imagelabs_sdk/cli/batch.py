@@ -1,0 +1,175 @@
+"""Many images: from a list of prompts to a folder, with one report for all."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import click
+
+from .. import GeneratedImage, ImageLabs, ImageLabsError, ImageRequest, Job, Outcome
+from .display import ProgressDisplay
+from .exits import error_line, exit_code, report_error, require_extra
+from .files import check_writable
+from .options import BatchOptions, CommonOptions
+from .output import image_facts, print_json, print_path, say
+
+__all__ = ["ItemResult", "generate_batch", "save_outcome", "summary"]
+
+
+@attrs.frozen
+class ItemResult:
+    """What became of one prompt.
+
+    Attributes:
+        index: Its place among the prompts.
+        error: Why there is no image. `None`: there is one.
+        image: `None` if there is none.
+        path: Where it is. `None` if there is none.
+        new: True if this run has saved it.
+    """
+
+    index: int
+    error: ImageLabsError | None = None
+    image: GeneratedImage | None = None
+    path: Path | None = None
+    new: bool = False
+
+
+def generate_batch(
+    requests: Sequence[ImageRequest], options: CommonOptions, batch: BatchOptions
+) -> None:
+    """Draw and save all images. The exit code is that of the first failure in the file."""
+    _check_folder(batch)
+    with options.make_client() as client:
+        results = _run(client, requests, options, batch)
+    _save_contact_sheet(results, batch)
+    failed = [(result.index, exit_code(result.error)) for result in results if result.error]
+    if failed:
+        raise click.exceptions.Exit(min(failed)[1])
+
+
+def save_outcome(outcome: Outcome, batch: BatchOptions) -> ItemResult:
+    """Save the image of an outcome, unless an earlier run has saved it.
+
+    Raises:
+        OSError: The image cannot be written.
+    """
+    image = outcome.result
+    if image is None:
+        return ItemResult(outcome.index, outcome.error)
+    # A job that was not polled in this run was finished by an earlier one.
+    saved = None if image.job.done else batch.saved_path(outcome.index)
+    if saved is not None:
+        return ItemResult(outcome.index, None, image, saved)
+    try:
+        path = image.save(batch.stem(outcome.index))
+    except ImageLabsError as error:
+        return ItemResult(outcome.index, error)
+    return ItemResult(outcome.index, None, image, path, new=True)
+
+
+def summary(results: Sequence[ItemResult], batch: BatchOptions) -> Iterator[str]:
+    """Yield a line of counts, then a line for each failure with its reason."""
+    failed = sorted((r for r in results if r.error is not None), key=lambda r: r.index)
+    saved = sum(result.new for result in results)
+    skipped = len(results) - saved - len(failed)
+    left = len(batch.prompts) - len(results)
+    counts = {"saved": saved, "there already": skipped, "failed": len(failed), "not finished": left}
+    shown = [f"{n} {word}" for word, n in counts.items() if n or word == "saved"]
+    yield ", ".join(shown) + (":" if failed else "")
+    for result in failed:
+        assert result.error is not None
+        yield f"  {_place(result.index, batch)}: {error_line(result.error)}"
+
+
+def _check_folder(batch: BatchOptions) -> None:
+    """Refuse, before anything is bought, what could not be saved or would replace an image."""
+    if batch.sheet is not None:
+        with require_extra("server"):
+            from . import contact_sheet  # noqa: F401 - a missing package is reported before paying
+    batch.folder.mkdir(parents=True, exist_ok=True)
+    check_writable(batch.stem(0))
+    if batch.checkpoint is None or not batch.checkpoint.exists():
+        for path in filter(None, map(batch.saved_path, range(len(batch.prompts)))):
+            raise click.UsageError(
+                f"{str(path)!r} exists already: give the --checkpoint of the run that drew it, "
+                "or another --out-dir."
+            )
+
+
+def _run(
+    client: ImageLabs, requests: Sequence[ImageRequest], options: CommonOptions, batch: BatchOptions
+) -> list[ItemResult]:
+    """Return the result of each prompt. On Ctrl-C or a full disk, report how to resume."""
+    display = ProgressDisplay(len(requests))
+    results: list[ItemResult] = []
+    saving: dict[int, Job] = {}
+    outcomes = client.generate_many(
+        requests,
+        max_in_flight=batch.max_in_flight,
+        on_progress=display.show_poll,
+        checkpoint=batch.checkpoint,
+    )
+    try:
+        with display, outcomes:
+            for outcome in outcomes:
+                saving = {outcome.index: outcome.job} if outcome.job else {}
+                results.append(save_outcome(outcome, batch))
+                saving.clear()
+                _report(results[-1], options, batch, display)
+    except (KeyboardInterrupt, OSError) as error:
+        code, left = report_error(error), {**saving, **outcomes.unfinished}
+        for line in (*summary(results, batch), *_resume_hints(left, options, batch)):
+            say(line)
+        raise click.exceptions.Exit(code) from error
+    for line in summary(results, batch):
+        say(line)
+    return results
+
+
+def _report(
+    result: ItemResult, options: CommonOptions, batch: BatchOptions, display: ProgressDisplay
+) -> None:
+    """Print one result, and count it in the display."""
+    line = {"line": batch.prompts[result.index].line}
+    failed = f"{_place(result.index, batch)} failed"
+    if result.image is None or result.path is None:
+        if options.as_json:
+            error = result.error
+            print_json({**line, "task_id": error and error.task_id, "error": str(error)})
+    elif options.as_json:
+        print_json({**line, **image_facts(result.image, result.path)})
+    else:
+        print_path(result.path)
+    display.show_end(result.index, str(result.path or failed), failed=result.error is not None)
+
+
+def _place(index: int, batch: BatchOptions) -> str:
+    return f"line {batch.prompts[index].line} ({batch.stem(index).name})"
+
+
+def _resume_hints(
+    left: Mapping[int, Job], options: CommonOptions, batch: BatchOptions
+) -> Iterator[str]:
+    """Yield how to get the images of the jobs that go on at the service."""
+    if batch.checkpoint:
+        yield f"To resume: run the same command again; {batch.checkpoint} keeps what was bought."
+    elif options.embedded:
+        yield options.resume_hint("")
+    else:
+        for index, job in left.items():
+            yield attrs.evolve(options, output=batch.stem(index)).resume_hint(job.id)
+
+
+def _save_contact_sheet(results: Sequence[ItemResult], batch: BatchOptions) -> None:
+    paths = {result.index: result.path for result in results if result.path}
+    if batch.sheet is None or not paths:
+        return
+    with require_extra("server"):
+        from .contact_sheet import Tile, draw_sheet  # needs an extra that others do without
+    tiles = [
+        Tile(paths[index], batch.stem(index).name, batch.prompts[index].text)
+        for index in sorted(paths)
+    ]
+    draw_sheet(tiles).save(batch.sheet)
+    say(f"contact sheet: {batch.sheet}")

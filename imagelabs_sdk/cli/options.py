@@ -1,0 +1,273 @@
+"""Options that commands share, and the values that they become."""
+
+import logging
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from .. import ImageLabs
+from .files import check_writable, unused_name
+from .prompts import Prompt, read_prompts
+from .runtime import current_runtime
+
+__all__ = [
+    "BatchOptions",
+    "CommonOptions",
+    "as_json_option",
+    "base_url_option",
+    "debug_option",
+    "parse_size",
+    "with_batch_options",
+    "with_common_options",
+]
+
+_EXTENSIONS = (".png", ".jpg", ".webp", ".gif", ".avif")  # of a saved image
+_IN_FLIGHT = 64  # jobs of a batch at once, by default
+
+
+@attrs.frozen(kw_only=True)
+class CommonOptions:
+    """How to get an image.
+
+    Attributes:
+        output: The file to write. `None`: a new name in the working directory.
+        base_url: The service's address. `None`: from the environment, or the default.
+        embedded: True if the built-in engine renders in this process.
+        timeout: Seconds for submit and wait together.
+        poll_interval: Seconds between polls. `None`: the client's default.
+        as_json: True if results are printed as JSON.
+    """
+
+    output: Path | None
+    base_url: str | None
+    embedded: bool
+    timeout: float
+    poll_interval: float | None
+    as_json: bool
+
+    def make_client(self) -> ImageLabs:
+        """Return a client for these options; the caller closes it."""
+        settings: dict[str, Any] = {"timeout": self.timeout, "poll_interval": self.poll_interval}
+        if self.embedded:
+            return current_runtime().make_embedded_client(**settings)
+        return current_runtime().make_client(self.base_url, **settings)
+
+    def with_output(self, stem: str) -> "CommonOptions":
+        """Return these options with an output file: a new one named `stem` if none was given."""
+        if self.output:
+            return self
+        return attrs.evolve(self, output=check_writable(unused_name(stem)))
+
+    def resume_hint(self, task_id: str) -> str:
+        """Return how to get the image of an accepted job with another command."""
+        if self.embedded:
+            return "The built-in engine ends with this command: there is nothing to resume."
+        words = ["-o", str(self.output)]
+        words += ["--base-url", self.base_url] if self.base_url else []
+        # A task id that looks like an option has to stand behind the end of the options.
+        words = [*words, "--", task_id] if task_id.startswith("-") else [task_id, *words]
+        program = click.get_current_context().find_root().info_name
+        return f"To resume: {program} wait {shlex.join(words)}"
+
+
+@attrs.frozen(kw_only=True)
+class BatchOptions:
+    """What to draw in a batch, and where the images go.
+
+    Attributes:
+        prompts: In the file's order.
+        folder: Where the images go.
+        max_in_flight: How many jobs run at once.
+        checkpoint: The file that keeps what was bought for the next run. `None`: none.
+        sheet: The file of the contact sheet. `None`: none.
+    """
+
+    prompts: Sequence[Prompt]
+    folder: Path
+    max_in_flight: int
+    checkpoint: Path | None
+    sheet: Path | None
+
+    def stem(self, index: int) -> Path:
+        """Return the path of an image without its extension."""
+        return self.folder / f"{index + 1:04}"
+
+    def saved_path(self, index: int) -> Path | None:
+        """Return the path of an image that an earlier run has saved, if there is one."""
+        paths = (self.stem(index).with_suffix(extension) for extension in _EXTENSIONS)
+        return next((path for path in paths if path.is_file()), None)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height in pixels of a text such as ``512x768``."""
+    found = re.fullmatch(r"([0-9]{1,5})[xX×]([0-9]{1,5})", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not like 1152x896")
+    return int(found[1]), int(found[2])
+
+
+def _check_output(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    return path and check_writable(path)
+
+
+def _check_sheet(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path and path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise click.BadParameter(f"{str(path)!r} must end in .png, .jpg or .webp")
+    return path and check_writable(path)
+
+
+def _start_debugging(_: click.Context, __: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("imagelabs_sdk").setLevel(logging.DEBUG)
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_start_debugging,
+    help="Log to stderr and show tracebacks; no prompts, no cookies.",
+)
+base_url_option = click.option(
+    "--base-url", metavar="URL", help="Address of the service. [env var: IMAGELABS_BASE_URL]"
+)
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_common_options = (
+    click.option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        callback=_check_output,
+        help="File to write; a missing extension is added. [default: a new file here]",
+    ),
+    base_url_option,
+    click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=300.0,
+        show_default=True,
+        envvar="IMAGELABS_TIMEOUT",
+        show_envvar=True,
+        help="How long to wait for an image.",
+    ),
+    click.option("--poll-interval", metavar="SECONDS", type=float, help="Time between polls."),
+    as_json_option,
+    debug_option,
+)
+
+
+def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the common options to a command; its first argument becomes a `CommonOptions`."""
+
+    @wraps(command)
+    def run(
+        *,
+        output: Path | None,
+        base_url: str | None,
+        timeout: float,
+        poll_interval: float | None,
+        as_json: bool,
+        embedded: bool = False,
+        **own: Any,
+    ) -> None:
+        options = CommonOptions(
+            output=output,
+            base_url=base_url,
+            embedded=embedded,
+            timeout=timeout,
+            poll_interval=poll_interval,
+            as_json=as_json,
+        )
+        command(options, **own)
+
+    for option in reversed(_common_options):
+        run = option(run)
+    return run
+
+
+_file = click.Path(path_type=Path, dir_okay=False)
+_batch_options = (
+    click.option(
+        "--batch",
+        metavar="FILE",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Draw many images: one prompt a line, # begins a comment. Needs --out-dir.",
+    ),
+    click.option(
+        "--out-dir",
+        metavar="DIR",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder for the images 0001.png, 0002.png, ...; created if it is missing.",
+    ),
+    click.option(
+        "--jobs",
+        metavar="N",
+        type=click.IntRange(1),
+        help=f"How many jobs run at once. [default: {_IN_FLIGHT}]",
+    ),
+    click.option(
+        "--checkpoint",
+        metavar="FILE",
+        type=_file,
+        help="Keep what was bought, so that the same command can resume; holds the prompts.",
+    ),
+    click.option(
+        "--contact-sheet",
+        "sheet",
+        metavar="FILE",
+        type=_file,
+        callback=_check_sheet,
+        help="Also draw all images on one sheet, such as sheet.png.",
+    ),
+)
+
+
+def with_batch_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a batch; the keyword argument `batch` becomes a `BatchOptions` or None."""
+
+    @wraps(command)
+    def run(
+        options: CommonOptions,
+        *,
+        batch: Path | None,
+        out_dir: Path | None,
+        jobs: int | None,
+        checkpoint: Path | None,
+        sheet: Path | None,
+        **own: Any,
+    ) -> None:
+        given = {
+            "--out-dir": out_dir,
+            "--jobs": jobs,
+            "--checkpoint": checkpoint,
+            "--contact-sheet": sheet,
+        }
+        if batch is None:
+            for name in (name for name, value in given.items() if value is not None):
+                raise click.UsageError(f"{name} needs --batch.")
+            command(options, batch=None, **own)
+            return
+        if out_dir is None:
+            raise click.UsageError("--batch needs --out-dir.")
+        batch_options = BatchOptions(
+            prompts=read_prompts(batch),
+            folder=out_dir,
+            max_in_flight=jobs or _IN_FLIGHT,
+            checkpoint=checkpoint,
+            sheet=sheet,
+        )
+        command(options, batch=batch_options, **own)
+
+    for option in reversed(_batch_options):
+        run = option(run)
+    return run

@@ -1,0 +1,44 @@
+"""``imagelabs serve``: the built-in service behind a socket."""
+
+import click
+
+from .exits import require_extra
+from .options import debug_option
+from .output import print_result, say
+
+__all__ = ["serve"]
+
+
+@click.command(
+    short_help="Serve images over HTTP, as the service does.",
+    epilog="Example: imagelabs serve --port 8000 --duration 2",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option(
+    "--duration",
+    metavar="SECONDS",
+    type=float,
+    default=4.0,
+    show_default=True,
+    help="How long an image takes.",
+)
+@click.option(
+    "--workers", metavar="N", type=int, default=2, show_default=True, help="Images drawn at once."
+)
+@debug_option
+def serve(host: str, port: int, duration: float, workers: int) -> None:
+    """Serve images of the built-in engine over HTTP, as the service does, until Ctrl-C."""
+    with require_extra("server"):
+        # They need an extra that the other commands do without.
+        from ..server.app import App
+        from ..server.engines.landscape import LandscapeEngine
+        from ..server.http import serve as serve_http
+    engine = LandscapeEngine(duration=duration, workers=workers)
+    serve_http(App(engine), host=host, port=port, on_ready=_print_invitation)
+    say("")  # a terminal has shown ^C without an end of line
+
+
+def _print_invitation(url: str) -> None:
+    print_result(f"Serving on {url} (Ctrl-C stops). In another terminal:")
+    print_result(f'  IMAGELABS_BASE_URL={url} imagelabs generate "a lighthouse" -o lighthouse.png')

@@ -1,0 +1,203 @@
+"""A file of prompts becomes a folder of images; nothing bought is lost or bought twice."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import imagelabs_sdk.cli
+from imagelabs_sdk import HttpResponse
+from imagelabs_sdk.cli.runtime import Runtime
+from imagelabs_sdk.embedded import embedded_client
+from imagelabs_sdk.server.engines.landscape import LandscapeEngine
+from tests.cli.conftest import PROMPTS
+from tests.cli.service import HALF, Command, Gallery, invoke, saved
+
+
+def test_a_file_of_prompts_becomes_a_folder_of_images(imagelabs: Command, gallery: Gallery) -> None:
+    """Their paths are the standard output; numbers, no names of the server's, name them."""
+    result = imagelabs.batch("--seed", 7, "--size", "512x640", "--jobs", 2)
+    assert result.exit_code == 0
+    assert sorted(gallery.submits) == ["a [red] boat", "a castle", "a lighthouse"]
+    assert saved() == ["0001.png", "0002.png", "0003.png"]
+    assert sorted(result.stdout.split()) == [f"images/{name}" for name in saved()]
+    lines = result.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        *(f"{n} of 3" for n in (1, 2, 3)),
+        "3 saved",
+    ]
+
+
+def test_a_batch_tells_json_line_by_line(imagelabs: Command, gallery: Gallery) -> None:
+    """Also of what failed."""
+    gallery.refusals = {"a castle": 422}
+    result = imagelabs.batch("--json", "--seed", 7)
+    facts = {each["line"]: each for each in map(json.loads, result.stdout.splitlines())}
+    assert sorted(facts) == [2, 3, 5]
+    assert facts[3]["path"] == "images/0002.png"
+    assert facts[3]["seed"] == 7
+    assert facts[5]["task_id"] is None
+    assert "answered 422" in facts[5]["error"]
+
+
+def test_what_failed_is_told_at_the_end_with_its_line_and_reason(
+    imagelabs: Command, gallery: Gallery
+) -> None:
+    """Among a thousand lines that scrolled by nobody finds it."""
+    gallery.refusals = {"a castle": 422}
+    gallery.images = {"a-lighthouse": HttpResponse(200, {}, b"<html>" * 99)}
+    result = imagelabs.batch()
+    assert result.exit_code == 8  # of the first one in the file
+    assert "line 5 (0003) failed" in result.stderr
+    *_, counts, first, second = result.stderr.splitlines()
+    assert counts == "1 saved, 2 failed:"
+    assert first.startswith("  line 2 (0001): what came is no image")
+    assert second.startswith("  line 5 (0003): the service answered 422")
+    assert saved() == ["0002.png"]
+
+
+def test_the_same_command_again_brings_what_is_missing(
+    imagelabs: Command, gallery: Gallery
+) -> None:
+    """Nothing is bought twice, and images that are there are not even fetched."""
+    gallery.refusals = {"a castle": 422}
+    assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 4
+    gallery.refusals.clear()
+    gallery.fetched.clear()
+    Path("images/0001.png").unlink()
+    result = imagelabs.batch("--checkpoint", "run.jsonl")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[-1] == "2 saved, 1 there already"
+    assert len(result.stdout.splitlines()) == 3
+    assert sorted(gallery.fetched) == ["a-castle", "a-lighthouse"]
+    assert sorted(gallery.submits) == ["a [red] boat", "a castle", "a castle", "a lighthouse"]
+
+
+def test_a_batch_never_replaces_the_images_of_another(imagelabs: Command, gallery: Gallery) -> None:
+    """Without the checkpoint that drew them, they are somebody else's."""
+    assert imagelabs.batch().exit_code == 0
+    Path("images/0001.png").unlink()
+    for more in ((), ("--checkpoint", "new.jsonl")):
+        result = imagelabs.batch(*more)
+        assert result.exit_code == 2
+        assert "'images/0002.png' exists already" in result.stderr
+    assert len(gallery.submits) == 3
+
+
+def test_changed_prompts_are_refused_with_their_checkpoint(
+    imagelabs: Command, gallery: Gallery
+) -> None:
+    """Places count: a line put in at the top would buy everything again."""
+    imagelabs.batch("--checkpoint", "run.jsonl")
+    Path("prompts.txt").write_text("new\n" + PROMPTS)
+    result = imagelabs.batch("--checkpoint", "run.jsonl")
+    assert result.exit_code == 2
+    assert "item 0" in result.stderr
+    assert len(gallery.submits) == 3
+
+
+def test_an_interrupted_batch_names_what_goes_on(imagelabs: Command, gallery: Gallery) -> None:
+    """Each line can be pasted; the image in hand is not forgotten either."""
+    gallery.crowd = 3
+    gallery.polls = {"a-castle": [HALF] * 999, "a-[red]-boat": [HALF] * 999}
+    gallery.held = {"a-castle", "a-[red]-boat"}
+    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
+    result = imagelabs.batch()
+    assert result.exit_code == 130
+    lines = result.stderr.splitlines()
+    assert lines[0] == "imagelabs: interrupted"
+    assert lines[1] == "0 saved, 3 not finished"
+    assert sorted(lines[2:]) == [
+        "To resume: imagelabs wait 'a-[red]-boat' -o images/0002",
+        "To resume: imagelabs wait a-castle -o images/0003",
+        "To resume: imagelabs wait a-lighthouse -o images/0001",
+    ]
+
+
+def test_an_interrupted_batch_with_a_checkpoint_is_resumed_by_the_same_command(
+    imagelabs: Command, gallery: Gallery
+) -> None:
+    """Which needs no list of ids."""
+    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
+    result = imagelabs.batch("--checkpoint", "run.jsonl")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == (
+        "To resume: run the same command again; run.jsonl keeps what was bought."
+    )
+    gallery.images.clear()
+    assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 0
+    assert saved() == ["0001.png", "0002.png", "0003.png"]
+    assert len(gallery.submits) == 3
+
+
+def test_an_interrupt_before_anything_was_accepted_has_nothing_to_resume(
+    imagelabs: Command, gallery: Gallery
+) -> None:
+    """A hint without a task id would help nobody."""
+    prompts = ["a lighthouse", "a [red] boat", "a castle"]
+    gallery.refusals = dict.fromkeys(prompts, KeyboardInterrupt())
+    result = imagelabs.batch()
+    assert result.stderr == "imagelabs: interrupted\n0 saved, 3 not finished\n"
+
+
+def test_a_full_disk_ends_a_batch(imagelabs: Command, gallery: Gallery) -> None:
+    """Buying on would be images for nobody."""
+    full = OSError(28, "No space left on device")
+    gallery.images = dict.fromkeys(["a-lighthouse", "a-[red]-boat", "a-castle"], full)
+    result = imagelabs.batch()
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == "imagelabs: No space left on device"
+    assert "To resume: imagelabs wait " in result.stderr
+
+
+def test_an_embedded_batch_needs_no_service(folder: Path) -> None:
+    """The whole way in one process, as for one image."""
+    Path("prompts.txt").write_text("a\nb\n")
+    client = partial(embedded_client, LandscapeEngine(duration=60.0))
+    words = "generate --batch prompts.txt --out-dir images --embedded --size 16x16 --timeout 0.05"
+    result = invoke(words.split(), Runtime(make_embedded_client=client))
+    assert result.exit_code == 7
+    assert result.stderr.splitlines()[-3] == "0 saved, 2 failed:"
+
+
+def test_an_interrupted_embedded_batch_has_nothing_to_resume(
+    imagelabs: Command, gallery: Gallery
+) -> None:
+    """Its service ends with the process."""
+    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
+    result = imagelabs.batch("--embedded")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1].endswith("there is nothing to resume.")
+
+
+def test_a_contact_sheet_shows_all_that_is_there(imagelabs: Command, gallery: Gallery) -> None:
+    """Also what an earlier run has drawn, and whatever cannot be read as an empty frame."""
+    gallery.images = {"a-castle": HttpResponse(200, {}, b"GIF89a" + b"x" * 40 + b";")}
+    assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 0
+    result = imagelabs.batch("--checkpoint", "run.jsonl", "--contact-sheet", "sheet.png")
+    assert result.stderr.splitlines()[-1] == "contact sheet: sheet.png"
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 2 * 320
+        assert len(sheet.getcolors(99999) or ()) > 10
+
+
+def test_without_any_image_there_is_no_contact_sheet(imagelabs: Command, gallery: Gallery) -> None:
+    """An empty sheet would look like a success."""
+    gallery.refusals = dict.fromkeys(["a lighthouse", "a [red] boat", "a castle"], 422)
+    assert imagelabs.batch("--contact-sheet", "sheet.png").exit_code == 4
+    assert not Path("sheet.png").exists()
+
+
+def test_without_pillow_a_contact_sheet_is_refused_before_anything_is_bought(
+    imagelabs: Command, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the remedy, as for the embedded engine."""
+    monkeypatch.setitem(sys.modules, "imagelabs_sdk.cli.contact_sheet", None)
+    monkeypatch.delattr(imagelabs_sdk.cli, "contact_sheet", raising=False)
+    result = imagelabs.batch("--contact-sheet", "sheet.png")
+    assert result.exit_code == 1
+    assert 'pip install "imagelabs_sdk[server]"' in result.stderr
+    assert not gallery.submits

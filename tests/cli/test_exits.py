@@ -1,0 +1,164 @@
+"""One line and one exit code for each kind of error."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagelabs_sdk import APIConnectionError, APIStatusError, HttpResponse, ImageLabsError, JobError
+from imagelabs_sdk.cli.exits import EXIT_CODES
+from tests.cli.conftest import PROGRAM, run_python
+from tests.cli.service import (
+    CHALLENGE,
+    REFUSED,
+    WAITING,
+    Command,
+    Say,
+    ScriptedService,
+    invoke,
+    ok,
+    poll,
+)
+from tests.faulty import FaultyServer, reply
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "resumable"),
+    [
+        ({"submits": [REFUSED]}, 3, False),
+        ({"submits": [HttpResponse(400, {}, b'{"error": "no"}')]}, 4, False),
+        ({"submits": [HttpResponse(429, {"retry-after": "999"})]}, 4, False),
+        ({"submits": [CHALLENGE]}, 4, False),
+        ({"submits": [ok(error="no")]}, 4, False),
+        ({"submits": [APIConnectionError("reset")]}, 5, False),
+        ({"polls": [HttpResponse(404)]}, 4, False),
+        ({"polls": [CHALLENGE]}, 4, True),
+        ({"polls": [poll("error: [red]out of memory[/red]")]}, 6, False),
+        ({"polls": [APIConnectionError("reset")]}, 3, True),
+        ({"images": [HttpResponse(200, {}, b"<html>")]}, 8, True),
+        ({"images": [OSError(28, "No space left on device")]}, 1, True),
+        ({"polls": [KeyboardInterrupt()]}, 130, True),
+        ({"images": [KeyboardInterrupt()]}, 130, True),
+        ({"polls": [ZeroDivisionError("oops")]}, 1, False),
+    ],
+)
+def test_each_bad_end_has_its_code_and_its_line(
+    imagelabs: Command,
+    service: ScriptedService,
+    script: dict[str, list[Say]],
+    code: int,
+    resumable: bool,
+) -> None:
+    """A script goes by the code, a person by the line; a job that lives on is named."""
+    for path, answers in script.items():
+        setattr(service, path, answers)
+    result = imagelabs("generate", "x", "-o", "x.png", "--timeout", 600)
+    lines = result.stderr.splitlines()
+    end = next(n for n, line in enumerate(lines) if line.startswith("imagelabs: "))
+    assert result.exit_code == code
+    assert result.stdout == ""
+    hint = ["To resume: imagelabs wait task-1 -o x.png"] if resumable else []
+    assert lines[end + 1 :] == hint
+    assert "Traceback" not in result.stderr
+    assert not Path("x.png").exists()
+
+
+def test_running_out_of_time_has_its_own_code(imagelabs: Command, service: ScriptedService) -> None:
+    """The job may yet finish: the same command with `wait` is the remedy."""
+    service.polls = [WAITING]
+    result = imagelabs("generate", "x", "-o", "x.png", "--timeout", 3)
+    assert result.exit_code == 7
+    assert "imagelabs: the job is still running after 3.0 s" in result.stderr
+    assert result.stderr.endswith("To resume: imagelabs wait task-1 -o x.png\n")
+
+
+def kinds(base: type[ImageLabsError]) -> Iterator[type[ImageLabsError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from kinds(kind)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds(ImageLabsError) if kind is not JobError])
+def test_no_error_of_the_library_is_anything_else(kind: type[ImageLabsError]) -> None:
+    """A new class of error needs a row in the table."""
+    extra: dict[str, Any] = {"status_code": 500} if issubclass(kind, APIStatusError) else {}
+    code = next(code for code, _, of in EXIT_CODES if isinstance(kind("x", **extra), of))
+    assert code not in (1, 130)
+
+
+def test_the_words_of_a_challenge_name_the_variables(
+    imagelabs: Command, service: ScriptedService
+) -> None:
+    """There is no client object that cookies could be given to."""
+    service.submits = [CHALLENGE]
+    assert "IMAGELABS_COOKIE and IMAGELABS_USER_AGENT" in imagelabs("generate", "x").stderr
+
+
+def test_an_interrupt_elsewhere_is_a_line_too(imagelabs: Command, service: ScriptedService) -> None:
+    """Also where nothing was going on."""
+    service.polls = [KeyboardInterrupt()]
+    result = imagelabs("status", "task-1")
+    assert result.exit_code == 130
+    assert "imagelabs: interrupted" in result.stderr
+
+
+def test_debug_shows_the_way_to_an_error(
+    imagelabs: Command, service: ScriptedService, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before or after the command, as people type it."""
+    service.polls = [ZeroDivisionError("oops")]
+    for arguments in (["--debug", "generate", "x"], ["generate", "x", "--debug"]):
+        caplog.clear()
+        result = imagelabs(*arguments)
+        assert result.exit_code == 1
+        assert "imagelabs: unexpected ZeroDivisionError: oops" in result.stderr
+        assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "room"),
+    [(("generate", "x", "--embedded"), "embedded"), (("serve",), "server.http")],
+)
+def test_without_pillow_the_remedy_is_named(
+    arguments: tuple[str, ...], room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine has an extra of its own: a client needs no Pillow."""
+    line = r"imagelabs: .*\b{}\b.*: pip install .imagelabs_sdk\[server\].\n"
+    code = "import sys; sys.modules['PIL'] = None; import imagelabs_sdk.__main__ as m; m.main()"
+    done = run_python(code, *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(line.format("PIL"), done.stderr)
+    monkeypatch.setitem(sys.modules, f"imagelabs_sdk.{room}", None)
+    result = invoke(arguments)
+    assert result.exit_code == 1
+    assert re.fullmatch(line.format(room), result.stderr)
+
+
+def test_debug_writes_to_stderr(server: FaultyServer) -> None:
+    """The log and the traceback; a pipe stays clean."""
+    server.scripts["/progress"] = [reply(404, {"error": "no such task"})]
+    arguments = ("status", "task-1", "--json", "--debug", "--base-url", server.url)
+    done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "APIStatusError" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_traceback(server: FaultyServer) -> None:
+    """``imagelabs status ... | true``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*PROGRAM, "status", "task-1", "--base-url", server.url],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -1,0 +1,129 @@
+"""Options reach the service, and bad values are refused before anything is bought."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.service import Command, Gallery, ScriptedService
+
+
+def test_every_option_reaches_the_service(imagelabs: Command, service: ScriptedService) -> None:
+    """An option that is swallowed costs an image that nobody wanted."""
+    drawing = ("--negative", "fog", "--size", "512x640", "--seed", 7)
+    imagelabs(
+        "generate",
+        "a [lighthouse]",
+        "-o",
+        "x.png",
+        "--poll-interval",
+        0.25,
+        "--timeout",
+        9,
+        *drawing,
+    )
+    body = service.body()
+    assert (body["prompt"], body["negative_prompt"]) == ("a [lighthouse]", "fog")
+    assert (body["width"], body["height"], body["seed"]) == (512, 640, "7")
+    assert imagelabs.settings == [{"base_url": None, "timeout": 9.0, "poll_interval": 0.25}]
+
+
+def test_an_aspect_ratio_sets_the_size(imagelabs: Command) -> None:
+    """Few people know which sides make 16:9."""
+    result = imagelabs("generate", "x", "-o", "x.png", "--aspect-ratio", "1:1", "--json")
+    assert json.loads(result.stdout)["width"] == json.loads(result.stdout)["height"] == 1016
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--size", "big"], "'big' is not like 1152x896"),
+        (["--size", "0x8"], "width=0"),
+        (["--size", "8x8", "--aspect-ratio", "1:1"], "not both"),
+        (["--aspect-ratio", "wide"], "16:9"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--seed", "x"], "--seed"),
+        (["--timeout", "nan"], "timeout=nan"),
+        (["--timeout", "0"], "timeout=0"),
+        (["--poll-interval", "0"], "interval=0"),
+        (["--base-url", "ftp://x"], "base_url='ftp://x'"),
+        (["--embedded", "--no-wait"], "does not go with --no-wait"),
+        (["--embedded", "--base-url", "http://x"], "does not go with --base-url"),
+        (["--colour"], "--colour"),
+        (["y"], "y"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_line_and_exit_code_2(
+    imagelabs: Command, service: ScriptedService, arguments: list[str], word: str
+) -> None:
+    """Whether click or the library finds it is not the user's business."""
+    result = imagelabs("generate", "x", *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert re.fullmatch(r"imagelabs: .*\n", result.stderr)
+    assert word in result.stderr
+    assert not service.asked
+
+
+def test_a_blank_prompt_is_exit_code_2(imagelabs: Command) -> None:
+    """The library says so before anything is sent."""
+    assert imagelabs("generate", " ").exit_code == 2
+
+
+def test_the_timeout_may_come_from_the_environment(
+    imagelabs: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for the client; what is no number is a line of its own."""
+    monkeypatch.setenv("IMAGELABS_TIMEOUT", "7.5")
+    imagelabs("generate", "x", "--no-wait")
+    assert imagelabs.settings[0]["timeout"] == 7.5
+    monkeypatch.setenv("IMAGELABS_TIMEOUT", "long")
+    assert imagelabs("generate", "x").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ("generate", "either a PROMPT or --batch"),
+        ("generate x --batch prompts.txt --out-dir y", "either a PROMPT or --batch"),
+        ("generate --batch prompts.txt", "--batch needs --out-dir"),
+        ("generate x --out-dir y", "--out-dir needs --batch"),
+        ("generate x --jobs 4", "--jobs needs --batch"),
+        ("generate x --checkpoint y", "--checkpoint needs --batch"),
+        ("generate x --contact-sheet y.png", "--contact-sheet needs --batch"),
+        ("generate --batch empty.txt --out-dir y", "has no prompt in it"),
+        ("generate --batch latin.txt --out-dir y", "is not text in UTF-8"),
+        ("generate --batch none.txt --out-dir y", "does not exist"),
+        ("generate --batch prompts.txt --out-dir prompts.txt", "is a file"),
+        ("generate --batch prompts.txt --out-dir y --jobs 0", "--jobs"),
+        ("generate --batch prompts.txt --out-dir y --no-wait", "does not go with --no-wait"),
+        ("generate --batch prompts.txt --out-dir y -o x.png", "does not go with --output"),
+        ("generate --batch prompts.txt --out-dir y --size 0x8", "width=0"),
+        ("generate --batch prompts.txt --out-dir y --contact-sheet x.txt", "must end in .png"),
+        ("generate --batch prompts.txt --out-dir y --contact-sheet z/x.png", "folder that exists"),
+        ("generate --batch prompts.txt --out-dir y --checkpoint prompts.txt", "no checkpoint of"),
+        (
+            "generate --batch prompts.txt --out-dir y --embedded --checkpoint z",
+            "does not go with --checkpoint",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused_before_anything_is_bought(
+    imagelabs: Command, gallery: Gallery, arguments: str, word: str
+) -> None:
+    """In one line, with exit code 2, as for one image."""
+    Path("empty.txt").write_text("# nothing\n\n")
+    Path("latin.txt").write_bytes(b"caf\xe9\n")
+    result = imagelabs(*arguments.split())
+    assert result.exit_code == 2
+    assert re.fullmatch(r"imagelabs: .*\n", result.stderr)
+    assert word in result.stderr
+    assert not gallery.submits
+
+
+def test_debug_logs_no_prompt(imagelabs: Command, caplog: pytest.LogCaptureFixture) -> None:
+    """A log is passed on more easily than a prompt."""
+    imagelabs("generate", "my secret", "--negative", "my fear", "--debug")
+    assert "task-1 accepted" in caplog.text
+    assert "my " not in caplog.text

@@ -1,0 +1,57 @@
+"""`imagelabs serve`."""
+
+import re
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from imagelabs_sdk.server import http
+from imagelabs_sdk.server.app import App
+from tests.cli.conftest import Start
+from tests.cli.service import Command, invoke
+from tests.faulty import FaultyServer
+
+
+def test_serve_says_how_to_be_used(imagelabs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line below can be pasted into another terminal."""
+    served = []
+
+    def serve(app: App, *, host: str, port: int, on_ready: Callable[[str], object]) -> None:
+        served.append((app, host, port))
+        on_ready("http://here:81")
+
+    monkeypatch.setattr(http, "serve", serve)
+    result = imagelabs("serve", "--port", 81, "--duration", 0, "--workers", 3)
+    assert result.exit_code == 0
+    assert "IMAGELABS_BASE_URL=http://here:81 imagelabs generate" in result.stdout
+    assert served[0][1:] == ("127.0.0.1", 81)
+
+
+@pytest.mark.parametrize("bad", [("--duration", "-1"), ("--workers", "0"), ("--port", "70000")])
+def test_what_cannot_be_served_is_exit_code_2(imagelabs: Command, bad: tuple[str, str]) -> None:
+    """By whoever it is found."""
+    assert imagelabs("serve", *bad).exit_code == 2
+
+
+def test_a_port_that_is_taken_is_a_line(imagelabs: Command, server: FaultyServer) -> None:
+    """The commonest way for `serve` to fail."""
+    result = imagelabs("serve", "--port", server.port)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("imagelabs: Address already in use")
+
+
+def test_what_is_served_can_be_asked_for_until_ctrl_c(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ends over a real socket; to stop a server is no error."""
+    process = start("serve", "--port", "0", "--duration", "0")
+    assert process.stdout is not None
+    found = re.search(r"http://\S+", process.stdout.readline())
+    assert found is not None
+    monkeypatch.setenv("IMAGELABS_BASE_URL", found[0])
+    result = invoke(["generate", "x", "-o", "x.png", "--size", "64x48", "--poll-interval", 0.01])
+    assert result.stdout == "x.png\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0

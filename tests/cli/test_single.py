@@ -1,0 +1,145 @@
+"""One image, from a prompt to a file; and what can be resumed."""
+
+import json
+import shlex
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from imagelabs_sdk.cli.runtime import Runtime
+from imagelabs_sdk.embedded import embedded_client
+from imagelabs_sdk.server.engines.landscape import LandscapeEngine
+from tests.cli.conftest import Start, place
+from tests.cli.service import DONE, Command, ScriptedService, invoke, ok
+from tests.faulty import PNG, QUEUED, FaultyServer
+
+
+def test_a_prompt_becomes_a_file_whose_path_is_the_whole_standard_output(
+    imagelabs: Command,
+) -> None:
+    """So that ``open "$(imagelabs generate ...)"`` works; the rest is for the person."""
+    result = imagelabs("generate", "a lighthouse", "-o", "x.png", "--seed", 7)
+    assert result.exit_code == 0
+    assert result.stdout == "x.png\n"
+    assert Path("x.png").read_bytes() == PNG
+    assert "seed 7, 1152x896 pixels, 3.0 s" in result.stderr
+
+
+def test_json_is_one_object_with_all_that_is_known(
+    imagelabs: Command, service: ScriptedService
+) -> None:
+    """Scripts read it; a line of talk in it would break them."""
+    result = imagelabs("generate", "x", "-o", "x", "--seed", 7, "--json")
+    facts = json.loads(result.stdout)
+    assert facts == {
+        "path": "x.png",
+        "task_id": "task-1",
+        "url": "https://editor.imagelabs.net/image.png",
+        "seed": 7,
+        "subseed": int(service.body()["subseed"]),
+        "width": 1152,
+        "height": 896,
+        "timings": {"queued": 2.0, "running": 1.0, "total": 3.0, "polls": 3},
+    }
+
+
+def test_no_wait_prints_the_task_id_and_how_to_go_on(
+    imagelabs: Command, service: ScriptedService
+) -> None:
+    """The image can be brought by another command, another day."""
+    result = imagelabs("generate", "x", "--no-wait", "-o", "x.png")
+    assert (result.exit_code, result.stdout) == (0, "task-1\n")
+    assert result.stderr == "To resume: imagelabs wait task-1 -o x.png\n"
+    assert len(service.asked) == 1
+
+
+def test_no_wait_tells_the_seeds_in_json(imagelabs: Command, service: ScriptedService) -> None:
+    """Whoever brings the image later cannot ask the service for them."""
+    facts = json.loads(imagelabs("generate", "x", "--no-wait", "--seed", 7, "--json").stdout)
+    assert list(facts) == ["task_id", "seed", "subseed", "width", "height"]
+    assert (facts["task_id"], facts["seed"]) == ("task-1", 7)
+
+
+def test_wait_brings_what_was_submitted_elsewhere(
+    imagelabs: Command, service: ScriptedService
+) -> None:
+    """The second half of ``--no-wait``, and of every interrupted command."""
+    result = imagelabs("wait", "task-9", "-o", "x.png")
+    assert result.stdout == "x.png\n"
+    assert json.loads(service.asked[0].body) == {"task_id": "task-9"}
+    assert result.stderr.splitlines()[-1] == "2.0 s"
+
+
+def test_wait_knows_no_seed(imagelabs: Command) -> None:
+    """`null` is honest; a guess would not draw the image again."""
+    facts = json.loads(imagelabs("wait", "task-9", "-o", "x.png", "--json").stdout)
+    assert [facts[name] for name in ("seed", "subseed", "width", "height")] == [None] * 4
+
+
+def test_an_interrupt_before_the_task_id_says_what_is_not_known(
+    imagelabs: Command, service: ScriptedService
+) -> None:
+    """There is nothing to resume, and perhaps something to pay for."""
+    service.submits = [KeyboardInterrupt()]
+    result = imagelabs("generate", "x", "-o", "x.png")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[0] == "imagelabs: interrupted"
+    assert "it is unknown if the service accepted the job" in result.stderr
+
+
+@pytest.mark.parametrize("task", ["task-1", "-n", "two words", "$(reboot)", "it's"])
+def test_the_command_that_goes_on_can_be_pasted_into_a_shell(
+    imagelabs: Command, service: ScriptedService, task: str
+) -> None:
+    """The task id comes from the server, and a shell obeys what is not quoted."""
+    service.submits, service.polls = [ok(task_id=task)], [KeyboardInterrupt()]
+    url = "https://images.test/a'b"
+    result = imagelabs("generate", "x", "-o", "my image.png", "--base-url", url)
+    line = result.stderr.splitlines()[-1].removeprefix("To resume: ")
+    program, *words = shlex.split(line)
+    service.asked.clear()
+    service.polls = [DONE]
+    assert program == "imagelabs"
+    assert imagelabs(*words).stdout == "my image.png\n"
+    assert json.loads(service.asked[0].body) == {"task_id": task}
+    assert imagelabs.settings[-1]["base_url"] == url
+
+
+def draw(duration: float, *arguments: object) -> Result:
+    """Run the command with a built-in engine that takes `duration` seconds for an image."""
+    client = partial(embedded_client, LandscapeEngine(duration=duration))
+    small = ("--size", "64x48", "--poll-interval", 0.01)
+    return invoke([*arguments, *small], Runtime(make_embedded_client=client))
+
+
+def test_the_built_in_engine_needs_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first thing to try: no account, no network, and an environment that points nowhere."""
+    monkeypatch.setenv("IMAGELABS_BASE_URL", "http://127.0.0.1:1")
+    result = draw(0.0, "generate", "a lighthouse", "--embedded", "-o", "x")
+    assert (result.exit_code, result.stdout) == (0, "x.png\n")
+    assert Path("x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_of_the_built_in_engine_can_be_resumed() -> None:
+    """A command that cannot work must not be suggested."""
+    result = draw(60.0, "generate", "x", "--embedded", "--timeout", 0.05)
+    assert result.exit_code == 7
+    assert result.stderr.splitlines()[-1].endswith("there is nothing to resume.")
+
+
+def test_ctrl_c_leaves_with_130_and_the_way_back(server: FaultyServer, start: Start) -> None:
+    """The one thing that must not be lost is the task id."""
+    server.scripts["/progress"] = [QUEUED]
+    process = start("generate", "x", "-o", "x.png", *place(server))
+    assert process.stderr is not None
+    assert any("queued" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr.splitlines() == [
+        "imagelabs: interrupted",
+        f"To resume: python -m imagelabs_sdk wait task-1 -o x.png --base-url {server.url}",
+    ]
