@@ -27,6 +27,7 @@ SPINE = [
 ]
 PUBLIC = ["__init__"]
 DJANGO = [f"contrib.django.{room}" for room in ("state", "clients", "poll", "advance", "models")]
+ENGINE = ["server.engines.base", "server.engines.references", "server.engines.tuning"]
 MAY_IMPORT = {
     "__init__": [],
     "errors": [],
@@ -70,6 +71,17 @@ MAY_IMPORT = {
         "server.engines.landscape.scene", "server.engines.landscape.shapes"],
     "server.engines.landscape.engine": ["validation", "models", "server.engines.render",
         "server.engines.landscape.scene", "server.engines.landscape.painter"],
+    "server.engines.tuning": ["validation", "models"],
+    "server.engines.references": ["validation", "models"],
+    "server.engines.files": ["formats"],
+    "server.engines.backend": ["errors", "deadline", "transports.base", "validation"],
+    "server.engines.openai.__init__": ["server.engines.openai.config"],
+    "server.engines.openai.dialects": ["validation", "models", "server.engines.tuning"],
+    "server.engines.openai.config": ["validation", "models", *ENGINE,
+        "server.engines.openai.dialects", "server.engines.openai.engine",
+        "server.engines.backend", "transports.requests"],
+    "server.engines.openai.engine": ["errors", "deadline", *ENGINE, "server.engines.backend",
+        "server.engines.files", "server.engines.openai.dialects"],
     "server.app": ["errors", "models", "wire", "transports.base", "server.engines.render"],
     "server.http": ["errors", "transports.base", "server.app"],
     "embedded": ["client", "polling", "server.app", "server.engines.render",
@@ -131,7 +143,11 @@ EXTRAS = {
     "contrib.celery": {"celery"},
     "contrib.django.django_tasks": {"django", "django_tasks"},
     "contrib.django.tasks": {"celery"},
+    "server.engines.backend": {"urllib3"},
     "server.engines.base": {"PIL"},
+    "server.engines.files": {"PIL"},
+    "server.engines.openai.engine": {"PIL"},
+    "server.engines.references": {"PIL"},
     "server.engines.landscape.engine": {"PIL"},
     "server.engines.landscape.painter": {"PIL"},
     "server.http": {"waitress"},

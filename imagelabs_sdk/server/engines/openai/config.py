@@ -1,0 +1,99 @@
+"""What the operator says about a server behind; light, and checks requests."""
+
+from collections.abc import Hashable
+
+import attrs
+
+from ....models import ImageRequest
+from ....validation import base_url, count, invalid, seconds
+from ....validation import invalid_secret as _secret
+from ..base import Engine, Recovery
+from ..references import check_reference, refuse_reference
+from ..tuning import Limits, read_tuning
+from .dialects import DIALECTS, Dialect
+
+__all__ = ["OpenAIConfig"]
+
+
+def _known(_: object, field: "attrs.Attribute[str]", value: object) -> None:
+    if value not in DIALECTS:
+        raise invalid(field.name, value, f"must be one of {', '.join(sorted(DIALECTS))}")
+
+
+def _sendable_key(_: object, field: "attrs.Attribute[str]", value: object) -> None:
+    usable = isinstance(value, str) and value.isascii() and (value.isprintable() or not value)
+    if not usable or " " in str(value):
+        raise _secret(field.name, "must be printable ASCII without blanks")
+
+
+def _count(low: int, high: int) -> "attrs._ValidatorType[int]":
+    return lambda _, field, value: count(field.name, value, low, high) and None
+
+
+def _timeout(_: object, field: "attrs.Attribute[float]", value: float) -> None:
+    seconds(field.name, value, most=86_400.0)
+
+
+@attrs.frozen(kw_only=True)
+class OpenAIConfig:
+    """A server that speaks the OpenAI images API: one POST an image, which may take minutes.
+
+    What becomes of an image when the connection breaks is not known, so that the recovery is
+    ``NEITHER``: a request is repeated only when it surely never left, or when the answer says
+    that no work was done.
+
+    Attributes:
+        backend: Such as ``"http://127.0.0.1:8080/v1"``.
+        model: Its name there; empty: the server has one.
+        dialect: Which kind of server it is: a key of `DIALECTS`.
+        api_key: Sent as a bearer token; empty: none. Not in any repr or error.
+        timeout: Seconds for one image, waiting in the server's own queue included.
+        workers: Requests under way at once.
+        limits: What a request may ask for.
+    """
+
+    backend: str = attrs.field(converter=base_url)
+    model: str = ""
+    dialect: str = attrs.field(default="generic", validator=_known)
+    api_key: str = attrs.field(default="", repr=False, validator=_sendable_key)
+    timeout: float = attrs.field(default=600.0, validator=_timeout)
+    workers: int = attrs.field(default=1, validator=_count(1, 64))
+    limits: Limits = attrs.field(factory=Limits)
+
+    name = "openai"
+    recovery = Recovery.NEITHER
+    max_batch = 1
+    batch_wait = 0.0
+    in_process = True
+
+    @property
+    def kind(self) -> Dialect:
+        """The dialect that `dialect` names."""
+        return DIALECTS[self.dialect]
+
+    def check(self, request: ImageRequest) -> None:
+        """Refuse what this server cannot render, and prompts that carry commands for it.
+
+        Raises:
+            InvalidRequestError: Names the field.
+        """
+        self.kind.check_text(request)
+        read_tuning(request, self.limits)
+        if request.tiling:
+            raise invalid("tiling", True, "must be False: this engine cannot make an image tile")
+        if not self.kind.edits:
+            refuse_reference(request, self.name, f"the dialect {self.dialect} has no images/edits")
+        check_reference(request)
+
+    def batch_key(self, request: ImageRequest) -> Hashable:
+        """Return the same for all: there are no batches."""
+        return None
+
+    def load(self, worker: int) -> Engine:
+        """Return the engine; no request is sent yet."""
+        from ....transports.requests import RequestsTransport
+        from ..backend import Backend
+        from .engine import OpenAIEngine
+
+        backend = Backend(self.backend, RequestsTransport(), self.api_key)
+        return OpenAIEngine(backend, self.model, self.kind, self.timeout, self.limits)
