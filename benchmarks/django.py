@@ -33,7 +33,7 @@ class _Run:
     polls: int
     left: int
     failed: int
-    pictures: int
+    images: int
 
     def lag(self, part: float) -> float:
         """The lag that so many (0.0 to 1.0) of the jobs do not exceed."""
@@ -51,7 +51,7 @@ class _Run:
             str(self.polls),
             f"{rate:.0f}",
             str(self.left),
-            str(self.pictures),
+            str(self.images),
         )
 
 
@@ -78,13 +78,13 @@ def section(*, quick: bool) -> Section:
         "worst lag, s",
         "CPU, s",
     )
-    counts = ("MiB", "polls", "polls/s", "rows left", "pictures")
+    counts = ("MiB", "polls", "polls/s", "rows left", "images")
     return Section(
         title=title,
         note=f"{jobs:,} jobs of {shortest} to {shortest + spread - 1} s, started one after the "
         "other by four threads; PostgreSQL, Redis, and one worker process, whose CPU and peak "
         "memory are counted. Ideal is the end of the last job at the service. The lag is from a "
-        "job's end there until its picture is stored and its row settled. Rows left: those that "
+        "job's end there until its image is stored and its row settled. Rows left: those that "
         "the queue keeps in the database afterwards.",
         tables=(Table((*head, *counts), tuple(run.row for run in runs)),),
         targets=tuple(target for run in runs for target in _targets(run, jobs)),
@@ -95,7 +95,7 @@ def section(*, quick: bool) -> Section:
 def _targets(run: _Run, jobs: int) -> list[Target]:
     name = f"{run.driver}: "
     return [
-        Target(name + "jobs without a picture", jobs - run.pictures + run.failed, 0),
+        Target(name + "jobs without an image", jobs - run.images + run.failed, 0),
         Target(name + "memory of the worker", run.memory, 100, "MiB"),
         Target(name + "p95 lag", run.lag(0.95), 3, "s"),
     ]

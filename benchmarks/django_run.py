@@ -150,5 +150,5 @@ def _measured(aliases: list[str], jobs: int, worker: Tree) -> dict[str, Any]:
         "polls": polls,
         "left": DBTaskResult.objects.count(),
         "failed": jobs - len(lags),
-        "pictures": sum(path.is_file() for path in Path(settings.MEDIA_ROOT).rglob("*")),
+        "images": sum(path.is_file() for path in Path(settings.MEDIA_ROOT).rglob("*")),
     }

@@ -26,7 +26,9 @@ SPINE = [
     "images",
 ]
 PUBLIC = ["__init__"]
-DJANGO = [f"contrib.django.{room}" for room in ("state", "clients", "poll", "advance", "models")]
+DJANGO = [
+    f"contrib.django.{room}" for room in ("choices", "clients", "poll", "lifecycle", "models")
+]
 ENGINE = ["server.engines.base", "server.engines.references", "server.engines.tuning"]
 MAY_IMPORT = {
     "__init__": [],
@@ -108,25 +110,24 @@ MAY_IMPORT = {
     "contrib.g4f": [*PUBLIC, "errors"],
     **{f"contrib.django.{room}": [] for room in
        ("management.__init__", "management.commands.__init__", "migrations.__init__",
-        "pulse", "signals", "state")},
+        "signals", "choices")},
     "contrib.django.__init__": ["contrib.django.clients"],
     "contrib.django.clients": PUBLIC,
     "contrib.django.checks": ["contrib.django.clients", "contrib.django.django_tasks"],
     "contrib.django.apps": ["contrib.django.checks", "contrib.django.clients",
                             "contrib.django.django_tasks", "contrib.django.signals"],
     "contrib.django.poll": [*PUBLIC, "errors", *DJANGO[:2]],
-    "contrib.django.advance": [*PUBLIC, "errors", "contrib.django.signals", *DJANGO[:3]],
-    "contrib.django.models": [*PUBLIC, *DJANGO[:4], "contrib.django.pulse",
-                              "contrib.django.signals"],
+    "contrib.django.lifecycle": [*PUBLIC, "errors", "contrib.django.signals", *DJANGO[:3]],
+    "contrib.django.models": [*PUBLIC, *DJANGO[:4], "contrib.django.signals"],
     "contrib.django.migrations.0001_initial": DJANGO,
     "contrib.django.sweep": [*PUBLIC, *DJANGO],
-    "contrib.django.cards": DJANGO,
+    "contrib.django.presenters": DJANGO,
     "contrib.django.forms": PUBLIC,
-    "contrib.django.views": [*PUBLIC, *DJANGO, "formats", "contrib.django.cards",
+    "contrib.django.views": [*PUBLIC, *DJANGO, "formats", "contrib.django.presenters",
                              "contrib.django.forms"],
     "contrib.django.urls": ["contrib.django.views"],
     "contrib.django.admin": [*DJANGO, "contrib.django.views"],
-    "contrib.django.django_tasks": ["contrib.django.pulse", "contrib.django.sweep"],
+    "contrib.django.django_tasks": ["contrib.django.models", "contrib.django.sweep"],
     "contrib.django.tasks": ["contrib.django.sweep"],
     "contrib.django.management.commands.imagelabs_prune": [*DJANGO, "contrib.django.sweep"],
     "contrib.django.management.commands.imagelabs_sweep": [*DJANGO, "contrib.django.sweep"],

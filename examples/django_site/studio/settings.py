@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
-KEPT = HERE / "var"  # the database and the pictures
+KEPT = HERE / "var"  # the database and the images
 KEPT.mkdir(exist_ok=True)  # the system checks already open the database
 
 SECRET_KEY = "of an example that runs on this machine alone"  # noqa: S105 - and guards nothing
@@ -59,20 +59,20 @@ DATABASES: dict[str, dict[str, Any]] = {
     }
 }
 
-# Where pictures come from. Without BACKEND it is the service itself; see settings_services.py.
+# Where images come from. Without BACKEND it is the service itself; see settings_services.py.
 IMAGELABS: dict[str, Any] = {
     "default": {
         "BACKEND": "imagelabs_sdk.embedded.embedded_transport",
-        # Six seconds a picture; asked twice a second, since asking costs nothing here.
+        # Six seconds an image; asked twice a second, since asking costs nothing here.
         "OPTIONS": {"duration": 6.0, "poll_interval": 0.5},
     }
 }
-# Pictures are served by the app's own view, to their owners alone; not below MEDIA_URL.
+# Images are served by the app's own view, to their owners alone; not below MEDIA_URL.
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     "imagelabs": {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
-        "OPTIONS": {"location": KEPT / "pictures"},
+        "OPTIONS": {"location": KEPT / "images"},
     },
 }

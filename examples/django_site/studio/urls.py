@@ -1,4 +1,4 @@
-"""The site's pages, and those of the app below ``pictures/``."""
+"""The site's pages, and those of the app below ``images/``."""
 
 from django.contrib import admin
 from django.urls import include, path
@@ -10,6 +10,6 @@ urlpatterns = [
     path("wait/", views.wait, name="wait"),
     path("download/", views.download, name="download"),
     path("many/", views.many, name="many"),
-    path("pictures/", include("imagelabs_sdk.contrib.django.urls")),
+    path("images/", include("imagelabs_sdk.contrib.django.urls")),
     path("admin/", admin.site.urls),
 ]

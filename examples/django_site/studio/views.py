@@ -1,4 +1,4 @@
-"""The three ways to a picture, side by side."""
+"""The three ways to an image, side by side."""
 
 from django.contrib import messages
 from django.db import transaction
@@ -9,11 +9,11 @@ from django.views.decorators.http import require_POST, require_safe
 
 from imagelabs_sdk import ImageLabsError, ImageRequest, InvalidRequestError
 from imagelabs_sdk.contrib.django import client
-from imagelabs_sdk.contrib.django.cards import Card
 from imagelabs_sdk.contrib.django.forms import StartForm
 from imagelabs_sdk.contrib.django.models import ImageJob
+from imagelabs_sdk.contrib.django.presenters import JobPresenter
 
-_SHOWN = 24  # of a visitor's pictures
+_SHOWN = 24  # of a visitor's images
 _MANY = 12  # lines of a batch
 
 
@@ -26,29 +26,29 @@ def home(request: HttpRequest) -> HttpResponse:
 @require_POST
 @transaction.non_atomic_requests
 def wait(request: HttpRequest) -> HttpResponseBase:
-    """The picture if it comes in eight seconds, else the page of a job that goes on."""
+    """The image if it comes in eight seconds, else the page of a job that goes on."""
     form = StartForm(request.POST)
     if not form.is_valid():
         return _desk(request, form)
     job = ImageJob.objects.generate_or_defer(form.image_request, wait=8, owner=request.user)
-    return FileResponse(job.picture.open()) if job.picture else redirect(job)
+    return FileResponse(job.image.open()) if job.image else redirect(job)
 
 
 @require_POST
 @transaction.non_atomic_requests
 def download(request: HttpRequest) -> HttpResponseBase:
-    """Block until the picture is there; it is kept nowhere. Holds a thread for as long."""
+    """Block until the image is there; it is kept nowhere. Holds a thread for as long."""
     form = StartForm(request.POST)
     if not form.is_valid():
         return _desk(request, form)
     try:
-        picture = client.generate(form.image_request, timeout=20).read(timeout=5)
+        image = client.generate(form.image_request, timeout=20).read(timeout=5)
     except ImageLabsError as error:
         form.add_error(None, str(error))
         return _desk(request, form)
-    disposition = 'attachment; filename="picture.png"'
+    disposition = 'attachment; filename="image.png"'
     return HttpResponse(
-        picture, content_type="image/png", headers={"Content-Disposition": disposition}
+        image, content_type="image/png", headers={"Content-Disposition": disposition}
     )
 
 
@@ -67,5 +67,5 @@ def many(request: HttpRequest) -> HttpResponse:
 
 def _desk(request: HttpRequest, form: StartForm) -> HttpResponse:
     jobs = ImageJob.objects.filter(owner=request.user)[:_SHOWN]
-    shown = {"form": form, "cards": [Card(job) for job in jobs], "most": _MANY}
+    shown = {"form": form, "presenters": [JobPresenter(job) for job in jobs], "most": _MANY}
     return render(request, "studio/home.html", shown, status=422 if form.errors else 200)

@@ -14,13 +14,13 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .advance import poll_now
+from .lifecycle import poll_now
 from .models import AbstractImageJob, ImageJob
-from .views import picture_response
+from .views import image_response
 
 __all__ = ["ImageJobAdmin"]
 
-_SMALL, _LARGE = 64, 512  # pixels of a picture's longer side
+_SMALL, _LARGE = 64, 512  # pixels of an image's longer side
 
 
 @admin.register(ImageJob)
@@ -31,8 +31,16 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
     covers, and are not searched.
     """
 
-    list_display = ("thumbnail", "words", "state", "progress", "alias", "owner", "created_at")
-    list_display_links = ("thumbnail", "words")
+    list_display = (
+        "thumbnail",
+        "short_prompt",
+        "state",
+        "progress",
+        "alias",
+        "owner",
+        "created_at",
+    )
+    list_display_links = ("thumbnail", "short_prompt")
     list_filter = ("state", "alias", "error_code", "created_at")
     list_select_related = ("owner",)
     list_per_page = 50
@@ -40,10 +48,10 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
     show_full_result_count = False
     search_fields = ("task_id__exact",)
     search_help_text = _("Id or task id.")
-    actions = ("look_again",)
+    actions = ("poll_again",)
     view_on_site = False  # that page is its owner's
     fieldsets: ClassVar[Any] = [
-        (None, {"fields": ["shown", "words_in_full", "owner", "width", "height", "seed"]}),
+        (None, {"fields": ["large_image", "full_prompt", "owner", "width", "height", "seed"]}),
         (_("State"), {"fields": ["state", "status", "progress", "error_code", "error"]}),
         (
             _("Course"),
@@ -52,7 +60,7 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
         ),
         (_("Service"), {"fields": ["id", "alias", "task_id", "request"]}),
     ]  # fmt: skip
-    readonly_fields = ("shown", "words_in_full", "progress")
+    readonly_fields = ("large_image", "full_prompt", "progress")
 
     class Media:
         """Room for words, and none for more than a screen is wide."""
@@ -81,58 +89,58 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
             return super().get_search_results(request, queryset, search_term)
         return queryset.filter(pk=key), False
 
-    # Pictures ---------------------------------------------------------------------------
+    # Images ---------------------------------------------------------------------------
 
     def get_urls(self) -> list[URLPattern]:
-        """Also that of a job's picture, which its owner's page does not show to others."""
-        view = self.admin_site.admin_view(self.picture_view)
-        own = path("<uuid:pk>/picture/", view, name=self._picture_name)
+        """Also that of a job's image, which its owner's page does not show to others."""
+        view = self.admin_site.admin_view(self.image_view)
+        own = path("<uuid:pk>/image/", view, name=self._image_name)
         return [own, *super().get_urls()]
 
-    def picture_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
-        """The picture, for who may view the job."""
+    def image_view(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
+        """The image, for who may view the job."""
         job = self.get_object(request, str(pk))
         if job is None:
             raise Http404
         if not self.has_view_permission(request, job):
             raise PermissionDenied
-        return picture_response(request, job)
+        return image_response(request, job)
 
     @property
-    def _picture_name(self) -> str:
-        return f"{self.opts.app_label}_{self.opts.model_name}_picture"
+    def _image_name(self) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}_image"
 
     def _image(self, job: AbstractImageJob, longer_side: int) -> str:
-        if not job.picture:
+        if not job.image:
             return "–"
         scale = longer_side / max(job.width, job.height)
         return format_html(
             '<img src="{}" alt="{}" width="{}" height="{}" loading="lazy">',
-            reverse(f"{self.admin_site.name}:{self._picture_name}", args=[job.pk]),
+            reverse(f"{self.admin_site.name}:{self._image_name}", args=[job.pk]),
             Truncator(job.prompt).chars(100),
             max(1, round(job.width * scale)),
             max(1, round(job.height * scale)),
         )
 
-    @admin.display(description=_("picture"))
+    @admin.display(description=_("image"))
     def thumbnail(self, job: AbstractImageJob) -> str:
         """Small, in the list."""
         return self._image(job, _SMALL)
 
-    @admin.display(description=_("picture"))
-    def shown(self, job: AbstractImageJob) -> str:
+    @admin.display(description=_("image"))
+    def large_image(self, job: AbstractImageJob) -> str:
         """On its page."""
         return self._image(job, _LARGE)
 
     # Columns ----------------------------------------------------------------------------
 
     @admin.display(description=_("prompt"))
-    def words(self, job: AbstractImageJob) -> str:
+    def short_prompt(self, job: AbstractImageJob) -> str:
         """The prompt's beginning."""
         return Truncator(job.prompt).chars(60)
 
     @admin.display(description=_("prompt"))
-    def words_in_full(self, job: AbstractImageJob) -> str:
+    def full_prompt(self, job: AbstractImageJob) -> str:
         """The prompt."""
         return job.prompt
 
@@ -144,20 +152,20 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
     # Doing ------------------------------------------------------------------------------
 
     @admin.action(description=_("Poll now, also at what was given up"), permissions=["poll"])
-    def look_again(self, request: HttpRequest, queryset: QuerySet[AbstractImageJob]) -> None:
+    def poll_again(self, request: HttpRequest, queryset: QuerySet[AbstractImageJob]) -> None:
         """Make jobs due; who polls is whichever driver, or page, comes next."""
         count = poll_now(queryset)
         text = ngettext("%d job is due now.", "%d jobs are due now.", count) % count
         self.message_user(request, text, messages.SUCCESS if count else messages.WARNING)
 
     def delete_model(self, request: HttpRequest, obj: AbstractImageJob) -> None:
-        """The picture, too, and first: a picture without its row is never found again."""
-        if obj.picture:
-            obj.picture.delete(save=False)
+        """The image, too, and first: an image without its row is never found again."""
+        if obj.image:
+            obj.image.delete(save=False)
         super().delete_model(request, obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[AbstractImageJob]) -> None:
         """As `delete_model`, for many."""
-        for job in queryset.exclude(picture="").iterator(chunk_size=200):
-            job.picture.delete(save=False)
+        for job in queryset.exclude(image="").iterator(chunk_size=200):
+            job.image.delete(save=False)
         super().delete_queryset(request, queryset)

@@ -62,7 +62,7 @@ def _check_storage() -> Iterator[CheckMessage]:
     placed = settings.MEDIA_ROOT or storage.get("OPTIONS", {}).get("location")
     if storage.get("BACKEND") == _FILES and not placed:
         yield CheckWarning(
-            "Pictures would be stored in the directory that the process happens to run in.",
+            "Images would be stored in the directory that the process happens to run in.",
             hint="Set MEDIA_ROOT, or STORAGES['imagelabs'].",
             id="imagelabs.W002",
         )

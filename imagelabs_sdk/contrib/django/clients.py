@@ -93,7 +93,7 @@ def in_transaction(using: str | None = None) -> str | None:
 
 
 def warn_of_transaction(consequence: str) -> None:
-    """Warn the caller's caller, who waits for a picture inside a transaction."""
+    """Warn the caller's caller, who waits for an image inside a transaction."""
     warnings.warn(
         f"in a transaction: {consequence}; call it outside (a view: decorate it with "
         "transaction.non_atomic_requests), or start a job instead",

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from django.db import router, transaction
 from django.utils import timezone
 
-from .pulse import ASLEEP, SweepChain
+from .models import ASLEEP, SweepChain
 from .sweep import any_outstanding, sweep_briefly
 
 try:

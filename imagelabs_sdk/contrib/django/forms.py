@@ -1,4 +1,4 @@
-"""The form that asks for a picture, judged by the SDK's own rules."""
+"""The form that asks for an image, judged by the SDK's own rules."""
 
 import re
 import uuid
@@ -76,7 +76,7 @@ class StartForm(forms.Form):
     seed = forms.IntegerField(
         label=_("Seed"),
         required=False,
-        help_text=_("The same seed draws the same picture again."),
+        help_text=_("The same seed draws the same image again."),
     )
 
     def clean(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
+from datetime import timezone as fixed_zone
 from pathlib import PurePath
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -19,21 +20,23 @@ from django.utils.translation import gettext_lazy as _
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError
 
-from .advance import BRIEF, LEASE, advance, submit
+from .choices import JobState
 from .clients import DEFAULT_ALIAS, clients, in_transaction, warn_of_transaction
+from .lifecycle import BRIEF, LEASE, advance, submit
 from .poll import MAX_CODE, MAX_ERROR
-from .pulse import SweepChain
 from .signals import jobs_outstanding
-from .state import JobState
 
-__all__ = ["AbstractImageJob", "ImageJob", "ImageJobManager", "JobState", "SweepChain"]
+__all__ = ["ASLEEP", "AbstractImageJob", "ImageJob", "ImageJobManager", "JobState", "SweepChain"]
 
 _REQUEST = {field.name for field in attrs.fields(ImageRequest)} - {"prompt"}
 _GLANCE = 0.5  # seconds between looks at a row that somebody else may settle
 _T = TypeVar("_T", bound="AbstractImageJob")
 
+ASLEEP = datetime(1970, 1, 1, tzinfo=fixed_zone.utc)
+"""The time of a `SweepChain` that has ended."""
 
-class _PictureStorage(LazyObject):  # type: ignore[type-arg]  # it takes none when it runs
+
+class _ImageStorage(LazyObject):  # type: ignore[type-arg]  # it takes none when it runs
     """``STORAGES["imagelabs"]`` if there is one, else the default storage."""
 
     def _setup(self) -> None:
@@ -41,23 +44,23 @@ class _PictureStorage(LazyObject):  # type: ignore[type-arg]  # it takes none wh
         self._wrapped = storages["imagelabs"] if own else default_storage
 
 
-_picture_storage = _PictureStorage()
+_image_storage = _ImageStorage()
 
 
-def picture_storage() -> Storage:
-    """Where pictures are kept; follows ``override_settings``."""
-    return cast(Storage, _picture_storage)
+def image_storage() -> Storage:
+    """Where images are kept; follows ``override_settings``."""
+    return cast(Storage, _image_storage)
 
 
 def _forget_storage(*, setting: str, **_: object) -> None:
     if setting == "STORAGES":
-        _picture_storage._wrapped = cast(Storage, empty)
+        _image_storage._wrapped = cast(Storage, empty)
 
 
 setting_changed.connect(_forget_storage)
 
 
-def picture_name(job: "AbstractImageJob", filename: str) -> str:
+def image_name(job: "AbstractImageJob", filename: str) -> str:
     """A name of our own making; nothing of it comes from the service or the user."""
     return f"imagelabs/{job.pk.hex[:2]}/{job.pk}{PurePath(filename).suffix}"
 
@@ -73,7 +76,7 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
         id: uuid.UUID | None = None,  # noqa: A002 - the column's name
         **options: Any,
     ) -> _T:
-        """Ask for one picture, and keep the job in a row.
+        """Ask for one image, and keep the job in a row.
 
         The row is committed before the request leaves: in a transaction the request waits for
         its end, and is never sent if it is rolled back. What the service answers is in the row,
@@ -83,7 +86,7 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
             prompt: What to draw, or a whole `ImageRequest`.
             alias: The client, by its name in ``settings.IMAGELABS``.
             id: The row's key; a row that has it already is answered instead, and nothing is
-                sent: give a form one, and pressing its button twice buys one picture.
+                sent: give a form one, and pressing its button twice buys one image.
                 `None`: a new one.
             **options: Fields of `ImageRequest`, such as ``width=512``; the others are columns
                 of the row, such as ``owner=request.user``.
@@ -127,12 +130,12 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
     def generate_or_defer(
         self, prompt: str | ImageRequest, *, wait: float = 5.0, **options: Any
     ) -> _T:
-        """`start`, and wait a moment: perhaps the picture comes in time.
+        """`start`, and wait a moment: perhaps the image comes in time.
 
         ::
 
             job = ImageJob.objects.generate_or_defer("a lighthouse", owner=request.user)
-            return FileResponse(job.picture.open()) if job.picture else redirect(job)
+            return FileResponse(job.image.open()) if job.image else redirect(job)
 
         In a transaction nothing leaves before its end, so that there is nothing to wait for:
         decorate the view with ``transaction.non_atomic_requests``.
@@ -143,7 +146,7 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
             **options: As in `start`.
 
         Returns:
-            The row: ``picture`` is set if it came in time.
+            The row: ``image`` is set if it came in time.
         """
         job = self.start(prompt, **options)
         if in_transaction(job._state.db):
@@ -167,11 +170,11 @@ class AbstractImageJob(models.Model):
     ``save(update_fields=[...])``, so that a job in motion is not set back.
 
     Attributes:
-        patience: How long after its submit an unfinished job is given up. It may finish all
+        give_up_after: How long after its submit an unfinished job is given up. It may finish all
             the same: "poll now" in the admin takes it up again.
     """
 
-    patience: ClassVar[timedelta] = timedelta(hours=1)
+    give_up_after: ClassVar[timedelta] = timedelta(hours=1)
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     alias = models.CharField(_("client"), max_length=64, default=DEFAULT_ALIAS)
@@ -191,8 +194,8 @@ class AbstractImageJob(models.Model):
         _("preview"), blank=True, default="",
         help_text=_("Not for pages: its host would see who polls."),
     )  # fmt: skip
-    picture = models.FileField(
-        _("picture"), upload_to=picture_name, storage=picture_storage, max_length=255, blank=True
+    image = models.FileField(
+        _("image"), upload_to=image_name, storage=image_storage, max_length=255, blank=True
     )
     error_code = models.CharField(
         _("error"), max_length=MAX_CODE, blank=True, default="",
@@ -284,6 +287,28 @@ class ImageJob(AbstractImageJob):
             *AbstractImageJob.Meta.indexes,
             models.Index(fields=["owner", "-created_at"], name="imagelabs_imagejob_owner"),
         ]
+
+
+class SweepChain(models.Model):
+    """The chain of sweeps of one backend of ``django.tasks``; see `django_tasks`.
+
+    Attributes:
+        backend: Its alias in ``settings.TASKS``.
+        at: When the chain's next task is to run. A task with an earlier time belongs to a chain
+            that was taken for dead; it ends without a sweep.
+    """
+
+    backend = models.CharField(primary_key=True, max_length=64)
+    at = models.DateTimeField(default=ASLEEP)
+
+    @classmethod
+    def claim(cls, backend: str, until: datetime, *, at: datetime) -> bool:
+        """Set the time of the chain's next task to `at`, unless it is later than `until`.
+
+        Return True if this call changed it.
+        """
+        mine = cls.objects.filter(backend=backend, at__lte=until)
+        return bool(mine.update(at=at))
 
 
 def _request(prompt: str | ImageRequest, options: dict[str, Any]) -> ImageRequest:

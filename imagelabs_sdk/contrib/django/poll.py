@@ -1,4 +1,4 @@
-"""One poll of a job, far from the database: ask, fetch the picture, store it.
+"""One poll of a job, far from the database: ask, fetch the image, store it.
 
 What comes of it is a change of the row's columns, which `advance` settles. No ORM is touched
 here, so that threads may poll without opening connections to the database.
@@ -29,36 +29,36 @@ from imagelabs_sdk import (
 )
 from imagelabs_sdk.errors import sanitize_text
 
+from .choices import JobState
 from .clients import clients
-from .state import JobState
 
 if TYPE_CHECKING:
     from .models import AbstractImageJob
 
-__all__ = ["MAX_CODE", "MAX_ERROR", "Change", "PollResult", "Work", "poll"]
+__all__ = ["MAX_CODE", "MAX_ERROR", "ClaimedJob", "ColumnUpdates", "PollResult", "poll"]
 
 log = logging.getLogger(__name__)
 
 _MAX_URL = 4096  # characters of a preview's address
 MAX_CODE, MAX_ERROR = 64, 500  # characters of an error's class and text
-_PAUSE = 2.0  # seconds until the next poll when the picture could not be fetched or stored
+_PAUSE = 2.0  # seconds until the next poll when the image could not be fetched or stored
 _LONGEST_PAUSE = 60.0  # seconds between polls that fail
 _TO_STORE = timedelta(seconds=55)  # that must be left of the lease when storing begins
 
-Change = dict[str, Any]
+ColumnUpdates = dict[str, Any]
 """Columns of a row and their new values."""
 
 
 @attrs.frozen(kw_only=True)
-class Work:
+class ClaimedJob:
     """What has to be known of a job that was claimed, to look at it.
 
     Attributes:
         key: The row's primary key, for the log.
-        alias, task_id, request, submitted_at, failures, patience: As in the row.
+        alias, task_id, request, submitted_at, failures, give_up_after: As in the row.
         leased_until: Until when nobody else looks at it.
-        storage: Where its picture belongs.
-        name: Makes the picture's name there from a name with the right extension.
+        storage: Where its image belongs.
+        name: Makes the image's name there from a name with the right extension.
         max_length: Characters that this name may have.
     """
 
@@ -68,16 +68,16 @@ class Work:
     request: Mapping[str, Any] = attrs.field(repr=False)
     submitted_at: datetime
     failures: int
-    patience: timedelta
+    give_up_after: timedelta
     leased_until: datetime
     storage: Storage
     name: Callable[[str], str]
     max_length: int | None
 
     @classmethod
-    def of(cls, row: "AbstractImageJob", leased_until: datetime) -> "Work":
+    def of(cls, row: "AbstractImageJob", leased_until: datetime) -> "ClaimedJob":
         """The work that a claimed row means."""
-        field = row.picture.field
+        field = row.image.field
         return cls(
             key=row.pk,
             alias=row.alias,
@@ -85,7 +85,7 @@ class Work:
             request=row.request,
             submitted_at=row.submitted_at or row.created_at,
             failures=row.failures,
-            patience=row.patience,
+            give_up_after=row.give_up_after,
             leased_until=leased_until,
             storage=field.storage,
             name=lambda file: field.generate_filename(row, file),
@@ -110,67 +110,72 @@ class PollResult:
         trouble: Why the poll failed, if it did; the job may be healthy.
     """
 
-    change: Change
+    change: ColumnUpdates
     trouble: Exception | None = None
 
 
-def poll(work: Work, *, timeout: float) -> PollResult:
-    """Ask once; fetch and store the picture if it is there. Raises nothing.
+def poll(claimed: ClaimedJob, *, timeout: float) -> PollResult:
+    """Ask once; fetch and store the image if it is there. Raises nothing.
 
     Args:
-        work: What was claimed.
+        claimed: What was claimed.
         timeout: Seconds for asking and fetching together.
     """
-    if not work.task_id:
+    if not claimed.task_id:
         return PollResult(_lost())
     try:
-        deadline = clients[work.alias].deadline(timeout)
-        return _poll(work, work.job(), deadline)
+        deadline = clients[claimed.alias].deadline(timeout)
+        return _poll(claimed, claimed.job(), deadline)
     except Exception as error:
         if not isinstance(error, ImageLabsError):
-            log.exception("job %s: the poll failed", work.key)
-        return PollResult(_postponed(work, error, _PAUSE), error)
+            log.exception("job %s: the poll failed", claimed.key)
+        return PollResult(_postponed(claimed, error, _PAUSE), error)
 
 
-def _poll(work: Work, job: Job, deadline: Deadline) -> PollResult:
+def _poll(claimed: ClaimedJob, job: Job, deadline: Deadline) -> PollResult:
     try:
         result = job.poll(timeout=deadline.remaining())
     except (JobFailedError, APIStatusError) as error:
-        return PollResult(ended(JobState.FAILED, error))
+        return PollResult(final_columns(JobState.FAILED, error))
     if result.error is not None:
         return PollResult(
-            _postponed(work, result.error, result.next_poll_in or _PAUSE), result.error
+            _postponed(claimed, result.error, result.next_poll_in or _PAUSE), result.error
         )
     assert result.progress is not None  # the poll was answered
     if result.next_poll_in is not None:
-        return PollResult(_running(work, result.progress, result.next_poll_in))
-    name = _stored(work, job.image(), deadline)
-    done = {"picture": name, "status": result.progress.status, "fraction": 1.0, "preview_url": ""}
-    return PollResult({**ended(JobState.DONE), **done, "failures": 0})
+        return PollResult(_running(claimed, result.progress, result.next_poll_in))
+    name = _stored(claimed, job.image(), deadline)
+    done = {"image": name, "status": result.progress.status, "fraction": 1.0, "preview_url": ""}
+    return PollResult({**final_columns(JobState.DONE), **done, "failures": 0})
 
 
-def _stored(work: Work, image: GeneratedImage, deadline: Deadline) -> str:
-    """Fetch the picture and put it into the storage, in place of what a killed process left."""
+def _stored(claimed: ClaimedJob, image: GeneratedImage, deadline: Deadline) -> str:
+    """Fetch the image and put it into the storage, in place of what a killed process left."""
     with tempfile.TemporaryDirectory(prefix="imagelabs-") as folder:
-        path = image.save(Path(folder) / "picture", timeout=deadline.remaining() or _PAUSE)
-        if timezone.now() > work.leased_until - _TO_STORE:
-            raise TimeoutError("too late to store the picture: somebody else may be at it")
-        name = work.name(path.name)
-        if work.storage.exists(name):
-            work.storage.delete(name)
+        path = image.save(Path(folder) / "image", timeout=deadline.remaining() or _PAUSE)
+        if timezone.now() > claimed.leased_until - _TO_STORE:
+            raise TimeoutError("too late to store the image: somebody else may be at it")
+        name = claimed.name(path.name)
+        if claimed.storage.exists(name):
+            claimed.storage.delete(name)
         with path.open("rb") as file:
-            return work.storage.save(name, File(file), max_length=work.max_length)
+            return claimed.storage.save(name, File(file), max_length=claimed.max_length)
 
 
 # What becomes of the row ----------------------------------------------------------------
 
 
-def ended(state: str, error: Exception | None = None) -> Change:
+def final_columns(state: str, error: Exception | None = None) -> ColumnUpdates:
     """A job that nobody looks at any more."""
-    return {"state": state, "next_poll_at": None, "finished_at": timezone.now(), **told(error)}
+    return {
+        "state": state,
+        "next_poll_at": None,
+        "finished_at": timezone.now(),
+        **error_columns(error),
+    }
 
 
-def told(error: Exception | None) -> Change:
+def error_columns(error: Exception | None) -> ColumnUpdates:
     """What a row tells of an error; `None`: of none."""
     if error is None:
         return {"error_code": "", "error": ""}
@@ -179,34 +184,34 @@ def told(error: Exception | None) -> Change:
     return {"error_code": type(error).__name__[:MAX_CODE], "error": text}
 
 
-def _lost() -> Change:
+def _lost() -> ColumnUpdates:
     """Whoever was to send the request has died, before or after."""
-    change = ended(JobState.UNKNOWN)
+    change = final_columns(JobState.UNKNOWN)
     return {**change, "error_code": "SubmissionUnknownError", "error": "the sender was interrupted"}
 
 
-def _running(work: Work, progress: Progress, delay: float) -> Change:
-    news: Change = {
+def _running(claimed: ClaimedJob, progress: Progress, delay: float) -> ColumnUpdates:
+    news: ColumnUpdates = {
         "status": progress.status,
         "fraction": progress.fraction,
         "preview_url": _kept(progress.preview_url),
         "failures": 0,
     }
     now = timezone.now()
-    if (waited := now - work.submitted_at) > work.patience:
+    if (waited := now - claimed.submitted_at) > claimed.give_up_after:
         seconds = round(waited.total_seconds())
         error = JobTimeoutError(f"still running after {seconds} s; it may yet finish")
-        return {**news, **ended(JobState.FAILED, error)}
-    return {**news, **told(None), "next_poll_at": now + timedelta(seconds=delay)}
+        return {**news, **final_columns(JobState.FAILED, error)}
+    return {**news, **error_columns(None), "next_poll_at": now + timedelta(seconds=delay)}
 
 
-def _postponed(work: Work, error: Exception, delay: float) -> Change:
-    """A poll that failed: the next one later and later, until our patience ends."""
+def _postponed(claimed: ClaimedJob, error: Exception, delay: float) -> ColumnUpdates:
+    """A poll that failed: the next one later and later, until our give_up_after ends."""
     now = timezone.now()
-    news = {"failures": work.failures + 1, **told(error)}
-    if now - work.submitted_at > work.patience:
-        return {**news, **ended(JobState.FAILED, error)}
-    pause = max(delay, min(delay * 2.0 ** min(work.failures, 10), _LONGEST_PAUSE))
+    news = {"failures": claimed.failures + 1, **error_columns(error)}
+    if now - claimed.submitted_at > claimed.give_up_after:
+        return {**news, **final_columns(JobState.FAILED, error)}
+    pause = max(delay, min(delay * 2.0 ** min(claimed.failures, 10), _LONGEST_PAUSE))
     return {**news, "next_poll_at": now + timedelta(seconds=pause)}
 
 

@@ -16,7 +16,7 @@ Drivers wake by it.
 """
 
 job_succeeded = Signal()
-"""The picture is stored."""
+"""The image is stored."""
 
 job_failed = Signal()
 """There will be none, or nobody can tell: see `AbstractImageJob.state` and ``error_code``."""

@@ -21,8 +21,8 @@ from django.utils import timezone
 
 from imagelabs_sdk import APIConnectionError, APIResponseError, APIStatusError
 
-from .advance import LEASE, claim, record_result
 from .clients import clients
+from .lifecycle import LEASE, claim, record_result
 from .models import AbstractImageJob
 from .poll import PollResult, poll
 
@@ -70,7 +70,7 @@ class Sweeper:
         threads: int = 8,
         using: str | None = None,
         skip: frozenset[str] = frozenset(),
-        weather: dict[str, ServiceHealth] | None = None,
+        health: dict[str, ServiceHealth] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Opens nothing.
@@ -79,13 +79,13 @@ class Sweeper:
             threads: How many polls may be under way at once.
             using: The database; `None`: where each model is written to.
             skip: Aliases whose jobs are left alone.
-            weather: How the services have answered, by alias; kept up to date, and may be shared
+            health: How the services have answered, by alias; kept up to date, and may be shared
                 by the sweepers of a process. `None`: nothing is known.
             clock: In seconds.
         """
         self._threads, self._using, self._skip, self._clock = threads, using, skip, clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imagelabs-sweep")
-        self._weather = {} if weather is None else weather
+        self._health = {} if health is None else health
         self._flying: dict[Future[PollResult], AbstractImageJob] = {}
 
     def __enter__(self) -> "Sweeper":
@@ -148,22 +148,22 @@ class Sweeper:
 
     def _shut(self) -> set[str]:
         """The aliases at which no poll may leave now."""
-        return {alias for alias in [*self._weather] if not self._permits(alias)} | self._skip
+        return {alias for alias in [*self._health] if not self._permits(alias)} | self._skip
 
     def _permits(self, alias: str) -> bool:
         """Whether a poll may leave; a service in trouble is asked one thing at a time."""
-        weather = self._weather[alias]
+        health = self._health[alias]
         asking = any(job.alias == alias for job in self._flying.values())
-        in_trouble = weather.failures >= self._threads
-        return weather.opens <= self._clock() and not (in_trouble and asking)
+        in_trouble = health.failures >= self._threads
+        return health.opens <= self._clock() and not (in_trouble and asking)
 
     def _take(self, job: AbstractImageJob) -> None:
-        self._weather.setdefault(job.alias, ServiceHealth())
-        if self._permits(job.alias) and (work := claim(job)) is not None:
-            self._flying[self._pool.submit(poll, work, timeout=_TIMEOUT)] = job
+        self._health.setdefault(job.alias, ServiceHealth())
+        if self._permits(job.alias) and (claimed := claim(job)) is not None:
+            self._flying[self._pool.submit(poll, claimed, timeout=_TIMEOUT)] = job
 
     def _land(self, job: AbstractImageJob, seen: PollResult) -> None:
-        self._record_result(self._weather[job.alias], seen.trouble)
+        self._record_result(self._health[job.alias], seen.trouble)
         try:
             record_result(job, seen)
         except ObjectDoesNotExist:
@@ -171,15 +171,15 @@ class Sweeper:
         except Exception:  # the row stays as it is, and is due again when its lease ends
             log.exception("job %s: cannot be settled", job.pk)
 
-    def _record_result(self, weather: ServiceHealth, trouble: Exception | None) -> None:
+    def _record_result(self, health: ServiceHealth, trouble: Exception | None) -> None:
         if not isinstance(trouble, APIConnectionError | APIStatusError | APIResponseError):
-            weather.failures = 0
+            health.failures = 0
             return
-        weather.failures += 1
+        health.failures += 1
         asked = min(getattr(trouble, "retry_after", None) or 0.0, _LONGEST_ASKED)
-        over = weather.failures - self._threads  # one bad poll is a job's own matter
+        over = health.failures - self._threads  # one bad poll is a job's own matter
         pause = min(2.0 ** min(over, 10), _LONGEST_HOLD) if over >= 0 else 0.0
-        weather.opens = max(weather.opens, self._clock() + max(asked, pause))
+        health.opens = max(health.opens, self._clock() + max(asked, pause))
 
 
 def job_models() -> list[type[AbstractImageJob]]:
@@ -197,13 +197,13 @@ def job_rows(using: str | None = None) -> Iterator[QuerySet[AbstractImageJob]]:
 # For queues, whose messages each mean one sweep ------------------------------------------
 
 _BRIEFLY = 5.0  # seconds after which no further poll is taken: others use the queue, too
-_weather: dict[str, ServiceHealth] = {}  # what this process knows of the services
+_health: dict[str, ServiceHealth] = {}  # what this process knows of the services
 
 
 def sweep_briefly() -> int:
     """One sweep over the jobs that any process can look at. Answers how many polls were taken."""
     until = time.monotonic() + _BRIEFLY
-    with Sweeper(skip=in_process_aliases(), weather=_weather) as sweeper:
+    with Sweeper(skip=in_process_aliases(), health=_health) as sweeper:
         return sweeper.sweep(stop=lambda: time.monotonic() > until)
 
 

@@ -1,8 +1,8 @@
-"""``path("pictures/", include("imagelabs_sdk.contrib.django.urls"))``."""
+"""``path("images/", include("imagelabs_sdk.contrib.django.urls"))``."""
 
 from django.urls import path
 
-from .views import JobView, PictureView, PreviewView, StartView
+from .views import ImageView, JobView, PreviewView, StartView
 
 __all__ = ["urlpatterns"]
 
@@ -10,6 +10,6 @@ app_name = "imagelabs"
 urlpatterns = [
     path("", StartView.as_view(), name="start"),
     path("<uuid:pk>/", JobView.as_view(), name="job"),
-    path("<uuid:pk>/picture/", PictureView.as_view(), name="picture"),
+    path("<uuid:pk>/image/", ImageView.as_view(), name="image"),
     path("<uuid:pk>/preview/", PreviewView.as_view(), name="preview"),
 ]

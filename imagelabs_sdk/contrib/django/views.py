@@ -1,11 +1,11 @@
-"""Pages over the rows: a form that starts a job, the job coming along, its picture.
+"""Pages over the rows: a form that starts a job, the job coming along, its image.
 
 Whoever is logged in sees the jobs they own, and no others. A site whose jobs are a model of its
-own, with an ``owner``, and a ``get_absolute_url`` below which ``picture/`` and ``preview/`` are::
+own, with an ``owner``, and a ``get_absolute_url`` below which ``image/`` and ``preview/`` are::
 
     path("posters/", StartView.as_view(model=Poster)),
     path("posters/<uuid:pk>/", JobView.as_view(model=Poster), name="poster"),
-    path("posters/<uuid:pk>/picture/", PictureView.as_view(model=Poster)),
+    path("posters/<uuid:pk>/image/", ImageView.as_view(model=Poster)),
     path("posters/<uuid:pk>/preview/", PreviewView.as_view(model=Poster)),
 """
 
@@ -42,25 +42,25 @@ from django.views.generic import FormView, View
 from imagelabs_sdk import InvalidRequestError
 from imagelabs_sdk.formats import sniff
 
-from .advance import advance
-from .cards import Card
 from .clients import DEFAULT_ALIAS, clients
 from .forms import StartForm
+from .lifecycle import advance
 from .models import AbstractImageJob, ImageJob
+from .presenters import JobPresenter
 
-__all__ = ["JobView", "OwnJobsMixin", "PictureView", "PreviewView", "StartView"]
+__all__ = ["ImageView", "JobView", "OwnJobsMixin", "PreviewView", "StartView"]
 
 log = logging.getLogger(__name__)
 
-_A_POLL = 10.0  # seconds for which a page waits for the service, a picture included
+_A_POLL = 10.0  # seconds for which a page waits for the service, an image included
 _A_PREVIEW = 5.0  # the same for a preview
 _KEPT = 60  # seconds for which a preview is kept for others
 _KEPT_NONE = 5  # the same when it could not be had
 _MAX_KEPT = 1_000_000  # bytes; caches such as memcached take no more
 _ASK_FIRST = "private, no-cache"  # a browser may keep it, but who is logged in may have changed
-_HEAD = 32  # bytes that tell a picture's format
+_HEAD = 32  # bytes that tell an image's format
 
-# What is served is somebody else's file: a browser shall take it for a picture or for nothing.
+# What is served is somebody else's file: a browser shall take it for an image or for nothing.
 _HARMLESS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -85,7 +85,7 @@ class OwnJobsMixin(LoginRequiredMixin, View):
         return view
 
     def handle_no_permission(self) -> Any:
-        """Send people to the login page; from a card the whole page, not the card."""
+        """Send people to the login page; from a card the whole page, not the presenter."""
         if _wants_json(self.request):
             return JsonResponse({"message": _("Log in first.")}, status=401)
         if "HX-Request" not in self.request.headers:
@@ -109,7 +109,7 @@ _changing = [never_cache, vary_on_headers("Accept", "HX-Request")]
 
 @method_decorator([csrf_protect, *_changing], name="dispatch")
 class StartView(OwnJobsMixin, FormView):  # type: ignore[type-arg]  # it takes none when it runs
-    """Asks for a picture. A form, for programs too, which get and choose JSON by ``Accept``.
+    """Asks for an image. A form, for programs too, which get and choose JSON by ``Accept``.
 
     The same form sent twice is one job. Sent again with another wish in it, as the browser's
     "back" allows, it is another job; and nobody meets a job of somebody else's by its id.
@@ -138,8 +138,8 @@ class StartView(OwnJobsMixin, FormView):  # type: ignore[type-arg]  # it takes n
             return self.form_invalid(form)
         if not _wants_json(self.request):
             return redirect(job)
-        card = Card(job)
-        return JsonResponse(card.to_json(), status=201, headers={"Location": card.url})
+        presenter = JobPresenter(job)
+        return JsonResponse(presenter.to_json(), status=201, headers={"Location": presenter.url})
 
     def form_invalid(self, form: StartForm) -> HttpResponse:
         """The form again, with what is wrong."""
@@ -166,23 +166,25 @@ class JobView(OwnJobsMixin):
         except self.model.DoesNotExist:
             raise Http404 from None  # deleted meanwhile
         if _wants_json(request):
-            return JsonResponse(Card(job).to_json())
+            return JsonResponse(JobPresenter(job).to_json())
         if _is_from_card(request):
-            card = Card(job, **{name: request.GET.get(name, "") for name in ("seen", "shown")})
-            return render(request, "imagelabs/_job.html", {"card": card})
-        return render(request, "imagelabs/job.html", {"card": Card(job)})
+            presenter = JobPresenter(
+                job, **{name: request.GET.get(name, "") for name in ("seen", "shown")}
+            )
+            return render(request, "imagelabs/_job.html", {"presenter": presenter})
+        return render(request, "imagelabs/job.html", {"presenter": JobPresenter(job)})
 
 
-class PictureView(OwnJobsMixin):
-    """The finished picture, for its owner."""
+class ImageView(OwnJobsMixin):
+    """The finished image, for its owner."""
 
     def get(self, request: HttpRequest, **_: object) -> HttpResponseBase:
         """Stream it, or say that it has not changed."""
-        return picture_response(request, self.get_job())
+        return image_response(request, self.get_job())
 
 
 class PreviewView(OwnJobsMixin):
-    """The half-drawn picture, fetched for its owner: its host is not told who polls."""
+    """The half-drawn image, fetched for its owner: its host is not told who polls."""
 
     def get(self, request: HttpRequest, **_: object) -> HttpResponse:
         """From the cache, or from the service. 404 when it cannot be had."""
@@ -194,14 +196,14 @@ class PreviewView(OwnJobsMixin):
         return HttpResponse(data, content_type=found.media_type, headers=headers)
 
 
-def picture_response(request: HttpRequest, job: AbstractImageJob) -> HttpResponseBase:
-    """The stored picture. Who may see it is the caller's to check.
+def image_response(request: HttpRequest, job: AbstractImageJob) -> HttpResponseBase:
+    """The stored image. Who may see it is the caller's to check.
 
     Raises:
-        Http404: There is none, or the file is gone or no picture. Other failures of the
+        Http404: There is none, or the file is gone or no image. Other failures of the
             storage are the site's to hear about.
     """
-    if not job.picture:
+    if not job.image:
         raise Http404
     stored = int((job.finished_at or job.created_at).timestamp())
     etag = f'"{job.pk}-{stored}"'
@@ -215,7 +217,7 @@ def picture_response(request: HttpRequest, job: AbstractImageJob) -> HttpRespons
 
 def _file_response(job: AbstractImageJob) -> FileResponse:
     try:
-        file = job.picture.storage.open(str(job.picture.name))
+        file = job.image.storage.open(str(job.image.name))
     except FileNotFoundError:
         raise Http404 from None
     found = sniff(file.read(_HEAD))
@@ -223,7 +225,7 @@ def _file_response(job: AbstractImageJob) -> FileResponse:
         file.close()
         raise Http404
     file.seek(0)
-    name = f"picture-{job.pk.hex[:8]}{found.extension}"
+    name = f"image-{job.pk.hex[:8]}{found.extension}"
     return FileResponse(file, filename=name, content_type=found.media_type)
 
 
@@ -231,7 +233,7 @@ def _preview(job: AbstractImageJob) -> bytes:
     """Its bytes; none when there is no preview, or it cannot be had."""
     if not job.preview_url:
         return b""
-    key = f"imagelabs:preview:{job.pk}:{Card(job).preview_key}"
+    key = f"imagelabs:preview:{job.pk}:{JobPresenter(job).preview_key}"
     known: bytes | None = cache.get(key)
     if known is not None:
         return known

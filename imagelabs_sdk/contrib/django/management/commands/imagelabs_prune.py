@@ -1,4 +1,4 @@
-"""``manage.py imagelabs_prune``: deletes old jobs and their pictures."""
+"""``manage.py imagelabs_prune``: deletes old jobs and their images."""
 
 import logging
 from argparse import ArgumentParser
@@ -18,7 +18,7 @@ log = logging.getLogger("imagelabs_sdk.contrib.django")
 class Command(BaseCommand):
     """Deletes what ended long ago; jobs that are outstanding are left alone."""
 
-    help = "Delete jobs that ended long ago, with their pictures. May be interrupted and repeated."
+    help = "Delete jobs that ended long ago, with their images. May be interrupted and repeated."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The command's options."""
@@ -45,16 +45,16 @@ class Command(BaseCommand):
         verb = "would be deleted" if options["dry_run"] else "deleted"
         self.stdout.write(f"{gone} jobs {verb}")
         if kept:
-            raise CommandError(f"{kept} jobs are kept, since their pictures cannot be deleted")
+            raise CommandError(f"{kept} jobs are kept, since their images cannot be deleted")
 
 
 def _prune(job: AbstractImageJob) -> bool:
-    """The picture first: a row without a picture is found again, a picture without one is not."""
+    """The image first: a row without an image is found again, an image without one is not."""
     try:
-        if job.picture:
-            job.picture.delete(save=False)
+        if job.image:
+            job.image.delete(save=False)
     except Exception:
-        log.exception("job %s: its picture cannot be deleted", job.pk)
+        log.exception("job %s: its image cannot be deleted", job.pk)
         return False
     rows: QuerySet[AbstractImageJob] = type(job)._base_manager.using(job._state.db)
     rows.filter(pk=job.pk, next_poll_at__isnull=True).delete()

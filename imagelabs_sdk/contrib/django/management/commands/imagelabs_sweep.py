@@ -25,7 +25,7 @@ class Command(BaseCommand):
     """Polls at every job that is due, again and again, until SIGTERM or Ctrl-C."""
 
     help = (
-        "Poll after picture jobs until SIGTERM or Ctrl-C; polls under way are finished first. "
+        "Poll after image jobs until SIGTERM or Ctrl-C; polls under way are finished first. "
         "Any number may run at once."
     )
     _stopped = False

@@ -12,7 +12,7 @@ from time import monotonic, sleep
 import pytest
 import requests
 
-SITE = Path(__file__).parent.parent / "examples" / "django_site"
+SITE = Path(__file__).parents[2] / "examples" / "django_site"
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
@@ -84,13 +84,13 @@ def visitor(site: str) -> Iterator[Visitor]:
         yield someone
 
 
-def test_a_prompt_becomes_a_picture_on_a_page_of_its_own(visitor: Visitor) -> None:
+def test_a_prompt_becomes_an_image_on_a_page_of_its_own(visitor: Visitor) -> None:
     """What a newcomer comes for; and nobody else is shown it."""
-    page = visitor.post("/pictures/", prompt="a lighthouse at dusk")
+    page = visitor.post("/images/", prompt="a lighthouse at dusk")
     path = page.url.removeprefix(visitor.base)
     told = visitor.watch(path)
     assert told["state"] == "done"
-    assert visitor.get(str(told["picture"])).content.startswith(PNG_HEAD)
+    assert visitor.get(str(told["image"])).content.startswith(PNG_HEAD)
     assert "a lighthouse at dusk" in visitor.get("/").text
     stranger = Visitor(visitor.base)
     with stranger.session as session:
@@ -98,7 +98,7 @@ def test_a_prompt_becomes_a_picture_on_a_page_of_its_own(visitor: Visitor) -> No
         assert session.get(visitor.base + path, timeout=20).status_code == 404
 
 
-def test_who_waits_gets_the_picture_in_the_answer(visitor: Visitor) -> None:
+def test_who_waits_gets_the_image_in_the_answer(visitor: Visitor) -> None:
     """The blocking ways: with a job behind it, and without."""
     for path in ("/wait/", "/download/"):
         answer = visitor.post(path, prompt="a pier", width="64", height="64")

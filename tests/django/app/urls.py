@@ -4,6 +4,6 @@ from django.urls import include, path
 
 urlpatterns = [
     path("admin/", admin.site.urls),
-    path("pictures/", include("imagelabs_sdk.contrib.django.urls")),
+    path("images/", include("imagelabs_sdk.contrib.django.urls")),
     path("favicon.ico", lambda _: HttpResponse(status=204)),  # browsers ask for it
 ]

@@ -19,11 +19,10 @@ from django.utils import timezone
 
 from imagelabs_sdk import APIConnectionError, Deadline, HttpRequest, HttpResponse
 from imagelabs_sdk.contrib.django.models import ImageJob
+from tests.django.app.settings import HAS_POSTGRES
+from tests.faulty import PNG, FaultyServer
 
-from .django_app.settings import HAS_POSTGRES
-from .faulty import PNG, FaultyServer
-
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 URL = "http://service.test"
 PROMPT, COOKIE, KEY = "a-secret-lighthouse", "secret-crumb", "secret-signature"
 _T = TypeVar("_T")
@@ -50,14 +49,14 @@ class Service:
     """Accepts everything and is done at the first poll, unless told otherwise; counts strictly.
 
     Attributes:
-        submit, progress, picture: What answers, given a task's id.
+        submit, progress, image: What answers, given a task's id.
         asked: How often, by what and whom.
     """
 
     def __init__(self) -> None:
         self.submit: Callable[[str], HttpResponse] = lambda task_id: answer(task_id=task_id)
         self.progress: Callable[[str], HttpResponse] = done
-        self.picture: Callable[[str], HttpResponse] = lambda _: HttpResponse(200, {}, PNG)
+        self.image: Callable[[str], HttpResponse] = lambda _: HttpResponse(200, {}, PNG)
         self.asked: Counter[tuple[str, str]] = Counter()
         self.wanted: list[dict[str, Any]] = []
         self._numbers = itertools.count(1)
@@ -68,7 +67,7 @@ class Service:
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        return self.count("submit"), self.count("progress"), self.count("picture")
+        return self.count("submit"), self.count("progress"), self.count("image")
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         path = request.url.removeprefix(URL).partition("?")[0]
@@ -80,7 +79,7 @@ class Service:
             elif path == "/progress":
                 what, task_id = "progress", body["task_id"]
             else:
-                what, task_id = "picture", path.removeprefix("/").removesuffix(".png")
+                what, task_id = "image", path.removeprefix("/").removesuffix(".png")
             self.asked[what, task_id] += 1
         reply: HttpResponse = getattr(self, what)(task_id)
         return reply
@@ -177,7 +176,7 @@ def environment(
     options = {"base_url": server.url, "allow_private_hosts": True, "poll_interval": 0.01}
     return {
         **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.django_app.settings",
+        "DJANGO_SETTINGS_MODULE": "tests.django.app.settings",
         "IMAGELABS_TEST_DATABASE": json.dumps({**shared, "NAME": str(shared["NAME"])}),
         "IMAGELABS_TEST_SETTINGS": json.dumps({"default": {"OPTIONS": {**options, **settings}}}),
         "IMAGELABS_TEST_MEDIA": str(media),

@@ -17,7 +17,8 @@ from django.test import override_settings
 from django.utils import timezone
 
 from imagelabs_sdk import APIConnectionError, HttpResponse, ImageRequest, InvalidRequestError
-from imagelabs_sdk.contrib.django.advance import (
+from imagelabs_sdk.contrib.django.clients import SettingsError
+from imagelabs_sdk.contrib.django.lifecycle import (
     LEASE,
     advance,
     claim,
@@ -25,14 +26,12 @@ from imagelabs_sdk.contrib.django.advance import (
     record_result,
     submit,
 )
-from imagelabs_sdk.contrib.django.clients import SettingsError
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.poll import PollResult, poll
 from imagelabs_sdk.contrib.django.signals import job_failed, job_succeeded, jobs_outstanding
-
-from . import faulty
-from .django_app.models import Framed, Poster
-from .django_fixtures import (
+from tests import faulty
+from tests.django.app.models import Framed, Poster
+from tests.django.fixtures import (
     ALIASES,
     COOKIE,
     KEY,
@@ -53,7 +52,7 @@ from .django_fixtures import (
     shared_databases,
     stored,
 )
-from .faulty import PNG, FaultyServer
+from tests.faulty import PNG, FaultyServer
 
 db = pytest.mark.django_db(transaction=True)
 shared = pytest.mark.django_db(transaction=True, databases=["default", *ALIASES])
@@ -68,7 +67,7 @@ def service(settings: Any) -> Service:
 
 @pytest.fixture
 def storage(settings: Any, media: Path) -> Iterator[type[MoodyStorage]]:
-    own = {"BACKEND": "tests.django_fixtures.MoodyStorage"}
+    own = {"BACKEND": "tests.django.fixtures.MoodyStorage"}
     settings.STORAGES = {**settings.STORAGES, "imagelabs": own}
     yield MoodyStorage
     MoodyStorage.fails = None
@@ -108,7 +107,7 @@ def row(job: ImageJob) -> ImageJob:
 
 
 @db
-def test_a_picture_comes_by_two_steps(
+def test_an_image_comes_by_two_steps(
     service: Service, media: Path, heard: list[tuple[str, str]]
 ) -> None:
     """The whole way, as a page goes it."""
@@ -117,16 +116,16 @@ def test_a_picture_comes_by_two_steps(
     assert (job.prompt, job.width, job.height) == (PROMPT, 512, 256)
     assert job.is_outstanding
     assert str(job) == f"{job.pk} (running)"
-    assert job.get_absolute_url() == f"/pictures/{job.pk}/"
+    assert job.get_absolute_url() == f"/images/{job.pk}/"
     job = due(job)
     assert advance(job)
     assert job.state == row(job).state == JobState.DONE
-    assert job.picture.read() == PNG
-    assert job.picture.name == f"imagelabs/{job.pk.hex[:2]}/{job.pk}.png"
+    assert job.image.read() == PNG
+    assert job.image.name == f"imagelabs/{job.pk.hex[:2]}/{job.pk}.png"
     assert (job.percent, job.status, job.preview_url, job.error) == (100, "Done", "", "")
     assert (job.is_outstanding, job.is_due, job.seconds_until_due) == (False, False, 0.0)
     assert job.finished_at is not None
-    job.picture.close()
+    job.image.close()
     assert heard == [("succeeded", "done")]
     assert service.counts == (1, 1, 1)
 
@@ -134,7 +133,7 @@ def test_a_picture_comes_by_two_steps(
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_the_row_is_committed_before_the_request_leaves(database: str, service: Service) -> None:
-    """If the process dies then, something must know that the picture may be bought."""
+    """If the process dies then, something must know that the image may be bought."""
     seen: list[str] = []
 
     def accept(task_id: str) -> HttpResponse:
@@ -154,7 +153,7 @@ def test_the_row_is_committed_before_the_request_leaves(database: str, service: 
 
 @db
 def test_what_is_rolled_back_is_never_sent(service: Service) -> None:
-    """Nobody would know of the picture; a savepoint is rolled back alone."""
+    """Nobody would know of the image; a savepoint is rolled back alone."""
 
     @transaction.atomic
     def fails() -> None:
@@ -285,7 +284,7 @@ def test_a_request_that_is_nested_deeply_is_kept(service: Service) -> None:
 
 
 @db
-def test_a_button_pressed_twice_buys_one_picture(service: Service) -> None:
+def test_a_button_pressed_twice_buys_one_image(service: Service) -> None:
     """The form's id is the row's; what the second press asks for does not matter."""
     key = uuid4()
     first, second = start(id=key), ImageJob.objects.start("another", id=key)
@@ -296,9 +295,7 @@ def test_a_button_pressed_twice_buys_one_picture(service: Service) -> None:
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
-def test_a_button_pressed_by_eight_at_once_buys_one_picture(
-    database: str, service: Service
-) -> None:
+def test_a_button_pressed_by_eight_at_once_buys_one_image(database: str, service: Service) -> None:
     """Impatient people, and proxies that repeat a request."""
     key = UUID(int=7)
     manager = ImageJob.objects.db_manager(database)
@@ -400,12 +397,12 @@ def test_a_transport_that_fails_in_its_own_way_leaves_no_row_waiting(
 def test_a_database_that_fails_after_the_submit_leaves_the_task_in_the_log(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The picture is bought; nobody else knows its name."""
+    """The image is bought; nobody else knows its name."""
 
     def gone(*_: object) -> None:
         raise DatabaseError("the server has gone away")
 
-    module = "imagelabs_sdk.contrib.django.advance"
+    module = "imagelabs_sdk.contrib.django.lifecycle"
     monkeypatch.setattr(f"{module}._record_columns", gone)
     job = start()
     monkeypatch.undo()
@@ -483,11 +480,11 @@ def test_a_model_that_shares_its_parents_table_is_polled_by_one_too(
 @db
 def test_a_poll_again_before_it_is_due_costs_nothing(service: Service, media: Path) -> None:
     """A page may be loaded as often as one likes, before and after the end."""
-    service.progress = lambda _: running(0.25, current_image_url="https://pictures.test/half.png")
+    service.progress = lambda _: running(0.25, current_image_url="https://images.test/half.png")
     job = due(start())
     assert advance(job)
     assert (job.state, job.status, job.percent) == ("running", "Processing", 25)
-    assert job.preview_url == "https://pictures.test/half.png"
+    assert job.preview_url == "https://images.test/half.png"
     ImageJob.objects.update(next_poll_at=timezone.now() + timedelta(seconds=60))
     job = row(job)
     assert 50 < job.seconds_until_due <= 60
@@ -503,13 +500,13 @@ def test_a_poll_again_before_it_is_due_costs_nothing(service: Service, media: Pa
 def test_a_tab_that_came_too_late_sees_what_the_other_has_found(
     service: Service, media: Path
 ) -> None:
-    """Its page shows the picture, not the poll that it did not get."""
+    """Its page shows the image, not the poll that it did not get."""
     job = due(start())
     stale = row(job)
     advance(job)
     assert not advance(stale)
     assert stale.state == JobState.DONE
-    assert stale.picture.name == job.picture.name
+    assert stale.image.name == job.image.name
 
 
 @db
@@ -587,7 +584,7 @@ def test_a_claim_is_a_lease(service: Service) -> None:
 def test_when_the_lease_is_nearly_over_nothing_is_stored(
     service: Service, media: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody else may begin to store the same picture any moment."""
+    """Somebody else may begin to store the same image any moment."""
     work = claim(due(start()))
     assert work is not None
     seen = poll(attrs.evolve(work, leased_until=timezone.now()), timeout=5)
@@ -612,7 +609,7 @@ def test_a_row_that_was_read_from_a_replica_is_claimed_where_rows_are_written(
     """A replica is read-only, or worse: it is not."""
     job = due(start())
     job._state.db = "file"
-    with override_settings(DATABASE_ROUTERS=["tests.test_django_jobs.Replicated"]):
+    with override_settings(DATABASE_ROUTERS=["tests.django.test_jobs.Replicated"]):
         assert advance(job)
         job._state.db = "file"
         assert not advance(job)
@@ -628,17 +625,17 @@ class Replicated:
 
 
 @db
-def test_a_row_deleted_in_the_middle_of_a_poll_leaves_no_picture(
+def test_a_row_deleted_in_the_middle_of_a_poll_leaves_no_image(
     service: Service, media: Path
 ) -> None:
-    """Whoever deletes their job does not want its picture kept where nobody finds it."""
+    """Whoever deletes their job does not want its image kept where nobody finds it."""
 
     def delete(_: str) -> HttpResponse:
         ImageJob.objects.all().delete()
         return HttpResponse(200, {}, PNG)
 
     job = due(start())
-    service.picture = delete
+    service.image = delete
     with pytest.raises(ImageJob.DoesNotExist):
         advance(job)
     assert stored(media) == []
@@ -670,7 +667,7 @@ def test_what_is_hopeless_ends_the_job(
     service: Service,
     heard: list[tuple[str, str]],
 ) -> None:
-    """Failed, done without a picture, forgotten: no further poll would help."""
+    """Failed, done without an image, forgotten: no further poll would help."""
     service.progress = reply
     job = due(start())
     assert advance(job)
@@ -741,7 +738,7 @@ def test_a_job_still_running_when_patience_ends_is_given_up(
     """Nobody waits for ever; the row says that it may yet finish."""
     service.progress = lambda _: running()
     job = due(start())
-    monkeypatch.setattr(ImageJob, "patience", timedelta(0))
+    monkeypatch.setattr(ImageJob, "give_up_after", timedelta(0))
     assert advance(job)
     assert (job.state, job.error_code, job.percent) == ("failed", "JobTimeoutError", 50)
     assert "may yet finish" in job.error
@@ -754,7 +751,7 @@ def test_a_service_down_when_patience_ends_gives_the_job_up(
     """With the reason, which is not the job's."""
     service.progress = down
     job = due(start())
-    monkeypatch.setattr(ImageJob, "patience", timedelta(0))
+    monkeypatch.setattr(ImageJob, "give_up_after", timedelta(0))
     assert advance(job)
     assert (job.state, job.error_code, job.failures) == ("failed", "APIConnectionError", 1)
     assert heard == [("failed", "failed")]
@@ -765,7 +762,7 @@ def test_patience_may_have_no_end(
     service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`timedelta.max` is how one says it."""
-    monkeypatch.setattr(ImageJob, "patience", timedelta.max)
+    monkeypatch.setattr(ImageJob, "give_up_after", timedelta.max)
     service.progress = lambda _: running()
     job = due(start())
     assert advance(job)
@@ -818,14 +815,14 @@ def test_jobs_are_polled_again_by_hand(service: Service, media: Path) -> None:
 
 @db
 @pytest.mark.parametrize("what", ["exists", "save", "delete"])
-def test_a_storage_that_fails_gets_the_picture_later_and_once(
+def test_a_storage_that_fails_gets_the_image_later_and_once(
     what: str,
     service: Service,
     storage: type[MoodyStorage],
     media: Path,
     heard: list[tuple[str, str]],
 ) -> None:
-    """A full disk must not cost the picture. What a killed process left there is replaced."""
+    """A full disk must not cost the image. What a killed process left there is replaced."""
     job = due(start())
     left = media / "imagelabs" / job.pk.hex[:2] / f"{job.pk}.png"
     left.parent.mkdir(parents=True)
@@ -833,7 +830,7 @@ def test_a_storage_that_fails_gets_the_picture_later_and_once(
     storage.fails = what
     assert advance(job)
     assert (job.state, job.error_code, job.error) == ("running", "OSError", "")
-    assert (job.failures, bool(job.picture)) == (1, False)
+    assert (job.failures, bool(job.image)) == (1, False)
     assert not job.is_due
     storage.fails = None
     job = due(job)
@@ -849,15 +846,15 @@ def test_a_storage_that_fails_gets_the_picture_later_and_once(
     "reply",
     [lambda _: answer(404), lambda _: HttpResponse(200, {}, b"<html>"), lambda _: answer(403)],
 )
-def test_a_picture_that_cannot_be_fetched_is_fetched_later(
+def test_an_image_that_cannot_be_fetched_is_fetched_later(
     reply: Callable[[str], HttpResponse], service: Service, media: Path
 ) -> None:
-    """The job is done; its picture is worth another try."""
-    service.picture = reply
+    """The job is done; its image is worth another try."""
+    service.image = reply
     job = due(start())
     assert advance(job)
     assert (job.state, job.error_code) == ("running", "DownloadError")
-    service.picture = lambda _: HttpResponse(200, {}, PNG)
+    service.image = lambda _: HttpResponse(200, {}, PNG)
     job = due(job)
     assert advance(job)
     assert job.state == JobState.DONE
@@ -869,7 +866,7 @@ def test_a_link_that_has_expired_is_asked_for_anew(service: Service, media: Path
     """Within the same step."""
     links = iter([f"{URL}/stale.png", f"{URL}/fresh.png"])
     service.progress = lambda _: answer(status="Done", final_image_url=next(links))
-    service.picture = lambda name: answer(403) if name == "stale" else HttpResponse(200, {}, PNG)
+    service.image = lambda name: answer(403) if name == "stale" else HttpResponse(200, {}, PNG)
     job = due(start())
     assert advance(job)
     assert job.state == JobState.DONE
@@ -883,7 +880,7 @@ def test_a_link_that_has_expired_is_asked_for_anew(service: Service, media: Path
 def test_a_receiver_that_fails_harms_nobody(
     service: Service, media: Path, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The picture is stored; a mail that cannot be sent does not change that."""
+    """The image is stored; a mail that cannot be sent does not change that."""
 
     def fail(**_: object) -> None:
         raise ValueError("no mail server")
@@ -926,7 +923,7 @@ def test_no_secret_is_told_by_a_row_or_a_log(
         done,
         lambda _: answer(status=f"Error: {quoted}"),
     ]
-    service.picture = lambda _: answer(404, error=quoted)
+    service.image = lambda _: answer(404, error=quoted)
     job = start()
     said = []
     for reply in replies:
@@ -981,22 +978,22 @@ def test_an_alias_that_has_left_the_settings_is_told_and_its_jobs_wait(
 
 
 @db
-def test_a_picture_that_comes_in_time_is_there_at_once(service: Service, media: Path) -> None:
+def test_an_image_that_comes_in_time_is_there_at_once(service: Service, media: Path) -> None:
     """A fast service needs no page in between."""
     replies = iter([running(0.5), running(0.9)])
     service.progress = lambda task_id: next(replies, None) or done(task_id)
     job = ImageJob.objects.generate_or_defer(PROMPT, wait=10)
-    assert job.picture.read() == PNG
-    job.picture.close()
+    assert job.image.read() == PNG
+    job.image.close()
     assert service.counts == (1, 3, 1)
 
 
 @db
-def test_a_picture_that_takes_longer_is_left_to_its_page(service: Service) -> None:
+def test_an_image_that_takes_longer_is_left_to_its_page(service: Service) -> None:
     """The view answers when the wait is over, with a row that goes on."""
     service.progress = lambda _: running(0.5)
     job = ImageJob.objects.generate_or_defer(PROMPT, wait=0.1)
-    assert (job.state, bool(job.picture)) == ("running", False)
+    assert (job.state, bool(job.image)) == ("running", False)
     assert job.is_outstanding
     assert row(job).attempts == service.count("progress") > 0
 
@@ -1016,12 +1013,12 @@ def test_a_request_that_was_not_accepted_is_not_waited_for(code: int, service: S
 def test_what_somebody_else_settles_meanwhile_is_seen(
     database: str, service: Service, media: Path
 ) -> None:
-    """The same button, pressed in two tabs: the second waits for the first one's picture."""
+    """The same button, pressed in two tabs: the second waits for the first one's image."""
     manager, key = ImageJob.objects.db_manager(database), uuid4()
 
     def wait(_: int) -> str:
         job = manager.generate_or_defer(PROMPT, id=key, wait=20)
-        return str(job.picture.name)
+        return str(job.image.name)
 
     names = at_once(2, wait)
     assert names[0] == names[1] != ""
@@ -1047,7 +1044,7 @@ import os, signal, sys
 import django
 django.setup()
 from django.core.files.storage import FileSystemStorage
-from imagelabs_sdk.contrib.django.advance import advance
+from imagelabs_sdk.contrib.django.lifecycle import advance
 from imagelabs_sdk.contrib.django.models import ImageJob
 """
 DIE_STORING = """
@@ -1112,7 +1109,7 @@ def test_a_sender_killed_leaves_a_row_that_nobody_sends_again(
 def test_a_process_killed_in_a_step_leaves_the_row_due_again(
     at: str, database: str, served: FaultyServer, media: Path, heard: list[tuple[str, str]]
 ) -> None:
-    """Whoever comes next settles it once, with one whole picture."""
+    """Whoever comes next settles it once, with one whole image."""
     job = due(ImageJob.objects.db_manager(database).start("a lighthouse"))
     code = BEGIN + (DIE_STORING if at == "storing" else "") + "advance(ImageJob.objects.get())"
     path = "" if at == "storing" else at

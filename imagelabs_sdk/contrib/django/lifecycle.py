@@ -18,10 +18,10 @@ from django.utils import timezone
 from imagelabs_sdk import ImageLabsError, ImageRequest, InvalidRequestError
 from imagelabs_sdk.errors import attach_job
 
+from .choices import JobState
 from .clients import clients, in_transaction
-from .poll import Change, PollResult, Work, ended, poll
+from .poll import ClaimedJob, ColumnUpdates, PollResult, final_columns, poll
 from .signals import job_failed, job_succeeded, jobs_outstanding
-from .state import JobState
 
 if TYPE_CHECKING:
     from .models import AbstractImageJob
@@ -42,7 +42,7 @@ LEASE = timedelta(seconds=120)
 def advance(job: "AbstractImageJob", *, timeout: float = BRIEF) -> bool:
     """Take the next step of a job, if it is due and nobody else is at it; never sleeps.
 
-    One poll; if the picture is there, it is fetched, stored, and the row is settled. Two
+    One poll; if the image is there, it is fetched, stored, and the row is settled. Two
     callers at once cost the service one poll. Afterwards `job` is as fresh as the row.
 
     Args:
@@ -59,15 +59,15 @@ def advance(job: "AbstractImageJob", *, timeout: float = BRIEF) -> bool:
     job._state.db = router.db_for_write(type(job), instance=job)  # it may be read from a replica
     if in_transaction(job._state.db):
         raise RuntimeError("advance() must not be called in a transaction")
-    work = claim(job)
-    if work is None:
+    claimed = claim(job)
+    if claimed is None:
         job.refresh_from_db(using=job._state.db)
         return False
-    record_result(job, poll(work, timeout=min(timeout, LEASE.total_seconds() / 2)))
+    record_result(job, poll(claimed, timeout=min(timeout, LEASE.total_seconds() / 2)))
     return True
 
 
-def claim(job: "AbstractImageJob") -> Work | None:
+def claim(job: "AbstractImageJob") -> ClaimedJob | None:
     """Take the lease of a job, for as long as `LEASE`; `None`: it is not due, or another's."""
     now = timezone.now()
     if job.next_poll_at is None or job.next_poll_at > now:
@@ -82,7 +82,7 @@ def claim(job: "AbstractImageJob") -> Work | None:
         return None
     job.attempts += 1
     job.next_poll_at = leased_until
-    return Work.of(job, leased_until)
+    return ClaimedJob.of(job, leased_until)
 
 
 def record_result(job: "AbstractImageJob", seen: PollResult) -> bool:
@@ -94,8 +94,8 @@ def record_result(job: "AbstractImageJob", seen: PollResult) -> bool:
     try:
         return _record_columns(job, _same(job), seen.change)
     except ObjectDoesNotExist:
-        if name := seen.change.get("picture"):  # that nobody would find again
-            job.picture.storage.delete(name)
+        if name := seen.change.get("image"):  # that nobody would find again
+            job.image.storage.delete(name)
         raise
 
 
@@ -112,7 +112,9 @@ def submit(job: "AbstractImageJob") -> None:
             log.exception("job %s: the submit failed", job.pk)
         unsent = isinstance(error, InvalidRequestError)
         doubt = not unsent and getattr(error, "delivered", "maybe") == "maybe"
-        _record_columns(job, rows, ended(JobState.UNKNOWN if doubt else JobState.FAILED, error))
+        _record_columns(
+            job, rows, final_columns(JobState.UNKNOWN if doubt else JobState.FAILED, error)
+        )
         return
     with attach_job(accepted):  # if the database is gone now, the log has the task id
         now = timezone.now()
@@ -132,7 +134,7 @@ def submit(job: "AbstractImageJob") -> None:
 
 
 def poll_now(rows: "Rows") -> int:
-    """Let jobs that were accepted and have no picture be polled again, at once.
+    """Let jobs that were accepted and have no image be polled again, at once.
 
     Also those that were given up: the service may have drawn them after all. Answers how many
     there were; a job that is being polled right now is left alone.
@@ -161,14 +163,14 @@ def _same(job: "AbstractImageJob") -> "Rows":
     return _rows(job).filter(attempts=job.attempts, state=job.state)
 
 
-def _record_columns(job: "AbstractImageJob", rows: "Rows", change: Change) -> bool:
+def _record_columns(job: "AbstractImageJob", rows: "Rows", change: ColumnUpdates) -> bool:
     if not rows.update(**change):
         job.refresh_from_db(using=job._state.db)
         return False
     for name, value in change.items():
         setattr(job, name, value)
     if not job.is_outstanding:
-        signal = job_succeeded if job.picture else job_failed
+        signal = job_succeeded if job.image else job_failed
         tell = partial(signal.send_robust, sender=type(job), job=job)
         transaction.on_commit(tell, using=job._state.db)
     return True

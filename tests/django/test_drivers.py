@@ -26,17 +26,15 @@ from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
 
 from imagelabs_sdk.contrib.django import django_tasks
-from imagelabs_sdk.contrib.django.advance import poll_now
-from imagelabs_sdk.contrib.django.models import ImageJob, JobState
-from imagelabs_sdk.contrib.django.pulse import ASLEEP, SweepChain
+from imagelabs_sdk.contrib.django.lifecycle import poll_now
+from imagelabs_sdk.contrib.django.models import ASLEEP, ImageJob, JobState, SweepChain
 from imagelabs_sdk.contrib.django.sweep import any_outstanding
 from imagelabs_sdk.contrib.django.tasks import sweep as celery_sweep
+from tests import faulty
+from tests.django.app.settings import HAS_POSTGRES, HAS_REDIS
+from tests.faulty import PNG, FaultyServer, reply
 
-from . import faulty
-from .django_app.settings import HAS_POSTGRES, HAS_REDIS
-from .faulty import PNG, FaultyServer, reply
-
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 POSTGRES = "postgres"
 needs_postgres = pytest.mark.skipif(not HAS_POSTGRES, reason="no PostgreSQL on 127.0.0.1:5432")
 needs_redis = pytest.mark.skipif(not HAS_REDIS, reason="no Redis on 127.0.0.1:6379")
@@ -171,7 +169,7 @@ def test_a_chain_that_was_lost_is_begun_anew_by_the_next_start(by_tasks: FaultyS
 def test_a_queue_that_fails_does_not_fail_the_start(
     by_tasks: FaultyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The picture is bought and the row is there; any page or sweep goes on with it."""
+    """The image is bought and the row is there; any page or sweep goes on with it."""
 
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("no broker")
@@ -227,7 +225,7 @@ def project(numbered: FaultyServer, media: Path, settings: Any) -> dict[str, str
     shared = {key: database[key] for key in ("ENGINE", "NAME", "HOST", "USER")}
     return {
         **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.django_app.settings",
+        "DJANGO_SETTINGS_MODULE": "tests.django.app.settings",
         "IMAGELABS_TEST_DATABASE": json.dumps(shared),
         "IMAGELABS_TEST_SETTINGS": json.dumps(options),
         "IMAGELABS_TEST_MEDIA": str(media),
@@ -273,11 +271,11 @@ def assert_each_was_drawn_and_stored_once(server: FaultyServer, media: Path, cou
 
 @needs_postgres
 @pytest.mark.django_db(transaction=True, databases=["default", POSTGRES])
-def test_a_worker_of_django_tasks_brings_every_picture(
+def test_a_worker_of_django_tasks_brings_every_image(
     project: dict[str, str], numbered: FaultyServer, media: Path
 ) -> None:
     """The whole way, with the worker as it is run."""
-    with override_settings(DATABASE_ROUTERS=["tests.test_django_drivers.ToPostgres"]):
+    with override_settings(DATABASE_ROUTERS=["tests.django.test_drivers.ToPostgres"]):
         start_many(10)
         with running(project, "django", "db_worker", "--backend", "database", "--interval", "0.1"):
             assert_each_was_drawn_and_stored_once(numbered, media, 10)
@@ -295,7 +293,7 @@ class ToPostgres:
 @needs_postgres
 @needs_redis
 @pytest.mark.django_db(transaction=True, databases=["default", POSTGRES])
-def test_a_celery_worker_brings_every_picture_though_one_is_killed(
+def test_a_celery_worker_brings_every_image_though_one_is_killed(
     project: dict[str, str], numbered: FaultyServer, media: Path, settings: Any
 ) -> None:
     """A killed worker takes its message with it; the rows know better."""
@@ -307,9 +305,9 @@ def test_a_celery_worker_brings_every_picture_though_one_is_killed(
         wire.hang()
 
     done, numbered.scripts["/progress"] = numbered.scripts["/progress"], [poll]
-    worker = ["celery", "-A", "tests.django_app.celery", "worker", "--pool", "prefork"]
+    worker = ["celery", "-A", "tests.django.app.celery", "worker", "--pool", "prefork"]
     worker += ["--concurrency", "1", "--without-gossip", "--without-mingle"]
-    beat = ["celery", "-A", "tests.django_app.celery", "beat", "-s", str(media.parent / "beat")]
+    beat = ["celery", "-A", "tests.django.app.celery", "beat", "-s", str(media.parent / "beat")]
     start_many(10)
     ImageJob.objects.using(POSTGRES).update(next_poll_at=timezone.now())
     with running(project, *beat):
@@ -328,13 +326,13 @@ def test_a_celery_worker_brings_every_picture_though_one_is_killed(
 # Pruning -----------------------------------------------------------------------------------
 
 
-def finished(days: float, *, picture: bool = True) -> ImageJob:
+def finished(days: float, *, image: bool = True) -> ImageJob:
     when = timezone.now() - timedelta(days=days)
     job = ImageJob(
         request={"prompt": "x"}, seed=1, width=8, height=8, state=JobState.DONE, finished_at=when
     )
-    if picture:
-        job.picture.save("picture.png", ContentFile(PNG), save=False)
+    if image:
+        job.image.save("image.png", ContentFile(PNG), save=False)
     job.save()
     return job
 
@@ -346,30 +344,30 @@ def prune(*arguments: str) -> str:
 
 
 @pytest.mark.django_db
-def test_old_jobs_go_with_their_pictures(media: Path) -> None:
-    """A picture without a row is never found again."""
+def test_old_jobs_go_with_their_images(media: Path) -> None:
+    """An image without a row is never found again."""
     old, young = finished(31), finished(29)
-    finished(40, picture=False)
+    finished(40, image=False)
     outstanding = finished(50)
     ImageJob.objects.filter(pk=outstanding.pk).update(next_poll_at=timezone.now())
     assert prune("--dry-run") == "2 jobs would be deleted"
     assert prune() == "2 jobs deleted"
     assert set(ImageJob.objects.all()) == {young, outstanding}
-    assert not Path(old.picture.path).exists()
-    assert Path(young.picture.path).exists()
+    assert not Path(old.image.path).exists()
+    assert Path(young.image.path).exists()
 
 
 @pytest.mark.django_db(databases=["default", "file"])
 def test_what_is_pruned_is_read_where_it_is_written(media: Path) -> None:
     """A replica may be behind, and takes no deletes."""
     finished(31)
-    with override_settings(DATABASE_ROUTERS=["tests.test_django_jobs.Replicated"]):
+    with override_settings(DATABASE_ROUTERS=["tests.django.test_jobs.Replicated"]):
         assert prune() == "1 jobs deleted"
     assert not ImageJob.objects.using("default").exists()
 
 
 @pytest.mark.django_db
-def test_a_picture_that_cannot_be_deleted_keeps_its_row(
+def test_an_image_that_cannot_be_deleted_keeps_its_row(
     media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another run tries again; the others go."""
@@ -377,7 +375,7 @@ def test_a_picture_that_cannot_be_deleted_keeps_its_row(
     delete = FileSystemStorage.delete
 
     def fails(storage: FileSystemStorage, name: str) -> None:
-        if name == stuck.picture.name:
+        if name == stuck.image.name:
             raise OSError("read-only")
         delete(storage, name)
 
@@ -385,7 +383,7 @@ def test_a_picture_that_cannot_be_deleted_keeps_its_row(
     with pytest.raises(CommandError, match="1 jobs are kept"):
         prune()
     assert list(ImageJob.objects.all()) == [stuck]
-    assert not Path(other.picture.path).exists()
+    assert not Path(other.image.path).exists()
 
 
 def test_days_that_make_no_sense_are_refused() -> None:

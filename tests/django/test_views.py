@@ -22,16 +22,15 @@ from django.urls import resolve, reverse
 from django.utils import timezone, translation
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError, errors
-from imagelabs_sdk.contrib.django import cards, views
-from imagelabs_sdk.contrib.django.advance import LEASE
-from imagelabs_sdk.contrib.django.cards import Card
+from imagelabs_sdk.contrib.django import presenters, views
 from imagelabs_sdk.contrib.django.forms import StartForm
+from imagelabs_sdk.contrib.django.lifecycle import LEASE
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
-
-from .faulty import PNG, FaultyServer, hang, reply
+from imagelabs_sdk.contrib.django.presenters import JobPresenter
+from tests.faulty import PNG, FaultyServer, hang, reply
 
 APP = Path(views.__file__).parent
-START = "/pictures/"
+START = "/images/"
 UUID = uuid.UUID(int=7)
 JSON = {"Accept": "application/json"}
 HTMX = {"HX-Request": "true", "HX-Current-URL": "http://testserver/gallery/?page=2"}
@@ -41,7 +40,7 @@ WISH = {"prompt": "a lighthouse", "width": "512", "height": "384", "seed": "7"}
 
 @pytest.fixture(autouse=True)
 def service(server: FaultyServer, tmp_path: Path, settings: Any) -> Iterator[FaultyServer]:
-    """A service that is half done, with a preview; pictures go to a folder of the test's own."""
+    """A service that is half done, with a preview; images go to a folder of the test's own."""
     settings.MEDIA_ROOT = str(tmp_path / "media")
     settings.SECURE_CONTENT_TYPE_NOSNIFF = False  # what is safe here is safe in a careless site
     settings.IMAGELABS = {
@@ -91,10 +90,10 @@ def make_job(owner: User | None, prompt: str = "a lighthouse", **columns: Any) -
 
 
 def make_done(owner: User | None, data: bytes = PNG, **columns: Any) -> ImageJob:
-    """A row with its picture stored."""
+    """A row with its image stored."""
     job = make_job(owner, **{"state": JobState.DONE, "next_poll_at": None, **columns})
     job.finished_at = timezone.now()
-    job.picture.save("picture.png", ContentFile(data))
+    job.image.save("image.png", ContentFile(data))
     return job
 
 
@@ -105,7 +104,7 @@ def body(response: Any) -> bytes:
 # Who ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", ["", "picture/", "preview/"])
+@pytest.mark.parametrize("part", ["", "image/", "preview/"])
 @pytest.mark.parametrize("accept", [{}, JSON, HTMX], ids=["page", "json", "htmx"])
 def test_a_stranger_finds_nothing_anywhere(
     owner: User, stranger: Client, part: str, accept: dict[str, str]
@@ -123,7 +122,7 @@ def test_a_strangers_visit_asks_the_service_nothing(
     assert not service.asked
 
 
-@pytest.mark.parametrize("part", ["", "picture/", "preview/"])
+@pytest.mark.parametrize("part", ["", "image/", "preview/"])
 def test_who_is_not_logged_in_is_sent_to_the_login_page(
     owner: User, client: Client, part: str
 ) -> None:
@@ -170,7 +169,7 @@ def test_the_form_becomes_a_job_of_who_sent_it(
     response = page.post(START, {"id": key_of(form), "negative_prompt": "fog", **WISH})
     job = ImageJob.objects.get()
     assert response.status_code == 302
-    assert response.headers["Location"] == job.get_absolute_url() == f"/pictures/{job.pk}/"
+    assert response.headers["Location"] == job.get_absolute_url() == f"/images/{job.pk}/"
     assert (job.owner, job.alias, job.state) == (owner, "default", JobState.RUNNING)
     assert job.request["negative_prompt"] == "fog"
     assert (job.width, job.height, job.seed) == (512, 384, 7)
@@ -186,7 +185,7 @@ def test_a_format_sets_the_size(page: Client) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_pressing_twice_buys_one_picture(page: Client, service: FaultyServer) -> None:
+def test_pressing_twice_buys_one_image(page: Client, service: FaultyServer) -> None:
     """A double click, and a reload that sends the form again."""
     key = key_of(page.get(START))
     first, second = (page.post(START, {"id": key, **WISH}) for _ in range(2))
@@ -196,7 +195,7 @@ def test_pressing_twice_buys_one_picture(page: Client, service: FaultyServer) ->
 
 @pytest.mark.django_db(transaction=True)
 def test_going_back_and_asking_for_something_else_is_another_job(page: Client) -> None:
-    """A browser's "back" brings the old form, its hidden id too; the old picture is not meant."""
+    """A browser's "back" brings the old form, its hidden id too; the old image is not meant."""
     key = key_of(page.get(START))
     first = page.post(START, {"id": key, **WISH})
     second = page.post(START, {"id": key, **WISH, "prompt": "a pier"})
@@ -387,9 +386,9 @@ def test_the_page_takes_the_job_to_its_end(
     job = make_job(owner)
     answer = page.get(job.get_absolute_url(), headers=JSON).json()
     assert answer["state"] == "done"
-    assert answer["picture"] == f"{job.get_absolute_url()}picture/"
+    assert answer["image"] == f"{job.get_absolute_url()}image/"
     assert answer["refresh"] is None
-    assert body(page.get(answer["picture"])) == PNG
+    assert body(page.get(answer["image"])) == PNG
 
 
 def test_json_tells_all_that_a_page_needs(page: Client, owner: User) -> None:
@@ -409,12 +408,12 @@ def test_json_tells_all_that_a_page_needs(page: Client, owner: User) -> None:
         "percent": 50,
         "error_code": "",
         "message": "Being drawn.",
-        "picture": None,
+        "image": None,
         "seed": 7,
         "width": 512,
         "height": 384,
         "finished_at": None,
-        "refresh": Card(job).refresh,
+        "refresh": JobPresenter(job).refresh,
     }
 
 
@@ -463,7 +462,7 @@ def test_a_running_card_asks_again_and_a_finished_one_stops(page: Client, owner:
     job = make_job(owner, next_poll_at=soon, fraction=0.5)
     html = page.get(job.get_absolute_url()).content.decode()
     assert 'hx-trigger="every 2s"' in html
-    key = Card(job).preview_key
+    key = JobPresenter(job).preview_key
     assert f'hx-get="{job.get_absolute_url()}?seen=drawing&amp;shown={key}"' in html
     assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in html
     assert 'value="50"' in html
@@ -478,7 +477,7 @@ def test_a_page_asks_its_row_more_often_than_the_row_asks_the_service(
 ) -> None:
     """Asking a row is cheap, and somebody else may have settled it."""
     job = make_job(owner, next_poll_at=timezone.now() + timedelta(seconds=seconds))
-    assert Card(job).refresh == refresh
+    assert JobPresenter(job).refresh == refresh
 
 
 def test_only_news_is_said_aloud(page: Client, owner: User) -> None:
@@ -491,11 +490,11 @@ def test_only_news_is_said_aloud(page: Client, owner: User) -> None:
     assert says in page.get(f"{url}?seen=drawing").content.decode()
 
 
-def test_a_preview_stays_until_the_next_picture_is_loaded(page: Client, owner: User) -> None:
+def test_a_preview_stays_until_the_next_image_is_loaded(page: Client, owner: User) -> None:
     """Else the frame would be empty for a moment, each second."""
     url = make_job(owner).get_absolute_url()
     page.get(url)
-    key = Card(ImageJob.objects.get()).preview_key
+    key = JobPresenter(ImageJob.objects.get()).preview_key
     before = page.get(f"{url}?seen=drawing&shown=before%22", headers=HTMX).content.decode()
     assert '-preview-before&quot;" hx-preserve="true" alt="">' in before
     same = page.get(f"{url}?seen=drawing&shown={key}", headers=HTMX).content.decode()
@@ -553,13 +552,13 @@ def test_pages_are_outside_of_transactions(
         monkeypatch.setitem(connections.settings[alias], "ATOMIC_REQUESTS", True)
     url = make_job(owner).get_absolute_url()
     assert page.get(url, headers=JSON).json()["percent"] == 50
-    for name in ("start", "job", "picture", "preview"):
+    for name in ("start", "job", "image", "preview"):
         view = resolve(reverse(f"imagelabs:{name}", args=[] if name == "start" else [UUID])).func
         assert view._non_atomic_requests == set(connections)  # type: ignore[attr-defined]
 
 
 def test_what_people_typed_is_text(page: Client, owner: User) -> None:
-    """In the page, its title, and as the picture's description."""
+    """In the page, its title, and as the image's description."""
     evil = "\"><script>alert(1)</script>' onerror='x"
     html = page.get(make_done(owner, prompt=evil).get_absolute_url()).content.decode()
     assert "<script>" not in html
@@ -606,7 +605,7 @@ def test_each_state_is_told_in_plain_words(
     """With what one can do about it; never in the service's words, or a program's."""
     later = None if columns.get("state") in ("done", "unknown", "failed") else LEASE
     job = make_job(owner, **{"next_poll_at": later and timezone.now() + later, **columns})
-    assert Card(job).phase == phase
+    assert JobPresenter(job).phase == phase
     html = page.get(job.get_absolute_url()).content.decode()
     assert words in html
     assert columns.get("error_code", "no code") not in html
@@ -620,30 +619,32 @@ def test_every_error_that_ends_a_job_has_words() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.ImageLabsError)
     }
     without = {"ImageLabsError", "JobError", "ForbiddenAddressError", "SubmissionUnknownError"}
-    assert set(cards._FAILED) == kinds - without
+    assert set(presenters._FAILED) == kinds - without
 
 
 def test_a_card_can_be_shown_without_its_view(owner: User) -> None:
     """In a gallery of the site's own."""
     jobs = [make_job(owner), make_done(owner)]
-    html = "".join(render_to_string("imagelabs/_job.html", {"card": Card(job)}) for job in jobs)
+    html = "".join(
+        render_to_string("imagelabs/_job.html", {"presenter": JobPresenter(job)}) for job in jobs
+    )
     assert all(f'id="job-{job.pk}"' in html for job in jobs)
 
 
-# The picture ----------------------------------------------------------------------------
+# The image ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("data", "media_type", "ending"), [(PNG, "image/png", "png"), (JPEG, "image/jpeg", "jpg")]
 )
-def test_a_picture_is_served_as_what_its_bytes_are(
+def test_an_image_is_served_as_what_its_bytes_are(
     page: Client, owner: User, data: bytes, media_type: str, ending: str
 ) -> None:
     """Its name in the storage says nothing; and a browser must not guess otherwise."""
     job = make_done(owner, data)
-    response = page.get(f"{job.get_absolute_url()}picture/")
+    response = page.get(f"{job.get_absolute_url()}image/")
     assert body(response) == data
-    name = f"picture-{job.pk.hex[:8]}.{ending}"
+    name = f"image-{job.pk.hex[:8]}.{ending}"
     for header, value in {
         "Content-Type": media_type,
         "Content-Length": str(len(data)),
@@ -655,12 +656,12 @@ def test_a_picture_is_served_as_what_its_bytes_are(
         assert response.headers[header] == value
 
 
-def test_a_picture_that_the_browser_has_is_not_sent_again(
+def test_an_image_that_the_browser_has_is_not_sent_again(
     page: Client, owner: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor read from the storage."""
     job = make_done(owner)
-    url = f"{job.get_absolute_url()}picture/"
+    url = f"{job.get_absolute_url()}image/"
     first = page.get(url)
     body(first)
     first.close()
@@ -674,15 +675,15 @@ def test_a_picture_that_the_browser_has_is_not_sent_again(
     monkeypatch.undo()
 
 
-def test_a_picture_of_somebody_else_is_no_304_either(owner: User, stranger: Client) -> None:
+def test_an_image_of_somebody_else_is_no_304_either(owner: User, stranger: Client) -> None:
     """Who knows the tag still sees nothing."""
-    url = f"{make_done(owner).get_absolute_url()}picture/"
+    url = f"{make_done(owner).get_absolute_url()}image/"
     assert stranger.get(url, headers={"If-None-Match": "*"}).status_code == 404
 
 
-def test_the_head_of_a_picture_can_be_asked_for(page: Client, owner: User) -> None:
+def test_the_head_of_an_image_can_be_asked_for(page: Client, owner: User) -> None:
     """Its size and type, and none of its bytes."""
-    response = page.head(f"{make_done(owner).get_absolute_url()}picture/")
+    response = page.head(f"{make_done(owner).get_absolute_url()}image/")
     assert response.headers["Content-Type"] == "image/png"
     assert response.headers["Content-Length"] == str(len(PNG))
     assert not body(response)
@@ -690,18 +691,18 @@ def test_the_head_of_a_picture_can_be_asked_for(page: Client, owner: User) -> No
 
 
 @pytest.mark.parametrize("data", [b"<script>alert(1)</script>", b""])
-def test_a_file_that_is_no_picture_is_not_served(page: Client, owner: User, data: bytes) -> None:
+def test_a_file_that_is_no_image_is_not_served(page: Client, owner: User, data: bytes) -> None:
     """Whoever has put it there."""
     job = make_done(owner, data)
-    assert page.get(f"{job.get_absolute_url()}picture/").status_code == 404
+    assert page.get(f"{job.get_absolute_url()}image/").status_code == 404
 
 
-def test_a_picture_that_is_gone_or_not_there_yet_is_not_found(page: Client, owner: User) -> None:
+def test_an_image_that_is_gone_or_not_there_yet_is_not_found(page: Client, owner: User) -> None:
     """The page shows its description instead."""
     gone = make_done(owner)
-    gone.picture.storage.delete(str(gone.picture.name))
+    gone.image.storage.delete(str(gone.image.name))
     for job in (gone, make_job(owner)):
-        assert page.get(f"{job.get_absolute_url()}picture/").status_code == 404
+        assert page.get(f"{job.get_absolute_url()}image/").status_code == 404
 
 
 # The preview ----------------------------------------------------------------------------
@@ -732,7 +733,9 @@ def test_a_preview_comes_from_us_and_is_fetched_once(
 
 def test_a_new_preview_has_another_address(owner: User) -> None:
     """So that a page shows it."""
-    old, new = (Card(make_job(owner, preview_url=f"/p.png?{step}")).preview_key for step in "12")
+    old, new = (
+        JobPresenter(make_job(owner, preview_url=f"/p.png?{step}")).preview_key for step in "12"
+    )
     assert old != new
 
 

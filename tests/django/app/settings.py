@@ -15,7 +15,7 @@ SECRET_KEY = "for tests alone"
 DEBUG = False
 USE_TZ = True
 ALLOWED_HOSTS = ["*"]
-ROOT_URLCONF = "tests.django_app.urls"
+ROOT_URLCONF = "tests.django.app.urls"
 STATIC_URL = "static/"
 LOGIN_URL = "admin:login"
 INSTALLED_APPS = [
@@ -26,7 +26,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "imagelabs_sdk.contrib.django",
-    "tests.django_app",
+    "tests.django.app",
     # The backport's own app is for Django before 6.0.
     *([] if importlib.util.find_spec("django.tasks") else ["django_tasks"]),
     "django_tasks_db",
@@ -64,11 +64,12 @@ SQLITE: dict[str, Any] = {
 }
 # Threads can use a database in memory only one after the other.
 _FILE = str(Path(tempfile.gettempdir()) / f"imagelabs-test-{os.getpid()}.sqlite3")
+# Two checkouts that run their tests at once on one server need databases of their own.
+NAMESPACE = os.environ.get("IMAGELABS_TEST_NAMESPACE", "imagelabs")
 FILE: dict[str, Any] = {**SQLITE, "NAME": _FILE, "TEST": {"NAME": _FILE}}
 POSTGRES: dict[str, Any] = {
     "ENGINE": "django.db.backends.postgresql",
-    # Two runs on one machine at once need names of their own.
-    "NAME": os.environ.get("IMAGELABS_TEST_POSTGRES", "imagelabs"),
+    "NAME": NAMESPACE,
     "HOST": "127.0.0.1",
     "USER": "postgres",
 }

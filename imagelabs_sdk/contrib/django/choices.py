@@ -16,10 +16,10 @@ class JobState(models.TextChoices):
     """The service has accepted it; it may wait there in a queue."""
 
     DONE = "done", _("done")
-    """The picture is stored."""
+    """The image is stored."""
 
     FAILED = "failed", _("failed")
-    """There is no picture; ``error_code`` tells why."""
+    """There is no image; ``error_code`` tells why."""
 
     UNKNOWN = "unknown", _("submission unknown")
     """It may or may not have been accepted; it is never sent again by itself."""

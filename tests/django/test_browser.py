@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 if os.environ.get("IMAGELABS_TEST_SERVICES") != "1":
     pytest.importorskip("selenium", reason="no selenium")
@@ -49,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.django_app.site"],
+            [sys.executable, "-m", "tests.django.app.site"],
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         with process:
@@ -65,7 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def browse(site: str, tmp_path: Path) -> Iterator[Browse]:
-    """Opens a browser, logged in, at the form that asks for a picture."""
+    """Opens a browser, logged in, at the form that asks for an image."""
     opened: list[Chrome] = []
 
     def browse(*, javascript: bool = True) -> Chrome:
@@ -80,11 +80,11 @@ def browse(site: str, tmp_path: Path) -> Iterator[Browse]:
         browser = Chrome(options=options, service=ChromeService(DRIVER))
         opened.append(browser)
         browser.set_page_load_timeout(PATIENCE)
-        browser.get(f"{site}/pictures/")
+        browser.get(f"{site}/images/")
         for name in ("username", "password"):
             browser.find_element(By.NAME, name).send_keys("visitor")
         browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
-        until(browser, lambda: browser.current_url == f"{site}/pictures/")
+        until(browser, lambda: browser.current_url == f"{site}/images/")
         return browser
 
     yield browse
@@ -98,7 +98,7 @@ def until(browser: Chrome, condition: Callable[[], Any]) -> Any:
 
 
 def draw(browser: Chrome, prompt: str = "a lighthouse at dusk") -> None:
-    """Ask for a picture, and come to its page."""
+    """Ask for an image, and come to its page."""
     for name, value in {"prompt": prompt, "width": "512", "height": "384", "seed": "7"}.items():
         browser.find_element(By.NAME, name).send_keys(value)
     browser.find_element(By.CSS_SELECTOR, ".imagelabs-form button").click()
@@ -121,11 +121,11 @@ PREVIEW_BELOW_THE_NEXT = """
 const [before, next] = document.querySelectorAll(".imagelabs-frame img");
 return next && before.naturalWidth > 0
 """
-NO_PREVIEW = "/preview/"  # it may be over between a poll and its picture
+NO_PREVIEW = "/preview/"  # it may be over between a poll and its image
 
 
-def test_a_prompt_becomes_a_picture_before_ones_eyes(browse: Browse) -> None:
-    """The whole way: the form, the bar that moves, the preview, the picture; then peace."""
+def test_a_prompt_becomes_an_image_before_ones_eyes(browse: Browse) -> None:
+    """The whole way: the form, the bar that moves, the preview, the image; then peace."""
     browser = browse()
     draw(browser)
     job = browser.current_url
@@ -147,7 +147,7 @@ def test_a_prompt_becomes_a_picture_before_ones_eyes(browse: Browse) -> None:
     assert first(browser, ".imagelabs-frame", "getBoundingClientRect().toJSON()") == frame
     assert not browser.find_elements(By.CSS_SELECTOR, "[hx-trigger], [aria-busy], progress")
     said = browser.execute_script("return said")
-    assert said[-1] == "Your picture is ready."
+    assert said[-1] == "Your image is ready."
     assert len(said) == len(set(said)), "read aloud more than once"
     assert browser.current_url == job
     assert_nothing_was_refused(browser, but=NO_PREVIEW)
@@ -162,7 +162,7 @@ def test_without_javascript_the_page_refreshes_itself(browse: Browse) -> None:
     until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, ".imagelabs-frame a img"))
     assert not browser.find_elements(*progress)
     assert "http-equiv" not in browser.page_source
-    assert "Your picture is ready." in browser.page_source
+    assert "Your image is ready." in browser.page_source
     assert_nothing_was_refused(browser, but=NO_PREVIEW)
 
 
@@ -194,7 +194,7 @@ def test_what_is_typed_stays_text(browse: Browse) -> None:
     assert first(browser, ".imagelabs-prompt", "textContent") == evil
     assert_nothing_was_refused(
         browser,
-        but="/pictures/ - Failed to load resource: the server responded with a status of 422",
+        but="/images/ - Failed to load resource: the server responded with a status of 422",
     )
 
 
@@ -207,5 +207,5 @@ def test_the_admin_works_under_the_same_policy(browse: Browse, site: str) -> Non
     browser.get(f"{site}/admin/imagelabs/imagejob/")
     until(browser, lambda: first(browser, ".field-thumbnail img", "naturalWidth") == 512)
     browser.find_element(By.CSS_SELECTOR, ".field-thumbnail a").click()
-    until(browser, lambda: first(browser, ".field-shown img", "naturalWidth") == 512)
+    until(browser, lambda: first(browser, ".field-large_image img", "naturalWidth") == 512)
     assert_nothing_was_refused(browser)

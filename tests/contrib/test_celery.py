@@ -30,12 +30,11 @@ from imagelabs_sdk import (
     JobFailedError,
     JobTimeoutError,
 )
+from tests import faulty
+from tests.django.app.settings import HAS_REDIS
+from tests.faulty import PNG, FaultyServer, reply
 
-from . import faulty
-from .django_app.settings import HAS_REDIS
-from .faulty import PNG, FaultyServer, reply
-
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "celery_worker" / "images.py"
 NAME = "imagelabs.save_image"
 PROMPT = "a secret castle"

@@ -24,9 +24,8 @@ from imagelabs_sdk import GeneratedImage, RequestsTransport
 from imagelabs_sdk.contrib.django import client, clients
 from imagelabs_sdk.contrib.django.checks import check_settings
 from imagelabs_sdk.contrib.django.clients import Client, SettingsError, in_transaction
-
-from .django_fixtures import ROOT, URL, Line, Service, needs_postgres, settings_for
-from .faulty import PNG, FaultyServer
+from tests.django.fixtures import ROOT, URL, Line, Service, needs_postgres, settings_for
+from tests.faulty import PNG, FaultyServer
 
 REQUESTS = "imagelabs_sdk.RequestsTransport"
 EMBEDDED = "imagelabs_sdk.embedded.embedded_transport"
@@ -140,7 +139,7 @@ import django
 from django.conf import settings
 from django.http import HttpResponse
 from django.urls import path
-from tests.django_app import settings as project
+from tests.django.app import settings as project
 
 settings.configure(
     **{name: getattr(project, name) for name in dir(project) if name.isupper()}
@@ -330,14 +329,14 @@ def test_an_address_that_encrypts_nothing_is_a_warning(address: str, settings: A
     [
         ({}, "", ["imagelabs.W002"]),
         ({}, "/srv/media", []),
-        ({"imagelabs": {"BACKEND": "tests.django_fixtures.MoodyStorage"}}, "", []),
-        ({"imagelabs": {"location": "/srv/pictures"}}, "", []),
+        ({"imagelabs": {"BACKEND": "tests.django.fixtures.MoodyStorage"}}, "", []),
+        ({"imagelabs": {"location": "/srv/images"}}, "", []),
         ({"default": {"location": "/srv/media"}}, "", []),
         ({"imagelabs": {}}, "", ["imagelabs.W002"]),
         ({"default": None}, "", []),
     ],
 )
-def test_pictures_that_have_no_place_are_a_warning(
+def test_images_that_have_no_place_are_a_warning(
     storages: dict[str, Any], root: str, expected: list[str], settings: Any
 ) -> None:
     """They would land in the directory that the process happens to run in."""
@@ -380,7 +379,7 @@ def test_a_task_backend_without_django_tasks_is_an_error(
 
 @pytest.mark.django_db(transaction=True)
 def test_waiting_in_a_transaction_is_a_warning(service: Service) -> None:
-    """It keeps a connection and its locks from everybody else; the picture comes all the same."""
+    """It keeps a connection and its locks from everybody else; the image comes all the same."""
     with transaction.atomic(), pytest.warns(RuntimeWarning, match="generate") as warned:
         image = client.generate("a lighthouse")
     assert image.read() == PNG
@@ -415,12 +414,12 @@ def test_a_storage_that_is_overridden_is_followed(
     service: Service, settings: Any, tmp_path: Path
 ) -> None:
     """A model's field is made once; the settings of a test come later."""
-    from imagelabs_sdk.contrib.django.models import picture_storage
+    from imagelabs_sdk.contrib.django.models import image_storage
 
     files = "django.core.files.storage.FileSystemStorage"
     for place in ("one", "two"):
         own = {"BACKEND": files, "OPTIONS": {"location": str(tmp_path / place)}}
         with override_settings(STORAGES={**settings.STORAGES, "imagelabs": own}):
-            storage = picture_storage()
+            storage = image_storage()
             assert isinstance(storage, FileSystemStorage)
             assert storage.path("x") == str(tmp_path / place / "x")

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .models import AbstractImageJob, JobState
 
-__all__ = ["Card"]
+__all__ = ["JobPresenter"]
 
 _FASTEST, _SLOWEST = 1, 3  # seconds between two polls of a page at its row
 _TROUBLE = 3  # polls that failed in a row before anybody is told
@@ -22,7 +22,7 @@ _RUNNING = {
     "trouble": _("This takes longer than usual. We keep trying."),
 }
 _ENDED = {
-    JobState.DONE: _("Your picture is ready."),
+    JobState.DONE: _("Your image is ready."),
     JobState.UNKNOWN: _(
         "We cannot tell whether the service took your request. It is not sent again by itself, "
         "so that nothing is drawn twice. Ask again if you do not mind that."
@@ -48,10 +48,10 @@ _OURS = _("Something went wrong on our side. Try again later.")
 
 
 @attrs.frozen
-class Card:
+class JobPresenter:
     """A job as ``imagelabs/_job.html`` shows it.
 
-    The pages of its picture and its preview are below its own: ``picture/`` and ``preview/``.
+    The pages of its image and its preview are below its own: ``image/`` and ``preview/``.
 
     Attributes:
         job: Its row.
@@ -74,13 +74,13 @@ class Card:
         return self.job.get_absolute_url()
 
     @property
-    def picture_url(self) -> str | None:
-        """Of the finished picture, on this site; `None` until it is stored."""
-        return f"{self.url}picture/" if self.job.picture else None
+    def image_url(self) -> str | None:
+        """Of the finished image, on this site; `None` until it is stored."""
+        return f"{self.url}image/" if self.job.image else None
 
     @property
     def preview_url(self) -> str | None:
-        """Of the half-drawn picture, on this site; another one when that has changed."""
+        """Of the half-drawn image, on this site; another one when that has changed."""
         return f"{self.url}preview/?{self.preview_key}" if self.job.preview_url else None
 
     @property
@@ -132,7 +132,7 @@ class Card:
             "error_code": job.error_code,
             "message": self.message,
             "preview": self.preview_url,
-            "picture": self.picture_url,
+            "image": self.image_url,
             "seed": job.seed,
             "width": job.width,
             "height": job.height,

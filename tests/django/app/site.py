@@ -1,4 +1,4 @@
-"""The pages as a site of its own process, for browsers: ``python -m tests.django_app.site``.
+"""The pages as a site of its own process, for browsers: ``python -m tests.django.app.site``.
 
 Prints its port, and serves until it is terminated. One user, "visitor", logs in with "visitor".
 """
@@ -29,7 +29,7 @@ def strict(
 
 
 def main() -> None:
-    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django_app.settings"
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django.app.settings"
     django.setup()
 
     from django.conf import settings
@@ -39,7 +39,7 @@ def main() -> None:
     from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
     from django.core.wsgi import get_wsgi_application
 
-    settings.MIDDLEWARE.insert(0, "tests.django_app.site.strict")
+    settings.MIDDLEWARE.insert(0, "tests.django.app.site.strict")
     call_command("migrate", verbosity=0)
     User.objects.create_superuser("visitor", password="visitor")
     server = ThreadedWSGIServer(("127.0.0.1", 0), WSGIRequestHandler)

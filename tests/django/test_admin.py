@@ -15,8 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
-
-from .faulty import PNG
+from tests.faulty import PNG
 
 LIST = "/admin/imagelabs/imagejob/"
 
@@ -50,25 +49,25 @@ def make_job(prompt: str = "a lighthouse", **columns: Any) -> ImageJob:
         request={"prompt": prompt}, seed=7, width=512, height=384, **given
     )
     if job.state == JobState.DONE:
-        job.picture.save("picture.png", ContentFile(PNG))
+        job.image.save("image.png", ContentFile(PNG))
     return job
 
 
-def look_again(client: Client, *jobs: ImageJob) -> Any:
+def poll_again(client: Client, *jobs: ImageJob) -> Any:
     keys = [str(job.pk) for job in jobs]
-    return client.post(LIST, {"action": "look_again", "_selected_action": keys}, follow=True)
+    return client.post(LIST, {"action": "poll_again", "_selected_action": keys}, follow=True)
 
 
 # Looking --------------------------------------------------------------------------------
 
 
 def test_the_list_shows_how_jobs_stand(root: Client) -> None:
-    """And small pictures, from an address of the admin's own: the storage may have none."""
+    """And small images, from an address of the admin's own: the storage may have none."""
     owner = User.objects.create_user("somebody")
     done = make_job("a pier <b>", owner=owner, fraction=1.0)
     make_job(state=JobState.RUNNING, fraction=0.25, next_poll_at=timezone.now())
     html = root.get(LIST).content.decode()
-    for shown in (f'src="{LIST}{done.pk}/picture/"', 'width="64" height="48"', "a pier &lt;b&gt;",
+    for shown in (f'src="{LIST}{done.pk}/image/"', 'width="64" height="48"', "a pier &lt;b&gt;",
                   "100 %", "25 %", "somebody", "running", "default"):  # fmt: skip
         assert shown in html
     assert "<b>" not in html
@@ -97,16 +96,16 @@ def test_a_jobs_page_shows_all_of_it_and_lets_nothing_be_changed(root: Client) -
     job = make_job("a\npier", status="Done")
     page = root.get(f"{LIST}{job.pk}/change/")
     html = page.content.decode()
-    for shown in (str(job.pk), "task-1", f'src="{LIST}{job.pk}/picture/"', 'width="512"'):
+    for shown in (str(job.pk), "task-1", f'src="{LIST}{job.pk}/image/"', 'width="512"'):
         assert shown in html
     assert not page.context["has_change_permission"]
     assert 'name="_save"' not in html
-    assert str(job.picture.name) not in html
+    assert str(job.image.name) not in html
     assert root.post(f"{LIST}{job.pk}/change/", {"state": "failed"}).status_code == 403
     assert root.get(f"{LIST}add/").status_code == 403
 
 
-def test_a_job_without_a_picture_has_a_page(root: Client) -> None:
+def test_a_job_without_an_image_has_a_page(root: Client) -> None:
     """It is the one that is looked for."""
     job = make_job(state=JobState.FAILED, error_code="JobFailedError", error="<i>no</i>")
     html = root.get(f"{LIST}{job.pk}/change/").content.decode()
@@ -140,37 +139,37 @@ def test_a_job_is_found_by_its_ids(root: Client, term: str) -> None:
 # Permissions ----------------------------------------------------------------------------
 
 
-def test_who_may_not_view_jobs_sees_neither_them_nor_their_pictures() -> None:
-    """The pictures' address is no way around."""
+def test_who_may_not_view_jobs_sees_neither_them_nor_their_images() -> None:
+    """The images' address is no way around."""
     job = make_job()
     client = staff()
-    for url in (LIST, f"{LIST}{job.pk}/change/", f"{LIST}{job.pk}/picture/"):
+    for url in (LIST, f"{LIST}{job.pk}/change/", f"{LIST}{job.pk}/image/"):
         assert client.get(url).status_code == 403
 
 
 def test_who_is_no_staff_is_sent_to_the_login() -> None:
-    """A picture's owner included: their page is elsewhere."""
+    """An image's owner included: their page is elsewhere."""
     owner = User.objects.create_user("owner")
     job = make_job(owner=owner)
     client = Client()
     client.force_login(owner)
-    response = client.get(f"{LIST}{job.pk}/picture/")
+    response = client.get(f"{LIST}{job.pk}/image/")
     assert response.status_code == 302
     assert "/login/" in response.headers["Location"]
 
 
-def test_who_may_view_jobs_sees_pictures_safely() -> None:
+def test_who_may_view_jobs_sees_images_safely() -> None:
     """As their owner does: typed by their bytes, and kept by browsers."""
     job = make_job()
     client = staff("view")
-    response = client.get(f"{LIST}{job.pk}/picture/")
+    response = client.get(f"{LIST}{job.pk}/image/")
     assert b"".join(response) == PNG
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     again = client.get(
-        f"{LIST}{job.pk}/picture/", headers={"If-None-Match": response.headers["ETag"]}
+        f"{LIST}{job.pk}/image/", headers={"If-None-Match": response.headers["ETag"]}
     )
     assert again.status_code == 304
-    assert client.get(f"{LIST}{uuid.uuid4()}/picture/").status_code == 404
+    assert client.get(f"{LIST}{uuid.uuid4()}/image/").status_code == 404
 
 
 # Doing ----------------------------------------------------------------------------------
@@ -179,7 +178,7 @@ def test_who_may_view_jobs_sees_pictures_safely() -> None:
 def test_poll_now_makes_a_job_due_that_was_given_up(root: Client) -> None:
     """The service may have drawn it after all."""
     job = make_job(state=JobState.FAILED, error_code="JobTimeoutError")
-    answer = look_again(root, job)
+    answer = poll_again(root, job)
     job.refresh_from_db()
     assert (job.state, job.is_due) == (JobState.RUNNING, True)
     assert "1 job is due now." in answer.content.decode()
@@ -188,7 +187,7 @@ def test_poll_now_makes_a_job_due_that_was_given_up(root: Client) -> None:
 def test_poll_now_leaves_alone_what_is_done_or_was_never_accepted(root: Client) -> None:
     """There is nothing to look for."""
     jobs = [make_job(), make_job(state=JobState.UNKNOWN, task_id="")]
-    answer = look_again(root, *jobs)
+    answer = poll_again(root, *jobs)
     assert not ImageJob.objects.filter(next_poll_at__isnull=False).exists()
     assert "0 jobs are due now." in answer.content.decode()
 
@@ -198,14 +197,14 @@ def test_poll_now_is_for_who_could_change_jobs(permissions: list[str], allowed: 
     """It makes work for the service."""
     job = make_job(state=JobState.FAILED)
     client = staff(*permissions)
-    assert ("look_again" in client.get(LIST).content.decode()) is allowed
-    look_again(client, job)
+    assert ("poll_again" in client.get(LIST).content.decode()) is allowed
+    poll_again(client, job)
     job.refresh_from_db()
     assert job.is_outstanding is allowed
 
 
-def test_deleting_a_job_deletes_its_picture(root: Client, media: Path) -> None:
-    """One by one, and many at once; who deletes a picture wants it gone."""
+def test_deleting_a_job_deletes_its_image(root: Client, media: Path) -> None:
+    """One by one, and many at once; who deletes an image wants it gone."""
     jobs = [make_job() for _ in range(3)]
     assert len(list(media.rglob("*.png"))) == 3
     root.post(f"{LIST}{jobs[0].pk}/delete/", {"post": "yes"})
@@ -217,17 +216,17 @@ def test_deleting_a_job_deletes_its_picture(root: Client, media: Path) -> None:
     assert not ImageJob.objects.exists()
 
 
-def test_a_job_without_a_picture_can_be_deleted(root: Client) -> None:
+def test_a_job_without_an_image_can_be_deleted(root: Client) -> None:
     """There is no file to delete first."""
     job = make_job(state=JobState.FAILED)
     root.post(f"{LIST}{job.pk}/delete/", {"post": "yes"})
     assert not ImageJob.objects.exists()
 
 
-def test_a_picture_that_cannot_be_deleted_keeps_its_row(
+def test_an_image_that_cannot_be_deleted_keeps_its_row(
     root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture without its row would never be found again."""
+    """An image without its row would never be found again."""
     job = make_job()
 
     def refuse(*_: object) -> None:

@@ -20,7 +20,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from imagelabs_sdk import HttpResponse
-from imagelabs_sdk.contrib.django import advance
+from imagelabs_sdk.contrib.django import lifecycle
 from imagelabs_sdk.contrib.django.management.commands import imagelabs_sweep
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.signals import job_failed, job_succeeded
@@ -31,10 +31,9 @@ from imagelabs_sdk.contrib.django.sweep import (
     job_models,
     sweep_briefly,
 )
-
-from . import faulty
-from .django_app.models import Framed, Poster
-from .django_fixtures import (
+from tests import faulty
+from tests.django.app.models import Framed, Poster
+from tests.django.fixtures import (
     ALIASES,
     MoodyStorage,
     Service,
@@ -51,7 +50,7 @@ from .django_fixtures import (
     shared_databases,
     stored,
 )
-from .faulty import PNG, FaultyServer
+from tests.faulty import PNG, FaultyServer
 
 db = pytest.mark.django_db(transaction=True)
 shared = pytest.mark.django_db(transaction=True, databases=["default", *ALIASES])
@@ -113,7 +112,7 @@ call_command("imagelabs_sweep", "--once")
 
 @needs_postgres
 @shared
-def test_four_sweepers_bring_two_hundred_pictures_once_each(
+def test_four_sweepers_bring_two_hundred_images_once_each(
     server: FaultyServer, media: Path
 ) -> None:
     """Looked at, stored and told once; the sweepers know nothing of each other."""
@@ -187,7 +186,7 @@ def test_threads_of_a_sweep_open_no_connection_to_the_database(
 
 
 class Watched(MoodyStorage):
-    """Notes who opened a connection to a database by the time a picture is stored."""
+    """Notes who opened a connection to a database by the time an image is stored."""
 
     opened: list[object] = []  # noqa: RUF012 - for all instances
 
@@ -252,7 +251,7 @@ def test_a_sweep_that_is_stopped_finishes_what_is_under_way(service: Service, me
 def test_rows_are_read_where_they_are_written(service: Service, media: Path) -> None:
     """A replica lags behind, and shows as due what was settled long ago."""
     accepted(1)
-    with override_settings(DATABASE_ROUTERS=["tests.test_django_jobs.Replicated"]):
+    with override_settings(DATABASE_ROUTERS=["tests.django.test_jobs.Replicated"]):
         assert any_outstanding()
         with Sweeper() as sweeper:
             assert sweeper.sweep() == 1
@@ -310,7 +309,7 @@ def test_no_job_is_in_the_way_of_others(
             ImageJob.objects.filter(pk=job.pk).delete()
         if job == odd["unsettled"]:
             raise DatabaseError("deadlock detected")
-        return advance.record_result(job, seen)
+        return lifecycle.record_result(job, seen)
 
     service.progress = poll
     monkeypatch.setattr(f"{Sweeper.__module__}.record_result", record_result)
@@ -358,17 +357,17 @@ def test_a_service_may_be_down_for_days(service: Service) -> None:
     service.progress = down
     accepted(3)
     clock = Clock()
-    weather = {"default": ServiceHealth(failures=100_000)}
-    with Sweeper(weather=weather, clock=clock) as sweeper:
+    health = {"default": ServiceHealth(failures=100_000)}
+    with Sweeper(health=health, clock=clock) as sweeper:
         assert sweeper.sweep() == 1
-    assert weather["default"].opens == clock.now + 30.0
+    assert health["default"].opens == clock.now + 30.0
 
 
 @db
 def test_one_service_that_is_down_does_not_hold_up_another(
     service: Service, media: Path, settings: Any
 ) -> None:
-    """Each alias has a weather of its own."""
+    """Each alias has a health of its own."""
     there = Service()
     there.progress = down
     settings.IMAGELABS = {**settings.IMAGELABS, "there": settings_for(there)}
@@ -410,18 +409,18 @@ def test_the_weather_is_shared_by_the_sweepers_of_a_process(service: Service) ->
     """A queue makes one for each message; each would try a service that is down anew."""
     service.progress = down
     accepted(40)
-    weather: dict[str, ServiceHealth] = {}
+    health: dict[str, ServiceHealth] = {}
     clock = Clock()
     for expected in (True, False, False):
-        with Sweeper(threads=4, weather=weather, clock=clock) as sweeper:
+        with Sweeper(threads=4, health=health, clock=clock) as sweeper:
             assert bool(sweeper.sweep()) is expected
-    assert 4 <= weather["default"].failures <= 8
+    assert 4 <= health["default"].failures <= 8
 
 
 @db
 def test_a_pause_of_jobs_own_is_no_bad_weather(service: Service, media: Path) -> None:
-    """Pictures that cannot be fetched are the matter of another host."""
-    service.picture = lambda _: answer(404)
+    """Images that cannot be fetched are the matter of another host."""
+    service.image = lambda _: answer(404)
     accepted(20)
     with Sweeper(threads=2) as sweeper:
         assert sweeper.sweep(due_by=timezone.now()) == 20
@@ -432,14 +431,14 @@ def test_a_pause_of_jobs_own_is_no_bad_weather(service: Service, media: Path) ->
 def test_a_database_that_fails_is_told_and_what_was_under_way_is_settled_next(
     service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller decides how long to wait; the pictures that were fetched are not lost."""
+    """The caller decides how long to wait; the images that were fetched are not lost."""
     claims = []
 
     def claim(job: ImageJob) -> Any:
         claims.append(job)
         if len(claims) == 2:
             raise OperationalError("the server has gone away")
-        return advance.claim(job)
+        return lifecycle.claim(job)
 
     monkeypatch.setattr(f"{Sweeper.__module__}.claim", claim)
     accepted(2)
