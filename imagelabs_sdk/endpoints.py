@@ -142,7 +142,10 @@ class Endpoints:
         with self.transport.send(request, deadline=within) as response:
             if not 200 <= response.status < 300:
                 raise _status_error(response)
-            return response.read(_MAX_ANSWER)
+            answer = response.read(_MAX_ANSWER)
+            if _is_challenge(response, answer):
+                raise _challenge_error(response)
+            return answer
 
 
 def is_permanent_poll_error(error: ImageLabsError) -> bool:
@@ -180,24 +183,37 @@ def _give_up(error: ImageLabsError) -> NoReturn:
 def _status_error(response: HttpResponse) -> APIStatusError:
     body, status = _refusal(response), response.status
     asked = _retry_after(response.headers.get("retry-after", ""))
-    if "challenge" in response.headers.get("cf-mitigated", "").lower() or (
-        status in (403, 503) and _CHALLENGE.search(body)
-    ):
-        return ChallengeError(_REMEDY, status_code=status, retry_after=asked, delivered="no")
+    if _is_challenge(response, body):
+        return _challenge_error(response)
     kind = RateLimitError if status == 429 else APIStatusError
     words = wire.decode_error(body)
     message = f"the service answered {status}" + (f": {words}" if words else "")
     if 300 <= status < 400:
         message += "; redirects of the API are not followed, check base_url"
     sane = asked is not None and asked <= _MAX_RETRY_AFTER
-    turned_away = status == 429 or (status == 503 and sane)
+    task_id = wire.find_task_id(body)  # then it was taken up, whatever the status says
+    turned_away = (status == 429 or (status == 503 and sane)) and task_id is None
     judged = 400 <= status < 500 and status not in _TRANSIENT
     return kind(
         message,
+        task_id=task_id,
         status_code=status,
         retry_after=asked,
         delivered="no" if turned_away else "yes" if judged else "maybe",
     )
+
+
+def _is_challenge(response: HttpResponse, body: bytes) -> bool:
+    """Return True for a Cloudflare check, which is also sent with status 200."""
+    if "challenge" in response.headers.get("cf-mitigated", "").lower():
+        return True
+    is_page = body[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+    return response.status in (200, 403, 503) and is_page and bool(_CHALLENGE.search(body))
+
+
+def _challenge_error(response: HttpResponse) -> ChallengeError:
+    asked = _retry_after(response.headers.get("retry-after", ""))
+    return ChallengeError(_REMEDY, status_code=response.status, retry_after=asked, delivered="no")
 
 
 def _refusal(response: HttpResponse) -> bytes:

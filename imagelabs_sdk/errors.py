@@ -155,7 +155,7 @@ def attach_job(job: "Job") -> Iterator[None]:
         error.attach_job(job)
         raise
     except BaseException as error:
-        note = f"the job goes on at the service: task id {sanitize_text(job.id, 256)}"
+        note = f"the job goes on at the service: task id {sanitize_text(job.id, 4096)}"
         if sys.version_info >= (3, 11):  # pragma: no branch - by Python's version
             error.add_note(note)
         log.warning("interrupted by %s; %s", type(error).__name__, note)

@@ -283,6 +283,8 @@ def test_no_attempt_is_waited_for_past_the_deadline(time: FakeTime) -> None:
         status(403, b"", cf_mitigated="Challenge, challenge"),
         status(503, b"<html><title>Just a moment...</title>"),
         status(403, b"<html><head><TITLE>Just a moment...</TITLE>"),
+        status(200, b"\n <html><title>Just a moment...</title>{'task_id': 'x'}"),
+        status(200, b"", cf_mitigated="challenge"),
     ],
 )
 def test_a_cloudflare_page_names_both_remedies(page: HttpResponse, time: FakeTime) -> None:
@@ -292,6 +294,22 @@ def test_a_cloudflare_page_names_both_remedies(page: HttpResponse, time: FakeTim
         client_of(peer, time).generate("x")
     assert len(peer.asked) == 1
     assert caught.value.delivered == "no"
+
+
+def test_an_answer_that_quotes_such_a_page_is_no_page(time: FakeTime) -> None:
+    """A prompt may be about one; what is paid for is kept."""
+    answer = status(200, b'{"task_id": "t1", "prompt": "<title>Just a moment</title>"}')
+    assert client_of(service(submits=[answer]), time).submit("x").id == "t1"
+
+
+def test_a_task_id_in_an_error_is_told_and_the_request_not_sent_again(time: FakeTime) -> None:
+    """An id is given out for a job that exists, whatever the status says."""
+    peer = service(submits=[status(429, b'{"task_id": "t1"}', retry_after="1"), ACCEPTED])
+    with pytest.raises(APIStatusError) as caught:
+        client_of(peer, time).submit("x")
+    assert caught.value.task_id == "t1"
+    assert getattr(caught.value, "delivered") == "maybe"  # noqa: B009
+    assert peer.count("/txt2img") == 1
 
 
 def test_an_error_page_that_breaks_off_still_tells_its_status(time: FakeTime) -> None:

@@ -210,7 +210,7 @@ class Scheduler:
 
     def unfinished_message(self) -> str:
         """Return one line that names the unfinished jobs; empty if there are none."""
-        names = [sanitize_text(job.id, 256) for job in self.unfinished().values()]
+        names = [sanitize_text(job.id, 4096) for job in self.unfinished().values()]
         if not names:
             return ""
         more = ", ..." if names[_MAX_SHOWN_JOBS:] else ""

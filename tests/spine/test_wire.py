@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from time import process_time
 from typing import Any
 
 import pytest
@@ -91,7 +92,10 @@ def test_a_request_survives_being_kept(request: ImageRequest) -> None:
     assert wire.request_from_json(kept) == request
 
 
-@given(st.text(min_size=1, max_size=256).filter(lambda t: t.strip() and t.isprintable()))
+task_ids = st.text(min_size=1, max_size=300).filter(lambda t: t.strip() and t.isprintable())
+
+
+@given(task_ids)
 def test_a_task_id_survives_both_ways(task_id: str) -> None:
     """Whatever the service calls a task is what we ask for."""
     assert wire.decode_submission(wire.encode_submission(task_id)) == task_id
@@ -158,7 +162,7 @@ def test_any_progress_answer_is_sane_or_one_of_our_errors(answer: dict[str, Any]
 )
 def test_an_answer_without_meaning_is_an_error_of_ours(body: bytes) -> None:
     """It says nothing about the job, so it must not be taken for "still going" or "failed"."""
-    with pytest.raises(APIResponseError):
+    with pytest.raises(APIResponseError, match="says nothing about the job"):
         wire.decode_progress(body)
 
 
@@ -217,22 +221,155 @@ def test_the_servers_word_is_kept_but_made_safe_to_print() -> None:
         (b'{"error": "no more today"}', "yes"),
         (b'{"status": "busy"}', "yes"),
         (b"{}", "yes"),
+        (b'\xef\xbb\xbf {"error": "no more today"}\r\n', "yes"),
+        (b'{"error": "no more\ntoday", "left": NaN}', "yes"),
         (b'{"task_id": null}', "maybe"),
         (b'{"task_id": ""}', "maybe"),
         (b'{"task_id": " "}', "maybe"),
-        (b'{"task_id": 7}', "maybe"),
+        (b'{"task_id": true}', "maybe"),
+        (b'{"task_id": 0.5}', "maybe"),
+        (b'{"task_id": ["x"]}', "maybe"),
+        (b'{"taskId": "x"}', "maybe"),
         (b'{"task_id": "a\\u0000b"}', "maybe"),
-        (b'{"task_id": "%s"}' % (b"x" * 257), "maybe"),
+        (b'{"task_id": "%s"}' % (b"x" * 4097), "maybe"),
+        (b'{"error": "no"}{"error": "no"}', "maybe"),
+        (b'Warning: slow\n{"error": "no more today"}', "maybe"),
+        (b'{"error": "no more today"}\0', "maybe"),
+        (b'{"error": "busy", "running": [{"task_id": "of somebody else"}]}', "maybe"),
+        (b'[{"error": "no"}]', "maybe"),
         (b"[]", "maybe"),
         (b"<html>", "maybe"),
+        (b"", "maybe"),
     ],
 )
 def test_an_answer_without_a_usable_task_id_is_said_at_once(body: bytes, delivered: str) -> None:
-    """The reference client polls for `null` without end."""
+    """The reference client polls for `null` without end. Junk is no proof of a refusal."""
     with pytest.raises(APIResponseError) as caught:
         wire.decode_submission(body)
     assert caught.value.delivered == delivered
     assert len(str(caught.value)) < 300
+
+
+def test_an_answer_that_cannot_be_read_is_shown() -> None:
+    """A person may find the id in it."""
+    with pytest.raises(APIResponseError, match="your ticket is A-17"):
+        wire.decode_submission(b"Thank you, your ticket is A-17\x1b[2J")
+
+
+NESTED = b'{"task_id":"t1","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("body", "task_id"),
+    [
+        (b'{"task_id":"t1","eta":NaN}', "t1"),
+        (b'{"task_id":"t1","eta":-Infinity,"left":1e999}', "t1"),
+        (b'{"task_id":"t1","prompt":"caf\xc3"}', "t1"),
+        (b'{"task_id":"t1","prompt":"caf\xe9"}', "t1"),
+        (b'{"task_id":"j\xf6b"}', "jöb"),
+        ('{"task_id":"jöb","prompt":"caf'.encode() + b'\xc3"}', "jöb"),
+        (b'{"task_id":"t1","prompt":"two\nlines\x00"}', "t1"),
+        (b'{"task_id":12345}', "12345"),
+        (b'{"task_id":12345678901234567890123}', "12345678901234567890123"),
+        (b'{"task_id":' + b"7" * 4096 + b"}", "7" * 4096),
+        (b'{"task_id":12345.0}', "12345"),
+        (b'{"task_id":"t1\\n"}', "t1"),
+        (b'{"task_id":"%s"}' % (b"x" * 4096), "x" * 4096),
+        (b'{"task_id":"t1","seed":' + b"9" * 9000 + b"}", "t1"),
+        (b'{"task_id":"t1","task_id":null}', "t1"),
+        (b'{"task_id":"","task_id":"t1","task_id":""}', "t1"),
+        (b'{"task_id":"t1","eta":1,"eta":2}', "t1"),
+        (NESTED, "t1"),
+        (b'\xef\xbb\xbf{"task_id":"t1"}', "t1"),
+        ('{"task_id":"jöb"}'.encode("utf-16"), "jöb"),
+        ('{"task_id":"jöb"}'.encode("utf-16-le"), "jöb"),
+        ('{"task_id":"jöb"}'.encode("utf-32"), "jöb"),
+        (b'{"task_id":"t1"}\0', "t1"),
+        (b'\0\0{"task_id":"t1"}', "t1"),
+        (b'Warning: undefined index {x} on line 3\n{"task_id":"t1"}', "t1"),
+        (b'{"notice":"slow today"}\n{"task_id":"t1"}', "t1"),
+        (b'{"task_id":null}{"task_id":"t1"}', "t1"),
+        (b'{"task_id":"t1"}</body></html>', "t1"),
+        (b')]}\',\n{"task_id":"t1"}', "t1"),
+        (b'data: {"task_id":"t1"}\n\n', "t1"),
+        (b'callback({"task_id":"t1"});', "t1"),
+        (b'[{"task_id":"t1"}]', "t1"),
+        (b'{"code":0,"message":"ok","error":null,"data":{"task_id":"t1"}}', "t1"),
+        (b'"{\\"task_id\\":\\"t1\\"}"', "t1"),
+        (b'{"task_id":"t1","list":[1,2,],}', "t1"),
+        (b"{'task_id': 't1', 'reference': None}", "t1"),
+        (b'{"task_id":12345,"reference":undefined}', "12345"),
+        (b'{"task_id":null,"x":undefined,"task_id":"t1"}', "t1"),
+        (b"{'task_id': 't\\q1', 'x': None}", "t\\q1"),
+        (b'{"task_id":"t1","prompt":"a lighth', "t1"),
+        (b'{"prompt":"{\\"task_id\\": \\"evil\\"}","task_id":"t1"}', "t1"),
+    ],
+)
+def test_a_task_id_is_read_whatever_else_is_wrong_with_the_answer(
+    body: bytes, task_id: str
+) -> None:
+    """It is paid for. A formality must not cost the image."""
+    assert wire.decode_submission(body) == task_id
+    assert wire.find_task_id(body) == task_id
+
+
+junk = st.binary(max_size=200).filter(lambda data: b"task" not in data and b"\0" not in data)
+
+
+@given(junk, task_ids, json_values, junk)
+def test_junk_around_an_answer_never_hides_its_task_id(
+    before: bytes, task_id: str, more: object, after: bytes
+) -> None:
+    """Warnings, pages, halves of other answers: none of it is worth a paid image."""
+    answer = json.dumps({"task_id": task_id, "more": more}, ensure_ascii=False)
+    body = before + b"\n" + answer.encode("utf-8", "surrogatepass") + after
+    assert wire.decode_submission(body) == task_id
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"{", b"[", b"\xff", b'"', b"\\", b"9", b"{}", b'{"', b'{"a":', b'{"a":1,', b'{"task_id":',
+        b'"task_id":"', b'"task_id":\'', b"'task_id':\"", b'"task_id": ', b'"task_id":"\\',
+        b'{"task_id":null},', b'{"a":[1,', b'{"status":"', b"\0{", b'"status":"x',
+    ],
+)  # fmt: skip
+def test_a_hostile_answer_takes_no_more_than_seconds(piece: bytes) -> None:
+    """The time grows with the length, not with its square: that would be hours."""
+    start = process_time()
+    for body in (piece * (MIB // len(piece)), b'{"a":[' * 60 + piece * (MIB // len(piece))):
+        for decode in (wire.decode_submission, wire.decode_progress):
+            with suppress(APIResponseError):
+                decode(body)
+        wire.decode_error(body)
+    assert process_time() - start < 30
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"status":"Processing","progress":0.5,"eta":NaN}',
+        b'Warning: slow\n{"status":"Processing","progress":0.5}',
+        b'{"status":"Processing","progress":0.5,"word":"caf\xe9\n"}\0',
+        b'{"data":{"status":"Processing","progress":0.5}}',
+        b"{'status': 'Processing', 'progress': 0.5, 'final_image_url': None}",
+        '{"status":"Processing","progress":0.5}'.encode("utf-16"),
+    ],
+)
+def test_progress_is_read_as_leniently(body: bytes) -> None:
+    """NaN beside a good status is a good status."""
+    assert wire.decode_progress(body) == Progress(
+        state=State.RUNNING, status="Processing", fraction=0.5
+    )
+
+
+def test_of_several_objects_the_one_with_the_image_counts() -> None:
+    """Some services stream an answer line by line."""
+    lines = b'{"status":"Processing"}\n{"status":"Done","final_image_url":"https://host/x.png"}'
+    assert wire.decode_progress(lines).image_url == "https://host/x.png"
 
 
 def test_a_refusal_carries_the_services_own_words() -> None:
@@ -240,7 +377,9 @@ def test_a_refusal_carries_the_services_own_words() -> None:
     with pytest.raises(APIResponseError, match="no more today"):
         wire.decode_submission(b'{"error": "no more\\u0007 today"}')
     assert wire.decode_error(wire.encode_error("too large")) == "too large"
+    assert wire.decode_error(b'{"error": {"message": "quota exceeded"}}') == "quota exceeded"
     assert wire.decode_error(b'{"detail": {"x": 1}}') == ""
+    assert wire.decode_error(b"<html>") == ""
 
 
 @pytest.mark.parametrize(
@@ -265,9 +404,10 @@ def test_the_server_names_the_field_that_is_wrong(body: bytes, field: str) -> No
 
 
 def test_the_server_takes_numbers_for_seeds_and_keeps_unknown_fields() -> None:
-    """A lenient ear costs nothing."""
+    """Other clients of the service send them so."""
     request = wire.decode_image_request(b'{"prompt": "x", "seed": 7, "model": "general"}')
     assert request.seed == 7
     assert request.extra_body == {"model": "general"}
+    assert wire.decode_progress_query(b'{"task_id": 7}') == "7"
     with pytest.raises(InvalidRequestError, match="task_id"):
-        wire.decode_progress_query(b'{"task_id": 7}')
+        wire.decode_progress_query(b'{"task_id": true}')

@@ -1,0 +1,146 @@
+"""Lenient JSON: find what can be read in an answer, whatever else is wrong with it. No I/O.
+
+An answer to a paid request must not be lost over a formality, so these are no obstacles: NaN and
+Infinity, control characters in strings, bytes that are not UTF-8, a byte order mark, UTF-16,
+duplicate keys, numbers of any length, nesting of any depth, JSON inside a JSON string, text before
+and after the JSON, several objects, an object that is cut off. The time is linear in the length.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import attrs
+
+__all__ = ["Answer", "parse_answer"]
+
+_MAX_OBJECTS = 64  # places in a text at which an object is looked for
+_MAX_DIGITS = 400  # of a number; a longer one stays text, because converting it takes long
+_SCALAR = (
+    r"""\s*[:=]\s*(?:"(?P<double>(?:[^"\\]|\\.){0,50000})"|'(?P<single>(?:[^'\\]|\\.){0,50000})'"""
+    r"""|(?P<bare>-?[0-9][0-9.eE+-]{0,5000}|true|false|null))"""
+)
+
+
+@attrs.frozen
+class Answer:
+    """What was found in an answer's body.
+
+    Attributes:
+        values: The JSON values, in the order of the text.
+        is_whole: True if the body is exactly one JSON value.
+        text: The decoded body.
+    """
+
+    values: list[Any]
+    is_whole: bool
+    text: str
+
+    def objects(self, *, stop_at: str = "") -> Iterator[dict[str, Any]]:
+        """Yield all objects, outer ones before inner ones.
+
+        Args:
+            stop_at: Objects inside one that has a value of this name are left out; empty: none.
+        """
+        stack = self.values[::-1]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, dict):
+                yield value
+                if not value.get(stop_at):
+                    stack.extend(list(value.values())[::-1])
+            elif isinstance(value, list):
+                stack.extend(value[::-1])
+
+
+def parse_answer(body: bytes, names: Iterable[str] = ()) -> Answer:
+    """Parse the body of an answer.
+
+    Args:
+        body: As received.
+        names: The fields to look for where even the objects cannot be parsed.
+    """
+    encoding = json.detect_encoding(body)
+    text = _decode(body, encoding)
+    try:
+        return Answer([_parse(text)], True, text)
+    except (ValueError, RecursionError):
+        pass
+    texts = [text] if encoding.startswith("utf-8") else [text, _decode(body, "utf-8")]
+    for candidate in texts:
+        values = list(_scan(candidate))
+        fields = _loose_fields(candidate, names)
+        if values or fields:
+            return Answer([*values, fields], False, candidate)
+    return Answer([], False, text)
+
+
+def _parse(text: str) -> Any:
+    value = _DECODER.decode(text)
+    return _DECODER.decode(value) if isinstance(value, str) else value
+
+
+def _scan(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects that can be parsed, whatever text is around them."""
+    position = -1
+    for _ in range(_MAX_OBJECTS):
+        position = text.find("{", position + 1)
+        if position < 0:
+            return
+        try:
+            value, end = _DECODER.raw_decode(text, position)
+        except json.JSONDecodeError as exc:
+            # What was read up to here is not read again, or time would grow with the square.
+            position = max(position, exc.pos - 1)
+        except RecursionError:
+            return
+        else:
+            position = end - 1
+            yield value
+
+
+def _loose_fields(text: str, names: Iterable[str]) -> dict[str, Any]:
+    """Find fields with a plain value by their names; an empty value does not replace another."""
+    fields: dict[str, Any] = {}
+    for name in names:
+        for found in re.finditer(f"[\"']{re.escape(name)}[\"']{_SCALAR}", text):
+            value = _scalar(found)
+            if value not in (None, ""):
+                fields[name] = value
+                break
+    return fields
+
+
+def _scalar(found: "re.Match[str]") -> Any:
+    quoted = found["double"] if found["double"] is not None else found["single"]
+    try:
+        return _DECODER.decode(found["bare"] if quoted is None else f'"{quoted}"')
+    except ValueError:
+        return found["bare"] or quoted
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of duplicate keys the last one counts that is not empty."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        fields.update({name: value for name, value in pairs if value not in (None, "")})
+    return fields
+
+
+def _whole_number(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
+
+
+def _decode(body: bytes, encoding: str) -> str:
+    """Decode bytes that are not UTF-8 as Latin-1, the other encoding that servers use."""
+    try:
+        return body.decode(encoding)
+    except UnicodeDecodeError:
+        if not encoding.startswith("utf-8"):
+            return body.decode(encoding, "replace")
+        return body.decode(encoding, "surrogateescape").translate(_LATIN_1)
+
+
+_LATIN_1 = {0xDC00 + byte: byte for byte in range(0x80, 0x100)}  # from what surrogateescape makes
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_object, parse_int=_whole_number)
