@@ -192,7 +192,7 @@ def _plot(path: str, count: int, seed: int) -> None:
 
 def _curves() -> dict[str, list[PollingStrategy]]:
     return {
-        "Adaptive(worth)": [Adaptive(worth) for worth in (0.005, 0.01, 0.02, 0.06, 0.12, 0.25)],
+        "Adaptive(poll_cost)": [Adaptive(cost) for cost in (0.005, 0.01, 0.02, 0.06, 0.12, 0.25)],
         "FixedInterval": [FixedInterval(pause) for pause in (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)],
         "Backoff": [Backoff(first) for first in (0.1, 0.25, 0.5, 1.0, 2.0)],
     }

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ._redact import sanitize_text as sanitize_text
     from .batch.batch import Batch as Batch
     from .batch.scheduler import Outcome as Outcome
     from .client import ImageLabs as ImageLabs
     from .deadline import Deadline as Deadline
+    from .errors import AcceptedJob as AcceptedJob
     from .errors import APIConnectionError as APIConnectionError
     from .errors import APIResponseError as APIResponseError
     from .errors import APIStatusError as APIStatusError
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from .errors import JobTimeoutError as JobTimeoutError
     from .errors import RateLimitError as RateLimitError
     from .errors import SubmissionUnknownError as SubmissionUnknownError
+    from .errors import attach_job as attach_job
     from .formats import ImageFormat as ImageFormat
     from .formats import sniff as sniff
     from .images import GeneratedImage as GeneratedImage
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from .polling import FixedInterval as FixedInterval
     from .polling import Poll as Poll
     from .polling import PollingStrategy as PollingStrategy
+    from .polling import after_failures as after_failures
+    from .reference import ReferenceProvider as ReferenceProvider
     from .transports.base import HttpRequest as HttpRequest
     from .transports.base import HttpResponse as HttpResponse
     from .transports.base import Transport as Transport
@@ -53,18 +58,21 @@ if TYPE_CHECKING:
     from .transports.requests import RequestsTransport as RequestsTransport
 
 _ROOMS = {
+    "_redact": "sanitize_text",
     "batch.batch": "Batch",
     "batch.scheduler": "Outcome",
     "client": "ImageLabs",
     "deadline": "Deadline",
-    "errors": "APIConnectionError APIResponseError APIStatusError APITimeoutError ChallengeError "
-    "DownloadError ForbiddenAddressError ImageLabsError InvalidRequestError JobError "
-    "JobFailedError JobStalledError JobTimeoutError RateLimitError SubmissionUnknownError",
+    "errors": "AcceptedJob APIConnectionError APIResponseError APIStatusError APITimeoutError "
+    "ChallengeError DownloadError ForbiddenAddressError ImageLabsError InvalidRequestError "
+    "JobError JobFailedError JobStalledError JobTimeoutError RateLimitError SubmissionUnknownError "
+    "attach_job",
     "formats": "ImageFormat sniff",
     "images": "GeneratedImage Timings",
     "jobs": "Job PollResult",
     "models": "ImageRequest Progress State",
-    "polling": "Adaptive Backoff FixedInterval Poll PollingStrategy",
+    "polling": "Adaptive Backoff FixedInterval Poll PollingStrategy after_failures",
+    "reference": "ReferenceProvider",
     "transports.base": "HttpRequest HttpResponse Transport",
     "transports.handler": "HandlerTransport",
     "transports.requests": "RequestsTransport",

@@ -1,45 +1,36 @@
 """The facade: settings come in here, and jobs and images come out.
 
-Light on purpose: all that it needs to draw is loaded when it is first asked to.
+Light on purpose: what it needs to make requests is loaded when the client is first used.
 """
 
 import os
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from . import validation
-from .settings import BASE_URL, Settings
+from .reference import ReferenceProvider
+from .settings import Settings
 
 if TYPE_CHECKING:
     from .batch.batch import Batch, Item, OnBatchProgress
+    from .context import ClientContext
     from .deadline import Deadline
     from .images import GeneratedImage
-    from .jobs import ClientContext, Job, OnProgress
+    from .jobs import Job, OnProgress
     from .models import ImageRequest
     from .polling import PollingStrategy
-    from .service import Service
     from .transports.base import Transport
 
 __all__ = ["ImageLabs"]
 
 
-class ImageLabs:
+class ImageLabs(ReferenceProvider):
     """A client of the ImageLabs text-to-image service.
 
     Opens nothing until the first request. May be shared by threads and inherited over a fork,
     and pickles (with its cookies and proxy, so treat the pickle as a secret).
-
-    The class attributes are the names that the reference provider shows its users.
     """
-
-    url: str = BASE_URL
-    api_endpoint: str = BASE_URL + "/txt2img"
-    working: ClassVar[bool] = True
-    default_model: ClassVar[str] = "sdxl-turbo"
-    default_image_model: ClassVar[str] = default_model
-    image_models: ClassVar[list[str]] = [default_image_model]
-    models: ClassVar[list[str]] = image_models
 
     def __init__(
         self,
@@ -59,30 +50,30 @@ class ImageLabs:
         max_image_bytes: int = 64 * 1024 * 1024,
         log_prompts: bool = False,
     ) -> None:
-        """Settings; what is `None` comes from the environment, now, or has a default.
+        """Set up a client; what is `None` comes from the environment, now, or has a default.
 
         Args:
             base_url: Where the service is; ``IMAGELABS_BASE_URL``; default
                 ``https://editor.imagelabs.net``.
-            transport: How requests travel; it stays yours to close. `None`:
+            transport: Sends the requests; you close it. `None`:
                 `RequestsTransport` with `proxy` and `verify`.
             polling: When to poll; also the clock of everything. `None`: `Adaptive()`.
             timeout: Seconds for a whole job, submit included; ``IMAGELABS_TIMEOUT``;
                 default 300; infinity: no limit.
             poll_interval: Seconds between polls; short for ``polling=FixedInterval(...)``.
             request_timeout: Seconds for one HTTP exchange, the answer's body included.
-            max_retries: How often a submit that surely was not accepted is sent again; 0: never.
-            headers: Replace those sent by default, by name in any case; `None` leaves one out.
-                They go to `base_url`'s origin alone.
-            cookies: By name, or as a browser's ``cookie`` header; ``IMAGELABS_COOKIE``. They go
-                to `base_url`'s origin alone.
+            max_retries: How often a submit is sent again that surely was not accepted; 0: never.
+            headers: Replace or add to the default ones, by name in any case; `None` leaves one
+                out. They are sent to `base_url`'s origin alone.
+            cookies: By name, or as a browser's ``cookie`` header; ``IMAGELABS_COOKIE``. They are
+                sent to `base_url`'s origin alone.
             proxy: Such as ``"http://user:password@host:3128"``; ``IMAGELABS_PROXY``; without
                 either, the standard variables.
             verify: `True`, or the path of a CA bundle; `False`: any certificate (dangerous).
-            allow_private_hosts: Whether images may come from hosts that are not public.
-                The API's own origin always may be private.
-            max_image_bytes: No larger image is taken; default 64 MiB.
-            log_prompts: Whether the log may show prompts; else their length alone.
+            allow_private_hosts: True: images may come from hosts that are not public. The API's
+                own origin always may be private.
+            max_image_bytes: Larger images are refused; default 64 MiB.
+            log_prompts: True: the log may show prompts. False: only their length.
 
         Raises:
             InvalidRequestError: A setting cannot be used.
@@ -119,16 +110,16 @@ class ImageLabs:
         self,
         prompt: "str | ImageRequest",
         *,
-        timeout: float | None = None,
+        timeout: "float | Deadline | None" = None,
         on_progress: "OnProgress | None" = None,
         **options: Any,
     ) -> "GeneratedImage":
-        """Ask for one image and wait until it is there.
+        """Submit a job for one image and wait until the image is there.
 
         Args:
             prompt: What to draw, or a whole `ImageRequest`.
-            timeout: Seconds for submit and wait together; `None`: the client's; infinity: no
-                limit.
+            timeout: Seconds for submit and wait together, or a `Deadline`; `None`: the client's;
+                infinity: no limit.
             on_progress: Called with each poll that was answered.
             **options: The other fields of `ImageRequest`, such as ``width=512``.
 
@@ -140,15 +131,23 @@ class ImageLabs:
             JobFailedError, JobTimeoutError, JobStalledError: It was accepted and came to no
                 image (yet); `job` is set.
         """
-        deadline = self._service.deadline(timeout)
-        job = self._service.submit(prompt, options, deadline)
-        return job.wait_until(deadline, on_progress).image()
+        deadline = self.deadline(timeout)
+        job = self.submit(prompt, timeout=deadline, **options)
+        return job.result(timeout=deadline, on_progress=on_progress)
 
     def submit(
-        self, prompt: "str | ImageRequest", *, timeout: float | None = None, **options: Any
+        self,
+        prompt: "str | ImageRequest",
+        *,
+        timeout: "float | Deadline | None" = None,
+        **options: Any,
     ) -> "Job":
-        """Ask for one image and do not wait. Arguments and errors as in `generate`."""
-        return self._service.submit(prompt, options, self._service.deadline(timeout))
+        """Submit a job for one image and do not wait. Arguments and errors as in `generate`."""
+        from .jobs import Job  # loaded with the context, on first use
+        from .models import make_request
+
+        context, deadline = self._context, self.deadline(timeout)
+        return Job.submit(context, make_request(prompt, options), deadline)
 
     def generate_many(
         self,
@@ -212,34 +211,38 @@ class ImageLabs:
         request: "ImageRequest | None" = None,
         submitted_at: float | None = None,
     ) -> "Job":
-        """A job that was submitted before, perhaps elsewhere. Asks nobody.
+        """Return a job that was submitted before, perhaps elsewhere. Makes no request.
 
         Args:
             task_id: As the service gave it.
-            request: What was asked for, if you kept it; `None`: the result does not tell.
-            submitted_at: When, in seconds since 1970: the strategy paces its polls by that.
-                `None`: now.
+            request: The request, if you kept it; `None`: the image's `request` is `None`, too.
+            submitted_at: When it was submitted, in seconds since 1970; the polling strategy uses
+                the age of a job. `None`: now.
         """
-        return self._service.job(task_id, request, submitted_at)
+        from .jobs import Job  # loaded with the context, on first use
+
+        return Job.restore(self._context, task_id, request, submitted_at)
 
     def job_from_dict(self, data: Mapping[str, Any]) -> "Job":
-        """The job that `Job.to_dict` described. Asks nobody.
+        """Return the job that `Job.to_dict` described. Makes no request.
 
         Raises:
-            InvalidRequestError: It is of another version or service, or no such description.
+            InvalidRequestError: It is of another version or service, or not such a description.
         """
-        return self._service.job_from_dict(data)
+        from .jobs import Job  # loaded with the context, on first use
 
-    # Its own life ----------------------------------------------------------------------
+        return Job.from_dict(self._context, data)
+
+    # Closing and comparing -------------------------------------------------------------
 
     def close(self) -> None:
         """Close the connections that this client opened, of all threads. May be called again.
 
         Jobs and images go on working; they open new ones.
         """
-        service: Service | None = self.__dict__.get("_made")
-        if service is not None and service.owned is not None:
-            service.owned.close()
+        made: ClientContext | None = self.__dict__.get("_made")
+        if made is not None and self._transport is None:  # the transport is the client's own
+            made.transport.close()
 
     def __enter__(self) -> "ImageLabs":
         return self
@@ -263,35 +266,27 @@ class ImageLabs:
     def __hash__(self) -> int:
         return hash(self.url)
 
-    @classmethod
-    def get_model(cls, model: str) -> str:
-        """The model that will draw: the default one, whatever is asked for."""
-        return cls.default_model
-
-    def deadline(self, timeout: float | None = None) -> "Deadline":
-        """The deadline of a job that begins now, for loops of your own.
+    def deadline(self, timeout: "float | Deadline | None" = None) -> "Deadline":
+        """Return a deadline that several calls can share, each as its `timeout`.
 
         Args:
-            timeout: Seconds; `None`: the client's; infinity: no limit.
+            timeout: Seconds from now, or a `Deadline`, which is returned as it is; `None`: the
+                client's; infinity: no limit.
         """
-        return self._service.deadline(timeout)
+        return self._context.deadline(timeout)
 
     # How it is done --------------------------------------------------------------------
 
     @property
-    def _service(self) -> "Service":
-        """Made on first use. Two threads may make one each; the first stays."""
-        if "_made" not in self.__dict__:
-            from .service import Service  # costs more than all the rest of making a client
-
-            made = Service(self._settings, self._transport, self._polling)
-            self.__dict__.setdefault("_made", made)
-        service: Service = self.__dict__["_made"]
-        return service
-
-    @property
     def _context(self) -> "ClientContext":
-        return self._service.context
+        """Built on first use. Two threads may build one each; the first one stays."""
+        if "_made" not in self.__dict__:
+            from .context import ClientContext  # costs more than all the rest of making a client
+
+            made = ClientContext.of(self._settings, self._transport, self._polling)
+            self.__dict__.setdefault("_made", made)
+        context: ClientContext = self.__dict__["_made"]
+        return context
 
     def _value(self) -> tuple[Any, ...]:
         return self._settings, self._transport, self._polling

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import attrs
 
+from .validation import seconds
+
 __all__ = ["Deadline"]
 
 _LONGEST_SOCKET_WAIT = 86_400.0  # seconds; the C type behind a socket's timeout has an end
@@ -13,10 +15,12 @@ _LONGEST_SOCKET_WAIT = 86_400.0  # seconds; the C type behind a socket's timeout
 
 @attrs.frozen
 class Deadline:
-    """A point on a monotonic clock after which nobody waits any more.
+    """A point on a monotonic clock that ends every wait.
+
+    Every `timeout` argument takes one in place of seconds, so that several calls can share it.
 
     Attributes:
-        at: In seconds of `clock`; infinity means never.
+        at: In seconds of `clock`; infinity: never.
         clock: A monotonic clock, in seconds.
     """
 
@@ -25,24 +29,49 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, clock: Callable[[], float] = time.monotonic) -> "Deadline":
-        """The deadline `seconds` from now; infinity means never, 0 means at once."""
+        """Return the deadline `seconds` from now. Infinity: never; 0: it has passed already."""
         return cls(clock() + seconds, clock)
 
+    @classmethod
+    def from_timeout(
+        cls,
+        timeout: "float | Deadline | None",
+        *,
+        default: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> "Deadline":
+        """Return the deadline that a `timeout` argument means.
+
+        Args:
+            timeout: Seconds from now, 0 or more; a `Deadline` is returned as it is; `None`:
+                `default`.
+            default: Seconds from now; infinity: never.
+            clock: A monotonic clock, in seconds.
+
+        Raises:
+            InvalidRequestError: `timeout` is something else.
+        """
+        if isinstance(timeout, Deadline):
+            return timeout
+        if timeout is None:
+            return cls(clock() + default, clock)
+        return cls(clock() + seconds("timeout", timeout, least=0.0), clock)
+
     def remaining(self) -> float:
-        """Seconds left: 0.0 when it has passed, infinity when it never will."""
+        """Return the seconds left: 0.0 when it has passed, infinity when it never will."""
         return max(0.0, self.at - self.clock())
 
     @property
     def passed(self) -> bool:
-        """Whether no time is left."""
+        """True when no time is left."""
         return self.remaining() <= 0.0
 
     def within(self, seconds: float) -> "Deadline":
-        """The earlier of this deadline and `seconds` from now."""
+        """Return the earlier of this deadline and `seconds` from now."""
         return Deadline(min(self.at, self.clock() + seconds), self.clock)
 
     def socket_timeout(self) -> float:
-        """What to give a socket before it may block.
+        """Return the seconds for which a socket may block.
 
         Raises:
             TimeoutError: No time is left.

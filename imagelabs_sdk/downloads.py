@@ -10,13 +10,13 @@ from urllib.parse import urljoin, urlsplit
 
 import attrs
 
+from ._redact import sanitize_text
 from .deadline import Deadline
 from .errors import (
     APIConnectionError,
     APIStatusError,
     DownloadError,
     ForbiddenAddressError,
-    sanitize_text,
 )
 from .formats import HEAD_SIZE, AvifBoxes, ImageFormat, is_whole, sniff
 from .transports.base import HttpRequest, HttpResponse, Transport, origin_of

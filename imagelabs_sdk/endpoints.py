@@ -19,24 +19,28 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import attrs
 
 from . import wire
+from ._redact import redact
 from .deadline import Deadline
 from .errors import (
     APIConnectionError,
     APIResponseError,
     APIStatusError,
+    APITimeoutError,
     ChallengeError,
     ImageLabsError,
+    InvalidRequestError,
     RateLimitError,
     SubmissionUnknownError,
-    without,
 )
 from .models import ImageRequest, Progress
+from .settings import Settings
 from .transports.base import HttpRequest, HttpResponse, Transport
 
 __all__ = ["Endpoints", "is_permanent_poll_error", "submit_retry_delay"]
@@ -44,10 +48,10 @@ __all__ = ["Endpoints", "is_permanent_poll_error", "submit_retry_delay"]
 log = logging.getLogger(__name__)
 
 _MAX_ANSWER = 1024 * 1024  # bytes; the answers that were seen have a few hundred
-_MAX_RETRY_AFTER = 300.0  # seconds; who asks for more is not obeyed but told to the caller
+_MAX_RETRY_AFTER = 300.0  # seconds; a longer pause is left to the caller
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between attempts to submit
 _TRANSIENT = (408, 425, 429)  # the statuses below 500 that another try may cure
-_PLAIN_WORDS = ("", "Done", "Processing")  # hide nothing; most answers have one of them
+_PLAIN_WORDS = ("", "Done", "Processing")  # quote nothing; most answers have one of them
 _CHALLENGE = re.compile(rb"<title>\s*just a moment", re.IGNORECASE)
 _REMEDY = (
     "a Cloudflare check stands in front: give the client the cookies (cf_clearance) and the exact "
@@ -55,90 +59,92 @@ _REMEDY = (
 )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Endpoints:
-    """Speaks to one service through one transport.
+    """The two endpoints of one service, over one transport.
 
     Attributes:
-        base_url: Without a slash at the end.
-        transport: Carries the requests.
-        headers: Sent with every request.
-        cookies: Sent with every request.
-        request_timeout: Seconds for one exchange, its answer's body included.
-        max_retries: How often a submit that surely was not accepted is sent again.
-        sleep: Waits so many seconds between these attempts.
-        log_prompts: Whether the log may show what is to be drawn.
+        settings: The client's: URL, headers, cookies, time limits.
+        transport: Sends the requests.
+        sleep: Waits so many seconds between two attempts to submit.
     """
 
-    base_url: str
+    settings: Settings
     transport: Transport
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    cookies: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    request_timeout: float = 30.0
-    max_retries: int = 2
     sleep: Callable[[float], None] = time.sleep
-    log_prompts: bool = False
 
-    def submit(self, request: ImageRequest, *, deadline: Deadline) -> str:
-        """Ask for one image: ``POST /txt2img``. Answers the task id.
+    def submit(
+        self, request: ImageRequest, *, deadline: Deadline, max_retries: int | None = None
+    ) -> str:
+        """Ask for one image with ``POST /txt2img`` and return the task id.
+
+        Args:
+            request: What to draw, with its seeds.
+            deadline: Ends everything.
+            max_retries: How often it is sent again if it surely was not accepted; `None`: as
+                the settings say.
 
         Raises:
             SubmissionUnknownError: It may have been accepted; it was not sent again.
             APIStatusError, APIResponseError: It was refused.
             APIConnectionError: It surely never arrived (``delivered == "no"``).
         """
-        body = wire.encode_image_request(request)
-        hidden = (request.prompt, request.negative_prompt)
-        shown = request.prompt if self.log_prompts else f"{len(request.prompt)} characters"
+        retries = self.settings.max_retries if max_retries is None else max_retries
+        body, secrets = wire.encode_image_request(request), self._secrets(request)
+        shown = request.prompt if self.settings.log_prompts else f"{len(request.prompt)} characters"
         attempt = 0
         while True:
             attempt += 1
             log.debug("submit, attempt %d: %s", attempt, shown)
             try:
-                return self._submit_once(body, hidden, deadline)
+                with _described("POST /txt2img", secrets):
+                    task_id = wire.decode_submission(self._post("/txt2img", body, deadline))
             except ImageLabsError as error:
                 pause = submit_retry_delay(error, attempt)
-                if attempt > self.max_retries or pause is None or pause >= deadline.remaining():
+                if attempt > retries or pause is None or pause >= deadline.remaining():
                     _give_up(error)
                 log.debug("not accepted, sending again in %.1f s: %s", pause, error)
+            else:
+                log.debug("task %s accepted", task_id)
+                return task_id
             self.sleep(pause)
 
-    def _submit_once(self, body: bytes, hidden: Iterable[str], deadline: Deadline) -> str:
-        try:
-            task_id = wire.decode_submission(self._post("/txt2img", body, deadline))
-        except ImageLabsError as error:
-            error.endpoint = "POST /txt2img"
-            error.redact([*hidden, *self.cookies.values()])
-            raise
-        log.debug("task %s accepted", task_id)
-        return task_id
+    def progress(
+        self, task_id: str, *, deadline: Deadline, request: ImageRequest | None = None
+    ) -> Progress:
+        """Ask once with ``POST /progress`` how a task stands; asking is harmless.
 
-    def progress(self, task_id: str, *, deadline: Deadline, hidden: Iterable[str] = ()) -> Progress:
-        """Ask how a task stands: ``POST /progress``. Once; asking is harmless.
-
-        `hidden` are texts, such as the prompt, that the answer may quote and nobody shall see.
+        Args:
+            task_id: As the service gave it.
+            deadline: Ends the exchange.
+            request: What was asked for, so that nothing shows a prompt that the answer quotes;
+                `None`: not known.
         """
-        try:
+        secrets = self._secrets(request)
+        with _described("POST /progress", secrets, task_id):
             answer = self._post("/progress", wire.encode_progress_query(task_id), deadline)
             progress = wire.decode_progress(answer)
-        except ImageLabsError as error:
-            error.endpoint, error.task_id = "POST /progress", task_id
-            error.redact([*hidden, *self.cookies.values()])
-            raise
         if progress.status not in _PLAIN_WORDS:
-            status = without(progress.status, [*hidden, *self.cookies.values()])
-            progress = attrs.evolve(progress, status=status)
+            progress = attrs.evolve(progress, status=redact(progress.status, secrets))
         return progress
 
+    def _secrets(self, request: ImageRequest | None) -> tuple[str, ...]:
+        """Return what an answer may quote and nobody must see."""
+        prompts = (request.prompt, request.negative_prompt) if request else ()
+        return (*prompts, *self.settings.cookies.values())
+
     def _post(self, path: str, body: bytes, deadline: Deadline) -> bytes:
+        settings = self.settings
         request = HttpRequest(
             method="POST",
-            url=self.base_url + path,
-            headers=self.headers,
+            url=settings.base_url + path,
+            headers=settings.headers,
             body=body,
-            cookies=self.cookies,
+            cookies=settings.cookies,
         )
-        within = deadline.within(self.request_timeout)
+        if deadline.passed:
+            raise APITimeoutError("no time is left for the request", delivered="no")
+        within = deadline.within(settings.request_timeout)
         with self.transport.send(request, deadline=within) as response:
             if not 200 <= response.status < 300:
                 raise _status_error(response)
@@ -148,18 +154,34 @@ class Endpoints:
             return answer
 
 
+@contextmanager
+def _described(endpoint: str, secrets: Iterable[str], task_id: str | None = None) -> Iterator[None]:
+    """Complete the error of an exchange: where it happened, and without any secret."""
+    try:
+        yield
+    except ImageLabsError as error:
+        error.endpoint, error.task_id = endpoint, task_id
+        error.delivered = error.delivered or "maybe"  # the transport may be the caller's own
+        error.redact(secrets)
+        raise
+
+
 def is_permanent_poll_error(error: ImageLabsError) -> bool:
-    """Whether asking for this task again is hopeless."""
+    """Return True for a 4xx status that another poll cannot cure."""
     if not isinstance(error, APIStatusError) or isinstance(error, ChallengeError):
         return False
     return 400 <= error.status_code < 500 and error.status_code not in _TRANSIENT
 
 
 def submit_retry_delay(error: ImageLabsError, attempt: int) -> float | None:
-    """Seconds until a submit may be sent again after its `attempt`-th failure; `None`: never."""
-    if getattr(error, "delivered", "maybe") != "no" or isinstance(error, ChallengeError):
+    """Return the seconds until a submit may be sent again after its `attempt`-th failure.
+
+    `None`: never, because it may have been accepted, a person has to pass a check, or the service
+    asks for a longer pause than a call can wait.
+    """
+    if error.delivered != "no" or isinstance(error, ChallengeError | InvalidRequestError):
         return None
-    asked: float | None = getattr(error, "retry_after", None)
+    asked = error.retry_after
     if asked is not None and asked > _MAX_RETRY_AFTER:
         return None
     pause = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
@@ -167,7 +189,7 @@ def submit_retry_delay(error: ImageLabsError, attempt: int) -> float | None:
 
 
 def _give_up(error: ImageLabsError) -> NoReturn:
-    """Tell the caller of a failed submit; one that is unclear has a name of its own."""
+    """Raise the error of a failed submit; one that leaves its fate unknown has its own class."""
     if isinstance(error, APIConnectionError | APIResponseError) and error.delivered == "maybe":
         raise SubmissionUnknownError(
             f"the request may or may not have been accepted, so it was not sent again: "
@@ -217,7 +239,7 @@ def _challenge_error(response: HttpResponse) -> ChallengeError:
 
 
 def _refusal(response: HttpResponse) -> bytes:
-    """The body of an error, as far as it can be had: the status alone says enough."""
+    """Return the body of an error, or nothing if it breaks off: the status says enough."""
     try:
         return response.read(_MAX_ANSWER)
     except ImageLabsError:
@@ -225,7 +247,7 @@ def _refusal(response: HttpResponse) -> bytes:
 
 
 def _retry_after(value: str) -> float | None:
-    """Seconds, from seconds or an HTTP date; `None` when the header is absent or makes no sense."""
+    """Return seconds, from seconds or an HTTP date; `None`: absent, or it makes no sense."""
     value = value.strip()
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", value):
         return float(value)

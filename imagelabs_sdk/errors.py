@@ -2,45 +2,47 @@
 
 ::
 
-    ImageLabsError
-    ├── InvalidRequestError     (ValueError)       bad input; nothing was sent
-    ├── APIConnectionError      (ConnectionError)  no answer came back
-    │   ├── APITimeoutError     (TimeoutError)     ... in time
-    │   └── ForbiddenAddressError                  the host is not on the public internet
-    ├── APIStatusError                             an answer with an error status
-    │   ├── RateLimitError                         429: too many requests
-    │   └── ChallengeError                         a Cloudflare page stands in front
-    ├── APIResponseError                           an answer that we cannot use
-    ├── SubmissionUnknownError                     the job may or may not have been accepted
-    ├── JobError
-    │   ├── JobFailedError                         the service says that the job failed
-    │   ├── JobTimeoutError     (TimeoutError)     still running when our patience ended
-    │   └── JobStalledError                        the service cannot be reached to ask
-    └── DownloadError                              the finished image could not be had
+    ImageLabsError                                 code
+    ├── InvalidRequestError     (ValueError)       (several)           bad input; nothing was sent
+    ├── APIConnectionError      (ConnectionError)  api_connection      no answer came back
+    │   ├── APITimeoutError     (TimeoutError)     api_timeout         ... in time
+    │   └── ForbiddenAddressError                  forbidden_address   a host that is not public
+    ├── APIStatusError                             api_status          an error status
+    │   ├── RateLimitError                         rate_limited        429: too many requests
+    │   └── ChallengeError                         challenge           a Cloudflare check
+    ├── APIResponseError                           api_response        an unusable answer
+    ├── SubmissionUnknownError                     submission_unknown  accepted or not: unknown
+    ├── JobError                                   job
+    │   ├── JobFailedError                         job_failed          the service says so
+    │   ├── JobTimeoutError     (TimeoutError)     job_timeout         still running
+    │   └── JobStalledError                        job_stalled         cannot ask how it stands
+    └── DownloadError                              download            no image could be fetched
 
-Every error pickles, compares by value and says the same on the other side. No message
-holds a prompt, a cookie or a proxy's password; words of the server are shortened.
+Every error pickles, compares by value and reads the same in another process. No message holds a
+prompt, a cookie or a proxy's password; text of the service is sanitized.
 """
 
 import logging
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import attrs
 
-if TYPE_CHECKING:
-    from .jobs import Job
+from ._redact import redact, sanitize_text
 
 __all__ = [
     "APIConnectionError",
     "APIResponseError",
     "APIStatusError",
     "APITimeoutError",
+    "AcceptedJob",
     "ChallengeError",
+    "Delivered",
     "DownloadError",
+    "FinishedImage",
     "ForbiddenAddressError",
     "ImageLabsError",
     "InvalidRequestError",
@@ -50,68 +52,95 @@ __all__ = [
     "JobTimeoutError",
     "RateLimitError",
     "SubmissionUnknownError",
+    "attach_job",
 ]
 
 log = logging.getLogger(__name__)
 
-_TELLING = 12  # characters at the beginning of a secret that give it away
-_TOO_SHORT = 4  # characters; what is shorter is in every other sentence
-_WORDS = 100  # of a secret that are looked for
-
 Delivered = Literal["no", "maybe", "yes"]
-"""Did the service take the request up?
+"""Did the service accept the request?
 
-``"no"``: surely not, sending again cannot buy twice. ``"maybe"``: nobody can tell.
-``"yes"``: it did, and answered.
+``"no"``: no, so sending it again cannot buy an image twice. ``"maybe"``: nobody can tell.
+``"yes"``: it did, or it judged the request and answered.
 """
 
 
-def sanitize_text(text: object, limit: int = 200) -> str:
-    """Text from a peer, made safe to show: control characters out, cut at `limit`."""
-    raw = str(text)[: 4 * limit]
-    words = " ".join("".join(c if c.isprintable() else " " for c in raw).split())
-    return words if len(words) <= limit else words[: limit - 1] + "…"
+class FinishedImage(Protocol):
+    """What can be done with the image of an `AcceptedJob`; it is a `GeneratedImage`."""
+
+    @property
+    def url(self) -> str:
+        """The image's URL."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def read(self) -> bytes:
+        """Return the image's bytes."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def save(self, path: str) -> Path:
+        """Write the image to a file."""
+        ...  # pragma: no cover - a Protocol has no body
 
 
-def without(text: str, secrets: Iterable[str]) -> str:
-    """`text` with nothing in it that gives one of `secrets` away: services quote what they got.
+class AcceptedJob(Protocol):
+    """What can be done with the job of an error; it is a `Job`."""
 
-    It ends where a secret begins; of one that is quoted in part, the longer words are left out.
-    """
-    for secret in secrets:
-        telling = sanitize_text(secret)[:_TELLING]
-        if len(telling) >= _TOO_SHORT:
-            text = re.sub(f"(?is){re.escape(telling)}.*", "…", text)
-        for word in re.findall(r"\w{6,}", secret)[:_WORDS]:
-            text = re.sub(f"(?i){re.escape(word)}", "…", text)
-    return text
+    @property
+    def id(self) -> str:
+        """The service's name of the job."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    @property
+    def done(self) -> bool:
+        """True when the job is known to have ended."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def wait(self) -> "AcceptedJob":
+        """Go on waiting for the image."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def result(self) -> FinishedImage:
+        """Wait and return the image."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job as plain JSON."""
+        ...  # pragma: no cover - a Protocol has no body
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False)
 class ImageLabsError(Exception):
-    """The root: catch it to catch everything this library raises on purpose.
+    """The root: catch it to catch everything that this library raises on purpose.
 
     Attributes:
         message: One line for a person.
+        code: A stable name of what happened, for programs, such as ``"api_timeout"``.
         job: The job that the error is about; `None` when none had been accepted.
-            `job.wait()` goes on where the error struck.
+            `job.wait()` goes on where the error happened.
         endpoint: Such as ``"POST /progress"``; empty when no request was involved.
         task_id: The service's name of the job, also in another process; `None` without one.
+        delivered: ``"no"``: no image was bought, sending again is safe; ``"maybe"``: nobody can
+            tell; ``"yes"``: the service accepted or judged the request. `None`: no request was
+            involved. With a `job` it is ``"yes"``: the job has been accepted.
+        retry_after: Seconds that the service asks to wait, or `None`.
     """
 
     message: str
-    job: "Job | None" = attrs.field(default=None, kw_only=True)
+    code: str = attrs.field(default="error", kw_only=True)
+    job: AcceptedJob | None = attrs.field(default=None, kw_only=True)
     endpoint: str = attrs.field(default="", kw_only=True)
     task_id: str | None = attrs.field(default=None, kw_only=True)
+    delivered: Delivered | None = attrs.field(default=None, kw_only=True)
+    retry_after: float | None = attrs.field(default=None, kw_only=True)
 
-    def attach_job(self, job: "Job") -> None:
+    def attach_job(self, job: AcceptedJob) -> None:
         """Attach the job that this error is about, unless one is attached already."""
         if self.job is None:
-            self.job, self.task_id = job, job.id
+            self.job, self.task_id, self.delivered = job, job.id, "yes"
 
     def redact(self, secrets: Iterable[str]) -> None:
-        """Cut the message off where it gives one of `secrets` away."""
-        self.message = without(self.message, secrets)
+        """Cut the message where it reveals one of `secrets`."""
+        self.message = redact(self.message, secrets)
         self.args = (self.message,)
 
     def __str__(self) -> str:
@@ -141,15 +170,15 @@ class ImageLabsError(Exception):
 
 
 @contextmanager
-def attach_job(job: "Job") -> Iterator[None]:
-    """Whatever goes wrong in here names the job, so that what was accepted is not lost.
+def attach_job(job: AcceptedJob) -> Iterator[None]:
+    """Name the job in whatever is raised in the block, so that no accepted job is lost.
 
-    Errors of ours get it attached; those of others, Ctrl-C among them, get a note (from Python
-    3.11 on) and a line in the log.
+    Errors of this library get it attached; others, `KeyboardInterrupt` among them, get a note
+    (from Python 3.11 on) and a line in the log.
     """
     try:
         yield
-    except GeneratorExit:  # a reader who has had enough
+    except GeneratorExit:  # the reader of a generator stopped reading
         raise
     except ImageLabsError as error:
         error.attach_job(job)
@@ -166,64 +195,74 @@ def _revive(kind: type[ImageLabsError], fields: dict[str, Any]) -> ImageLabsErro
     return kind(**fields)
 
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class InvalidRequestError(ImageLabsError, ValueError):
     """A value that cannot be used was passed; nothing was sent.
 
     Attributes:
         field: The argument's name.
+        code: Why, such as ``"too_small"``; the list is at the head of `imagelabs_sdk.validation`.
+        params: What the message speaks of, such as ``{"low": 1, "high": 4096}``.
     """
 
-    field: str = attrs.field(default="", kw_only=True)
+    code: str = "invalid"
+    delivered: Delivered | None = "no"
+    field: str = ""
+    params: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class APIConnectionError(ImageLabsError, ConnectionError):
     """No usable HTTP answer came back: refused, reset, cut off, or TLS failed.
 
-    Attributes:
-        delivered: Whether the request may have reached the service: ``"no"`` (sending it
-            again is safe) or ``"maybe"``.
+    `delivered` is ``"no"`` (sending it again is safe) or ``"maybe"``.
     """
 
-    delivered: Delivered = attrs.field(default="maybe", kw_only=True)
+    code: str = "api_connection"
+    delivered: Delivered | None = "maybe"
 
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class APITimeoutError(APIConnectionError, TimeoutError):
     """The answer did not come in time."""
 
+    code: str = "api_timeout"
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class ForbiddenAddressError(APIConnectionError):
     """An image's host leads to an address that is not on the public internet; nothing was sent.
 
     If that is meant, give the client ``allow_private_hosts=True``.
     """
 
+    code: str = "forbidden_address"
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class APIStatusError(ImageLabsError):
     """The answer has an error status.
 
+    `delivered` is ``"no"`` when the request was refused before any work, ``"yes"`` when the service
+    judged it, ``"maybe"`` when the status does not tell.
+
     Attributes:
         status_code: The HTTP status.
-        retry_after: Seconds that the service asks us to wait, or `None`.
-        delivered: ``"no"`` when it was turned away before any work, ``"yes"`` when the
-            service judged it, ``"maybe"`` when the status does not tell.
     """
 
-    status_code: int = attrs.field(kw_only=True)
-    retry_after: float | None = attrs.field(default=None, kw_only=True)
-    delivered: Delivered = attrs.field(default="maybe", kw_only=True)
+    code: str = "api_status"
+    delivered: Delivered | None = "maybe"
+    status_code: int
 
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class RateLimitError(APIStatusError):
-    """429: too many requests. `retry_after` says for how long, if the service said so."""
+    """429: too many requests. `retry_after` is set if the service said for how long."""
+
+    code: str = "rate_limited"
 
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class ChallengeError(APIStatusError):
     """A Cloudflare check stands in front of the service.
 
@@ -231,44 +270,46 @@ class ChallengeError(APIStatusError):
     exact ``user-agent``, or use a transport whose TLS handshake is a browser's.
     """
 
+    code: str = "challenge"
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class APIResponseError(ImageLabsError):
-    """An answer came that we cannot use: no JSON, no object, no task id, too large.
+    """An answer came that cannot be used: no JSON, no object, no task id, too large.
 
-    Attributes:
-        delivered: As in `APIStatusError`.
+    `delivered` is as in `APIStatusError`.
     """
 
-    delivered: Delivered = attrs.field(default="maybe", kw_only=True)
+    code: str = "api_response"
+    delivered: Delivered | None = "maybe"
 
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class SubmissionUnknownError(ImageLabsError):
     """The request for an image may or may not have been accepted; it was not sent again.
 
     There is no task id to ask for. Sending again may buy the image twice: that is the
-    caller's decision. The reason is the error's ``__cause__``.
-
-    Attributes:
-        delivered: Always ``"maybe"``.
+    caller's decision. The reason is the error's ``__cause__``. `delivered` is ``"maybe"``.
     """
 
-    delivered: Delivered = attrs.field(default="maybe", kw_only=True)
+    code: str = "submission_unknown"
+    delivered: Delivered | None = "maybe"
 
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class JobError(ImageLabsError):
-    """A job that was accepted has not come to an image.
+    """An accepted job has not led to an image.
 
     Attributes:
         waited: Seconds since submit, by a monotonic clock.
     """
 
-    waited: float = attrs.field(default=0.0, kw_only=True)
+    code: str = "job"
+    delivered: Delivered | None = "yes"
+    waited: float = 0.0
 
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class JobFailedError(JobError):
     """The service says that the job failed, or that it is done and names no image.
 
@@ -276,33 +317,39 @@ class JobFailedError(JobError):
         status: The service's own word, shortened.
     """
 
-    status: str = attrs.field(default="", kw_only=True)
+    code: str = "job_failed"
+    status: str = ""
 
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class JobTimeoutError(JobError, TimeoutError):
-    """The job was still running when our patience ended; it may yet finish on the server.
+    """The job was still running when the time was over; it may yet finish on the server.
 
     `job.wait()` goes on waiting; `client.get_job(error.task_id)` does so from another process.
     """
 
+    code: str = "job_timeout"
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class JobStalledError(JobError):
-    """The service could not be reached to ask how the job stands, many times in a row.
+    """The service could not be asked how the job stands, many times in a row.
 
     The job itself may be healthy: `job.wait()` goes on. The last failure is the ``__cause__``.
     """
 
+    code: str = "job_stalled"
 
-@attrs.define(slots=False, eq=False, str=False, repr=False)
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class DownloadError(ImageLabsError):
-    """The finished image could not be fetched, or what came is no image.
+    """The finished image could not be fetched, or what came is not an image.
 
     Attributes:
-        status_code: The HTTP status, or `None` when the trouble was another.
-        url: The image's address, shortened; without its query, which may be a key.
+        status_code: The HTTP status, or `None` when there was another reason.
+        url: The image's URL, shortened; without its query, which may be a key.
     """
 
-    status_code: int | None = attrs.field(default=None, kw_only=True)
-    url: str = attrs.field(default="", kw_only=True)
+    code: str = "download"
+    status_code: int | None = None
+    url: str = ""

@@ -13,7 +13,7 @@ from .deadline import Deadline
 from .downloads import ImageDownloader, ImageLink, without_query
 from .errors import ImageLabsError, attach_job
 from .models import ImageRequest
-from .validation import invalid, seconds
+from .validation import invalid
 
 if TYPE_CHECKING:
     from .jobs import Job
@@ -61,11 +61,12 @@ class GeneratedImage:
     _downloader: ImageDownloader = attrs.field(eq=False, repr=False, alias="downloader")
     _final: bool = attrs.field(default=True, eq=False, repr=False, alias="final")
 
-    def read(self, *, timeout: float | None = None) -> bytes:
+    def read(self, *, timeout: float | Deadline | None = None) -> bytes:
         """Return the image's bytes, checked as in `save`.
 
         Args:
-            timeout: Seconds for everything; `None`: the client's `timeout`; infinity: no limit.
+            timeout: Seconds for everything, or a `Deadline`; `None`: the client's `timeout`;
+                infinity: no limit.
 
         Raises:
             DownloadError: It could not be fetched, or is not an image.
@@ -75,7 +76,7 @@ class GeneratedImage:
             self._downloader.download(self._link(), buffer, self._deadline(timeout))
             return buffer.getvalue()
 
-    def iter_bytes(self, *, timeout: float | None = None) -> Iterator[bytes]:
+    def iter_bytes(self, *, timeout: float | Deadline | None = None) -> Iterator[bytes]:
         """Yield the image's bytes as they arrive; for passing on, not for keeping.
 
         The first piece comes after its format is known; a body that turns out to be cut
@@ -84,7 +85,9 @@ class GeneratedImage:
         with attach_job(self.job):
             yield from self._downloader.stream(self._link(), self._deadline(timeout))
 
-    def save(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> Path:
+    def save(
+        self, path: str | os.PathLike[str], *, timeout: float | Deadline | None = None
+    ) -> Path:
         """Write the image to `path` atomically.
 
         Only a whole PNG, JPEG, WebP, GIF or AVIF is an image. It is written beside `path` and
@@ -93,7 +96,8 @@ class GeneratedImage:
         Args:
             path: If it has no extension, the one of the image's format is added. Its folder
                 must exist. A file that is there is replaced.
-            timeout: Seconds for everything; `None`: the client's `timeout`; infinity: no limit.
+            timeout: Seconds for everything, or a `Deadline`; `None`: the client's `timeout`;
+                infinity: no limit.
 
         Returns:
             The path of the file.
@@ -113,9 +117,9 @@ class GeneratedImage:
                     draft.target = target.with_name(target.name + found.extension)
             return draft.target
 
-    def _deadline(self, timeout: float | None) -> Deadline:
-        allowed = self._downloader.timeout if timeout is None else seconds("timeout", timeout)
-        return Deadline.after(allowed, self._downloader.clock)
+    def _deadline(self, timeout: float | Deadline | None) -> Deadline:
+        downloader = self._downloader
+        return Deadline.from_timeout(timeout, default=downloader.timeout, clock=downloader.clock)
 
     def _link(self) -> ImageLink:
         # A fresh link for a preview would be that of another image.

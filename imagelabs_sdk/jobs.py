@@ -1,18 +1,19 @@
-"""A job that the service has accepted: looking, waiting, its result."""
+"""A job that the service has accepted: polling, waiting, its result."""
 
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from . import wire
+from ._redact import sanitize_text
+from .context import ClientContext
 from .deadline import Deadline
-from .downloads import ImageDownloader
-from .endpoints import Endpoints, is_permanent_poll_error
+from .endpoints import is_permanent_poll_error
 from .errors import (
     ChallengeError,
     ImageLabsError,
@@ -21,11 +22,10 @@ from .errors import (
     JobStalledError,
     JobTimeoutError,
     attach_job,
-    sanitize_text,
 )
 from .images import GeneratedImage, Timings
 from .models import ImageRequest, Progress, State
-from .polling import Poll, PollingStrategy, after_failures
+from .polling import Poll, after_failures
 from .validation import invalid
 
 __all__ = ["Job", "OnProgress", "PollResult"]
@@ -37,13 +37,13 @@ OnProgress = Callable[[Progress], object]
 
 _MAX_FAILURES = 10  # polls that may fail in a row before a wait gives up
 _MAX_CHALLENGES = 2  # the same when it is Cloudflare that answers: waiting does not pass it
-_MAX_POLLS = 64  # that a strategy is shown
-_LAST_POLL = 0.5  # seconds before the deadline, if the strategy would look after it
+_MAX_POLLS = 64  # the latest polls, which a strategy gets
+_LAST_POLL = 0.5  # seconds before the deadline, if the strategy would poll after it
 
 
 @attrs.frozen
 class PollResult:
-    """What one step of a job came to.
+    """What one poll of a job brought.
 
     Attributes:
         progress: The latest that is known; `None` when no poll has been answered yet.
@@ -56,33 +56,8 @@ class PollResult:
     error: ImageLabsError | None = None
 
 
-@attrs.frozen(kw_only=True)
-class ClientContext:
-    """What the jobs of one client share.
-
-    Attributes:
-        endpoints: To ask with.
-        downloader: To fetch images with.
-        polling: When to poll, and by which clock.
-        timeout: Seconds for a whole job, unless the caller says otherwise.
-    """
-
-    endpoints: Endpoints
-    downloader: ImageDownloader
-    polling: PollingStrategy
-    timeout: float
-
-    def deadline(self, timeout: float | None) -> Deadline:
-        """`timeout` seconds from now; `None`: the default; infinity: never."""
-        if timeout is None:
-            timeout = self.timeout
-        elif isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
-            raise invalid("timeout", timeout, "must be a number of seconds, 0 or more")
-        return Deadline.after(timeout, self.polling.clock)
-
-
 class Job:
-    """One accepted job. Made by `ImageLabs.submit` and `ImageLabs.get_job`, not by hand.
+    """One accepted job, from `ImageLabs.submit`, `get_job` or `job_from_dict`.
 
     For one thread at a time. It pickles, and its id is all that another process needs.
     """
@@ -112,6 +87,44 @@ class Job:
         # Not yet asked of the strategy: it may be the caller's own, and fail.
         self._due: float | None = now if first_poll_now else None
 
+    @classmethod
+    def submit(cls, context: ClientContext, request: ImageRequest, deadline: Deadline) -> "Job":
+        """Ask for one image; see `ImageLabs.submit`. Every seed of `request` is set."""
+        task_id = context.endpoints.submit(request, deadline=deadline)
+        return cls(task_id, context, request=request, first_poll_now=False)
+
+    @classmethod
+    def restore(
+        cls,
+        context: ClientContext,
+        task_id: object,
+        request: ImageRequest | None,
+        submitted_at: object,
+    ) -> "Job":
+        """Return a job that was submitted before; see `ImageLabs.get_job`."""
+        if not isinstance(task_id, str) or not task_id.strip():
+            raise invalid(
+                "task_id", task_id, "must be the text that the service gave", code="blank"
+            )
+        when = None if submitted_at is None else _moment(submitted_at)
+        return cls(task_id, context, request=request, submitted_at=when)
+
+    @classmethod
+    def from_dict(cls, context: ClientContext, data: Mapping[str, Any]) -> "Job":
+        """Return the job that `to_dict` described; see `ImageLabs.job_from_dict`."""
+        version = data.get("version") if isinstance(data, Mapping) else data
+        if not isinstance(data, Mapping) or version != 1:
+            raise invalid("version", version, "must be 1, as Job.to_dict writes it")
+        base, own = data.get("base_url"), context.settings.base_url
+        if base != own:
+            raise invalid("base_url", base, f"the job is not of {own}", code="conflict")
+        when, request = _moment(data.get("submitted_at")), data.get("request")
+        if request is not None and not isinstance(request, Mapping):
+            remedy = "must be an object or null"
+            raise invalid("request", type(request).__name__, remedy, code="not_mapping")
+        wanted = None if request is None else wire.request_from_json(request)
+        return cls.restore(context, data.get("task_id"), wanted, when)
+
     # What is known ---------------------------------------------------------------------
 
     @property
@@ -121,17 +134,17 @@ class Job:
 
     @property
     def request(self) -> ImageRequest | None:
-        """What was asked for, with the seeds used; `None` if it is not known here."""
+        """The request, with the seeds used; `None` if it is not known here."""
         return self._request
 
     @property
     def progress(self) -> Progress | None:
-        """The latest answer; `None` before the first. Asks nobody."""
+        """The latest answer; `None` before the first. Makes no request."""
         return self._progress
 
     @property
     def done(self) -> bool:
-        """Whether the job is known to have ended, well or not. Asks nobody."""
+        """True when the job is known to have ended, with or without an image. No request."""
         return self._progress is not None and self._progress.state.ended
 
     @property
@@ -141,10 +154,10 @@ class Job:
 
     @property
     def next_poll_in(self) -> float:
-        """Seconds until the next poll is due, by the polling strategy; 0.0: now. Asks nobody.
+        """The seconds until the next poll is due, by the polling strategy; 0.0: now. No request.
 
         Raises:
-            InvalidRequestError: The strategy answers no number of seconds.
+            InvalidRequestError: The strategy does not return a number of seconds.
         """
         with attach_job(self):
             if self._due is None:
@@ -155,10 +168,10 @@ class Job:
         state = self._progress.state.value if self._progress else "not yet polled"
         return f"<Job {sanitize_text(self._id, 64)}: {state}>"
 
-    # Asking ----------------------------------------------------------------------------
+    # Polling ---------------------------------------------------------------------------
 
-    def refresh(self, *, timeout: float | None = None) -> Progress:
-        """Ask once how the job stands. Also a failed job is an answer.
+    def refresh(self, *, timeout: float | Deadline | None = None) -> Progress:
+        """Poll once and return how the job stands, also if it failed.
 
         Raises:
             APIConnectionError, APIStatusError, APIResponseError: No usable answer; the job
@@ -167,57 +180,54 @@ class Job:
         with attach_job(self):
             return self._refresh(self._context.deadline(timeout))
 
-    def poll(self, *, timeout: float | None = None) -> PollResult:
-        """Ask once and say when to ask next; never sleeps. A done job is not asked about.
+    def poll(self, *, timeout: float | Deadline | None = None) -> PollResult:
+        """Poll once, without ever sleeping, and say when to poll next. A done job is not polled.
 
-        For loops, queues and sweeps of your own. A poll that fails is no error yet: see
+        For loops, queues and sweeps of your own. A single failed poll is not raised: see
         `PollResult.error`.
 
         Raises:
             JobFailedError: The service says that it failed.
-            JobTimeoutError: There was no time to ask.
-            JobStalledError: Too many polls in a row have failed.
+            JobTimeoutError: No time was left to poll.
+            JobStalledError: Too many polls failed in a row.
             APIStatusError: The service refuses to tell (it has forgotten the task, say).
         """
         with attach_job(self):
             return self._poll(self._context.deadline(timeout))
 
-    def wait(self, *, timeout: float | None = None, on_progress: OnProgress | None = None) -> "Job":
-        """Wait until the image is there. Answers the job itself.
+    def wait(
+        self, *, timeout: float | Deadline | None = None, on_progress: OnProgress | None = None
+    ) -> "Job":
+        """Wait until the image is there, and return the job itself.
 
         Args:
-            timeout: Seconds; `None`: the client's `timeout`; 0: do not wait; infinity: no limit.
+            timeout: Seconds, or a `Deadline`; `None`: the client's `timeout`; 0: do not wait;
+                infinity: no limit.
             on_progress: Called with each answered poll.
 
         Raises:
             JobFailedError, JobTimeoutError, JobStalledError, APIStatusError: As in `poll`.
         """
-        with attach_job(self):
-            deadline = self._context.deadline(timeout)
-        return self.wait_until(deadline, on_progress)
-
-    def result(
-        self, *, timeout: float | None = None, on_progress: OnProgress | None = None
-    ) -> GeneratedImage:
-        """Wait, and answer the image. Arguments and errors as in `wait`."""
-        return self.wait(timeout=timeout, on_progress=on_progress).image()
-
-    def events(self, *, timeout: float | None = None) -> Iterator[Progress]:
-        """Each answered poll while waiting, the last one included. Arguments as in `wait`."""
-        with attach_job(self):
-            deadline = self._context.deadline(timeout)
-        return self._events(deadline)
-
-    def wait_until(self, deadline: Deadline, on_progress: OnProgress | None = None) -> "Job":
-        """`wait`, for who has a deadline already."""
-        for progress in self._events(deadline):
+        for progress in self.events(timeout=timeout):
             if on_progress is not None:
                 with attach_job(self):
                     on_progress(progress)
         return self
 
+    def result(
+        self, *, timeout: float | Deadline | None = None, on_progress: OnProgress | None = None
+    ) -> GeneratedImage:
+        """Wait, and return the image. Arguments and errors as in `wait`."""
+        return self.wait(timeout=timeout, on_progress=on_progress).image()
+
+    def events(self, *, timeout: float | Deadline | None = None) -> Iterator[Progress]:
+        """Yield each answered poll while waiting, the last one included. Arguments as in `wait`."""
+        with attach_job(self):
+            deadline = self._context.deadline(timeout)
+        return self._events(deadline)
+
     def image(self) -> GeneratedImage:
-        """The image of a job that is known to be done. Asks nobody.
+        """Return the image of a job that is known to be done. Makes no request.
 
         Raises:
             JobFailedError: It has ended without one.
@@ -230,9 +240,9 @@ class Job:
             return self._make_image(self._progress.image_url)
 
     def preview(self, url: str | None = None) -> GeneratedImage | None:
-        """The half-drawn image that a poll told of; read or saved like a finished one.
+        """Return the unfinished image that a poll named; it is read or saved like a finished one.
 
-        Asks nobody. The service may take it back at any time: then reading it raises
+        Makes no request. The service may delete it at any time: then reading it raises
         `DownloadError`.
 
         Args:
@@ -259,20 +269,20 @@ class Job:
         )
 
     def fresh_url(self, deadline: Deadline) -> str | None:
-        """The image's address, asked for anew: links expire."""
+        """Poll once for the image's current URL: links expire."""
         return self._context.endpoints.progress(self._id, deadline=deadline).image_url
 
     # Keeping ---------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The job as plain JSON for `ImageLabs.job_from_dict`, in another process, another day.
+        """Return the job as plain JSON for `ImageLabs.job_from_dict`, in any process, on any day.
 
-        Holds the request with its prompt, and no cookie, header or proxy.
+        It holds the request with its prompt, and no cookie, header or proxy.
         """
         return {
             "version": 1,
             "task_id": self._id,
-            "base_url": self._context.endpoints.base_url,
+            "base_url": self._context.settings.base_url,
             "submitted_at": self._submitted_at,
             "request": self._request and wire.request_to_json(self._request),
         }
@@ -349,13 +359,12 @@ class Job:
         delay = self._context.polling.delay(self._polls)
         number = isinstance(delay, int | float) and not isinstance(delay, bool)
         if not number or not 0.0 <= delay < math.inf:
-            raise invalid("polling", delay, "delay() must answer seconds, 0.0 or more")
+            raise invalid("polling", delay, "delay() must return seconds, 0.0 or more")
         return delay
 
     def _refresh(self, deadline: Deadline) -> Progress:
-        hidden = (self._request.prompt, self._request.negative_prompt) if self._request else ()
-        ask = self._context.endpoints.progress
-        progress = ask(self._id, deadline=deadline, hidden=hidden)
+        endpoints = self._context.endpoints
+        progress = endpoints.progress(self._id, deadline=deadline, request=self._request)
         elapsed = self._elapsed()
         self._progress = progress
         self._poll_count += 1
@@ -368,7 +377,7 @@ class Job:
         return progress
 
     def _after_failure(self, error: ImageLabsError, pause: float) -> float:
-        """Seconds until the next poll, or the end of our patience."""
+        """Return the seconds until the next poll; raise when there is no hope in polling on."""
         self._failures += 1
         log.debug("task %s: poll failed, %d in a row: %s", self._id, self._failures, error)
         if is_permanent_poll_error(error):
@@ -381,8 +390,7 @@ class Job:
                 f"{error.message}; the job may be healthy",
                 waited=self._elapsed(),
             ) from error
-        asked: float | None = getattr(error, "retry_after", None)
-        return after_failures(self._failures, pause, asked or 0.0)
+        return after_failures(self._failures, pause, error.retry_after or 0.0)
 
     def _raise_if_failed(self) -> None:
         if self._progress is None or self._progress.state is not State.FAILED:
@@ -402,3 +410,10 @@ class Job:
             f"{how} after {waited:.1f} s; it may yet finish: wait again, or ask for its id later",
             waited=waited,
         )
+
+
+def _moment(when: object) -> float:
+    number = isinstance(when, int | float) and not isinstance(when, bool)
+    if not number or not math.isfinite(when):  # type: ignore[arg-type]
+        raise invalid("submitted_at", when, "must be seconds since 1970", code="not_number")
+    return float(when)  # type: ignore[arg-type]

@@ -4,13 +4,26 @@ import enum
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import attrs
 
-from .errors import InvalidRequestError, sanitize_text
-from .validation import invalid
+from ._redact import sanitize_text
+from .validation import (
+    boolean,
+    count,
+    invalid,
+    invalid_secret,
+    not_blank,
+    plain_int,
+    text,
+    unknown_option,
+    validator,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Never
 
 __all__ = ["ImageRequest", "Progress", "State"]
 
@@ -20,57 +33,32 @@ LARGEST_INT = 2**63 - 1
 
 
 def _hidden(text: object) -> str:
-    """Stands in a repr for text that is the user's own business."""
+    """Stand in a repr for text that is the user's own business."""
     return f"<{len(text)} characters>" if isinstance(text, str) else f"<{type(text).__name__}>"
 
 
-def _text(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if not isinstance(value, str):
-        kind = type(value).__name__
-        raise InvalidRequestError(f"{field.name}: must be text, not {kind}", field=field.name)
-
-
-def _not_blank(_: object, field: "attrs.Attribute[Any]", value: str) -> None:
-    if not value.strip():
-        raise invalid(field.name, value, "must say what to draw")
-
-
-def _whole(low: int, high: int, unit: str = "") -> Callable[[Any, Any, Any], None]:
-    def check(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise invalid(field.name, value, f"must be a whole number, {low} to {high}{unit}")
-
-    return check
-
-
-def _seed(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    if value is not None:
-        _whole(0, LARGEST_INT, " (None: the client picks one)")(_, field, value)
-
-
 def _json_object(value: object) -> dict[str, Any]:
-    """A copy of `value` that no later change of the caller's reaches."""
+    """Return a copy of `value` that no later change by the caller reaches."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        kind = type(value).__name__
-        raise InvalidRequestError(
-            f"extra_body: must be a mapping with text keys, not {kind}", field="extra_body"
-        )
+        remedy = f"must be a mapping with text keys, not {type(value).__name__}"
+        raise invalid_secret("extra_body", remedy, code="not_mapping")
     if not value:
         return {}
     try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
+        encoded = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
+        copy: dict[str, Any] = json.loads(encoded)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidRequestError(
-            f"extra_body: must be plain JSON: {sanitize_text(exc)}", field="extra_body"
-        ) from exc
+        remedy = f"must be plain JSON: {sanitize_text(exc)}"
+        raise invalid_secret("extra_body", remedy, code="not_json") from exc
+    text("extra_body", encoded)
     return copy
 
 
 def size_for(aspect_ratio: str | None) -> tuple[int, int]:
-    """Width and height in pixels for a ratio such as ``"16:9"``.
+    """Return width and height in pixels for a ratio such as ``"16:9"``.
 
-    Multiples of 8, as near to the ratio as these allow at about the area of the default size.
-    `None` gives the default size.
+    They are multiples of 8, as near to the ratio as these allow at about the area of the default
+    size. `None` gives the default size.
     """
     if aspect_ratio is None:
         return DEFAULT_SIZE
@@ -89,7 +77,10 @@ def _ratio(text: object) -> tuple[float, float]:
     except (ValueError, ZeroDivisionError):
         usable = False
     if not usable:
-        raise invalid("aspect_ratio", text, 'must be like "16:9", between "1:8" and "8:1"')
+        remedy = 'must be like "16:9", between "1:8" and "8:1"'
+        raise invalid(
+            "aspect_ratio", text, remedy, code="malformed", example="16:9", low="1:8", high="8:1"
+        )
     return across, down
 
 
@@ -97,17 +88,22 @@ def _agrees_with_ratio(request: "ImageRequest", field: Any, value: int) -> None:
     if request.aspect_ratio is not None:
         expected = size_for(request.aspect_ratio)[0 if field.name == "width" else 1]
         if value != expected:
-            raise invalid(field.name, value, "give either a size or an aspect_ratio, not both")
+            remedy = "give either a size or an aspect_ratio, not both"
+            raise invalid(field.name, value, remedy, code="conflict", other="aspect_ratio")
 
 
-_side: list[Callable[[Any, Any, int], None]] = [_whole(1, MAX_SIDE, " pixels"), _agrees_with_ratio]
+_seed = attrs.validators.optional(
+    validator(count, 0, LARGEST_INT, "(None: the client picks one)"),
+)
+_side = [validator(count, 1, MAX_SIDE, "pixels"), _agrees_with_ratio]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, init=False)
 class ImageRequest:
-    """One image to be drawn. Checked when it is made: a bad value raises `InvalidRequestError`.
+    """One image to generate. Bad values raise `InvalidRequestError` when it is constructed.
 
     The defaults are those of the service's known clients. ``repr()`` does not show the texts.
+    Whole numbers may be those of another library, such as NumPy.
 
     Attributes:
         prompt: What to draw; not blank.
@@ -116,62 +112,117 @@ class ImageRequest:
             default area. `None`: not used. Giving a different size as well is an error.
         width: In pixels, 1 to 4096.
         height: In pixels, 1 to 4096.
-        seed: Start of the noise, 0 or more; `None` lets the client pick one, and the result
-            tells which. Digits in a text on the wire.
+        seed: Start of the noise, 0 or more. `None`: the client picks one; the result has it.
+            It is sent as digits in a text.
         subseed: As `seed`, of the variation.
         attention: A whole number that the known clients send as 0; its meaning is not known.
-        tiling: Whether the image shall repeat without a seam.
+        tiling: True: the image repeats without a seam.
         reference_image: Passed through; which encoding the service wants is not known.
         reference_image_type: Passed through; the values are not known.
         reference_strength: In percent, 0 to 100.
         extra_body: Fields that this class does not name; merged into the JSON last.
     """
 
-    prompt: str = attrs.field(validator=[_text, _not_blank], repr=_hidden, kw_only=False)
-    negative_prompt: str = attrs.field(default="", validator=_text, repr=_hidden)
+    prompt: str = attrs.field(validator=[validator(text), validator(not_blank)], repr=_hidden)
+    negative_prompt: str = attrs.field(default="", validator=validator(text), repr=_hidden)
     # Only a way to say the size: two requests for the same pixels are the same request.
     aspect_ratio: str | None = attrs.field(default=None, eq=False)
-    width: int = attrs.field(validator=_side)
-    height: int = attrs.field(validator=_side)
-    seed: int | None = attrs.field(default=None, validator=_seed)
-    subseed: int | None = attrs.field(default=None, validator=_seed)
-    attention: int = attrs.field(default=0, validator=_whole(-LARGEST_INT, LARGEST_INT))
-    tiling: bool = attrs.field(default=False)
-    reference_image: str = attrs.field(default="", validator=_text, repr=_hidden)
-    reference_image_type: str | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_text)
+    width: int = attrs.field(converter=plain_int, validator=_side)
+    height: int = attrs.field(converter=plain_int, validator=_side)
+    seed: int | None = attrs.field(default=None, converter=plain_int, validator=_seed)
+    subseed: int | None = attrs.field(default=None, converter=plain_int, validator=_seed)
+    attention: int = attrs.field(
+        default=0, converter=plain_int, validator=validator(count, -LARGEST_INT, LARGEST_INT)
     )
-    reference_strength: int = attrs.field(default=30, validator=_whole(0, 100, " percent"))
+    tiling: bool = attrs.field(default=False, validator=validator(boolean))
+    reference_image: str = attrs.field(default="", validator=validator(text), repr=_hidden)
+    reference_image_type: str | None = attrs.field(
+        default=None, validator=attrs.validators.optional(validator(text))
+    )
+    reference_strength: int = attrs.field(
+        default=30, converter=plain_int, validator=validator(count, 0, 100, "percent")
+    )
     extra_body: Mapping[str, Any] = attrs.field(
         factory=dict, converter=_json_object, repr=lambda body: f"<{len(body)} fields>", hash=False
     )
 
-    @width.default
-    def _default_width(self) -> int:
-        return size_for(self.aspect_ratio)[0]
+    def __init__(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str = "",
+        aspect_ratio: str | None = None,
+        width: SupportsIndex | None = None,
+        height: SupportsIndex | None = None,
+        seed: SupportsIndex | None = None,
+        subseed: SupportsIndex | None = None,
+        attention: SupportsIndex = 0,
+        tiling: bool = False,
+        reference_image: str = "",
+        reference_image_type: str | None = None,
+        reference_strength: SupportsIndex = 30,
+        extra_body: Mapping[str, Any] | None = None,
+        **unknown: "Never",
+    ) -> None:
+        """Check the values; `None` is each one's default.
 
-    @height.default
-    def _default_height(self) -> int:
-        return size_for(self.aspect_ratio)[1]
-
-    @tiling.validator
-    def _is_bool(self, field: "attrs.Attribute[bool]", value: object) -> None:
-        if not isinstance(value, bool):
-            raise invalid(field.name, value, "must be True or False")
+        Raises:
+            InvalidRequestError: A value cannot be used, or there is no such field.
+        """
+        for name in unknown:
+            raise unknown_option(name, FIELDS)
+        default_width, default_height = size_for(aspect_ratio)
+        self.__attrs_init__(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            aspect_ratio=aspect_ratio,
+            width=default_width if width is None else width,
+            height=default_height if height is None else height,
+            seed=seed,
+            subseed=subseed,
+            attention=attention,
+            tiling=tiling,
+            reference_image=reference_image,
+            reference_image_type=reference_image_type,
+            reference_strength=reference_strength,
+            extra_body={} if extra_body is None else extra_body,
+        )
 
     def with_seeds(self) -> "ImageRequest":
-        """This request with every seed that was left open picked at random."""
+        """Return this request with every seed that was left open picked at random."""
         picked = pick_seeds({"seed": self.seed, "subseed": self.subseed})
         return attrs.evolve(self, **picked) if picked else self
 
 
+FIELDS = tuple(field.name for field in attrs.fields(ImageRequest))
+
+
+def make_request(prompt: str | ImageRequest, options: Mapping[str, Any]) -> ImageRequest:
+    """Return the request, with all its seeds, that a prompt and keyword arguments mean.
+
+    Args:
+        prompt: What to draw, or a whole request; then `options` must be empty.
+        options: Fields of `ImageRequest` by name; `None` means not given.
+
+    Raises:
+        InvalidRequestError: A value cannot be used, or a name is unknown.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(prompt, ImageRequest):
+        for name in given:
+            raise invalid_secret(name, "belongs into the ImageRequest", code="conflict")
+        return prompt.with_seeds()
+    # Seeds are picked before the request is made: checking it twice would cost CPU.
+    return ImageRequest(prompt, **{**given, **pick_seeds(given)})
+
+
 def pick_seeds(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A seed for each name under which none is given."""
+    """Return a seed for each name under which none is given."""
     return {name: _ten_digits() for name in ("seed", "subseed") if given.get(name) is None}
 
 
 def _ten_digits() -> int:
-    """Ten digits, as the known clients send, and no more than 32 bits."""
+    """Return a number of ten digits, as the known clients send, and no more than 32 bits."""
     low, high = 10**9, 2**32
     return low + int.from_bytes(os.urandom(8), "big") % (high - low)
 
@@ -186,7 +237,7 @@ class State(enum.Enum):
 
     @property
     def ended(self) -> bool:
-        """Whether polling again cannot change it."""
+        """True when polling again cannot change it."""
         return self in (State.DONE, State.FAILED)
 
 

@@ -1,4 +1,4 @@
-"""When to poll again: strategies as plain values, to be simulated without any I/O."""
+"""When to poll again: strategies as plain values, which can be simulated without I/O."""
 
 import math
 import random
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import attrs
 
 from .models import Progress, State
-from .validation import invalid, seconds
+from .validation import invalid, number, seconds, validator
 
 __all__ = ["Adaptive", "Backoff", "FixedInterval", "Poll", "PollingStrategy", "after_failures"]
 
@@ -20,16 +20,16 @@ _LATE = 1.5  # seconds after its end by which a job is noticed,
 _LATE_SHARE = 0.15  # or this share of its time, if that is longer
 _ROUND_TRIP = 0.1  # seconds of that which one poll itself may take
 _DOUBT = 0.25  # a reported fraction may fall short of the truth by so much
-_MARGIN = 0.4  # of the blind pace, by which a poll aims behind the expected end
+_MARGIN = 0.4  # of the steady pause, by which a poll aims behind the expected end
 
 
 @attrs.frozen
 class Poll:
-    """One answered question.
+    """One poll that was answered.
 
     Attributes:
         elapsed: Seconds since submit.
-        progress: What was seen.
+        progress: The answer.
     """
 
     elapsed: float
@@ -37,7 +37,7 @@ class Poll:
 
 
 class PollingStrategy(Protocol):
-    """Decides when to poll again, and by which clock everything about a job is measured."""
+    """Decides when to poll again, and has the clock by which everything is measured."""
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -46,11 +46,11 @@ class PollingStrategy(Protocol):
 
     @property
     def sleep(self) -> Callable[[float], None]:
-        """Waits so many seconds of that clock."""
+        """Sleep for so many seconds of that clock."""
         ...  # pragma: no cover - a Protocol has no body
 
     def delay(self, polls: Sequence[Poll]) -> float:
-        """Seconds from now until the next poll.
+        """Return the seconds from now until the next poll.
 
         `polls` are those so far, oldest first, perhaps without the earliest of very many;
         empty right after submit.
@@ -58,13 +58,12 @@ class PollingStrategy(Protocol):
         ...  # pragma: no cover - a Protocol has no body
 
 
-def _seconds(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
-    seconds(field.name, value, most=86_400.0)
+_seconds = validator(seconds, most=86_400.0)
 
 
 @attrs.frozen
 class FixedInterval:
-    """Look at a fixed interval.
+    """Poll at a fixed interval.
 
     Attributes:
         interval: Seconds between polls, also before the first.
@@ -77,18 +76,18 @@ class FixedInterval:
     sleep: Callable[[float], None] = attrs.field(default=time.sleep, kw_only=True)
 
     def delay(self, polls: Sequence[Poll]) -> float:
-        """Always `interval`."""
+        """Return `interval`."""
         return self.interval
 
 
 def _uniform() -> float:
-    """`random.random`, in a form that pickles without its generator's state."""
+    """Return `random.random()`; pickles without the generator's state."""
     return random.random()
 
 
 @attrs.frozen
 class Backoff:
-    """Poll less and less often: kind to the service, late to notice.
+    """Poll less and less often: few polls, and the end is noticed late.
 
     Attributes:
         initial: Seconds before the first poll.
@@ -98,13 +97,13 @@ class Backoff:
             many clients do not poll in step.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of that clock.
-        random: Answers 0.0 to 1.0.
+        random: Returns 0.0 to 1.0.
     """
 
     initial: float = attrs.field(default=0.5, validator=_seconds)
     maximum: float = attrs.field(default=10.0, validator=_seconds)
-    multiplier: float = attrs.field(default=1.5)
-    jitter: float = attrs.field(default=0.1)
+    multiplier: float = attrs.field(default=1.5, validator=validator(number, 1.0, 100.0))
+    jitter: float = attrs.field(default=0.1, validator=validator(number, 0.0, 1.0))
     clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
     sleep: Callable[[float], None] = attrs.field(default=time.sleep, kw_only=True)
     random: Callable[[], float] = attrs.field(default=_uniform, kw_only=True)
@@ -112,20 +111,10 @@ class Backoff:
     @maximum.validator
     def _not_below_initial(self, field: Any, value: float) -> None:
         if value < self.initial:
-            raise invalid(field.name, value, "must not be below initial")
-
-    @multiplier.validator
-    def _grows(self, field: Any, value: object) -> None:
-        if not isinstance(value, int | float) or not 1.0 <= value <= 100.0:
-            raise invalid(field.name, value, "must be a number from 1 to 100")
-
-    @jitter.validator
-    def _is_part(self, field: Any, value: object) -> None:
-        if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-            raise invalid(field.name, value, "must be a number from 0.0 to 1.0")
+            raise invalid(field.name, value, "must not be below initial", code="too_small")
 
     def delay(self, polls: Sequence[Poll]) -> float:
-        """`initial`, times `multiplier` for each poll so far, at most `maximum`, jittered."""
+        """Return `initial` times `multiplier` for each poll so far, at most `maximum`, jittered."""
         growth = min(math.log(self.multiplier) * len(polls), 50.0)  # keeps the power finite
         pause = min(self.initial * math.exp(growth), self.maximum)
         return pause * (1.0 - self.jitter * self.random())
@@ -141,48 +130,49 @@ class Adaptive:
     it and says where it ends.
 
     Attributes:
-        worth: Seconds of delay that one poll is worth: less polls more often, and notices sooner.
+        poll_cost: Seconds of delay that are as bad as one poll more. Less: polls more often and
+            notices the end sooner.
         minimum: No pause is shorter, in seconds.
         maximum: No pause is longer, in seconds.
-        shortest: Seconds that drawing takes at the very least, once it has begun. An image that
-            is drawn sooner is noticed as if it had taken so long.
+        min_render_time: Seconds that rendering takes at the least, once it has begun. An image
+            that is rendered sooner is noticed as if it had taken so long.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of that clock.
     """
 
-    worth: float = attrs.field(default=0.06, validator=_seconds)
+    poll_cost: float = attrs.field(default=0.06, validator=_seconds)
     minimum: float = attrs.field(default=0.25, validator=_seconds)
     maximum: float = attrs.field(default=15.0, validator=_seconds)
-    shortest: float = attrs.field(default=1.0, validator=_seconds)
+    min_render_time: float = attrs.field(default=1.0, validator=_seconds)
     clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
     sleep: Callable[[float], None] = attrs.field(default=time.sleep, kw_only=True)
 
     @maximum.validator
     def _not_below_minimum(self, field: Any, value: float) -> None:
         if value < self.minimum:
-            raise invalid(field.name, value, "must not be below minimum")
+            raise invalid(field.name, value, "must not be below minimum", code="too_small")
 
     def delay(self, polls: Sequence[Poll]) -> float:
-        """By the polls alone: the same polls, the same answer."""
+        """Return the pause; it depends on the polls alone."""
         return min(max(self._pause(polls), self.minimum), self.maximum)
 
     def _pause(self, polls: Sequence[Poll]) -> float:
         now = polls[-1].elapsed if polls else 0.0
         if not polls or polls[-1].progress.state is State.QUEUED:
-            return _patience(now) + self.shortest  # all the drawing is still to come
+            return _max_pause(now) + self.min_render_time  # rendering has not begun
         if not _has_moved(polls):
-            return self._blind_pace(now)
-        guess, surely = _remaining(polls, self.shortest)
-        aim = guess + _MARGIN * self._blind_pace(now)
-        return min(aim, _patience(now) + min(surely, _patience(now)))
+            return self._steady_pause(now)
+        guess, surely = _remaining(polls, self.min_render_time)
+        aim = guess + _MARGIN * self._steady_pause(now)
+        return min(aim, _max_pause(now) + min(surely, _max_pause(now)))
 
-    def _blind_pace(self, now: float) -> float:
-        """The cheapest pause when the end may come at any time."""
-        return min(math.sqrt(2.0 * self.worth * now), _patience(now))
+    def _steady_pause(self, now: float) -> float:
+        """Return the cheapest pause when the end may come at any time."""
+        return min(math.sqrt(2.0 * self.poll_cost * now), _max_pause(now))
 
 
-def _patience(now: float) -> float:
-    """The longest pause that still keeps the promise if the job ends right after its poll."""
+def _max_pause(now: float) -> float:
+    """Return the longest pause that keeps the promise if the job ends right after its poll."""
     return max(_LATE, _LATE_SHARE * now) - _ROUND_TRIP
 
 
@@ -191,13 +181,13 @@ def _fraction(poll: Poll) -> float:
 
 
 def _has_moved(polls: Sequence[Poll]) -> bool:
-    """Whether the last poll brought news to extrapolate; 1.0 is none: the end is open again."""
+    """Return True if the last poll can be extrapolated; at 1.0 the end is open again."""
     before = _fraction(polls[-2]) if len(polls) > 1 else 0.0
     return 0.0 < _fraction(polls[-1]) < 1.0 and _fraction(polls[-1]) != before
 
 
-def _remaining(polls: Sequence[Poll], shortest: float) -> tuple[float, float]:
-    """Seconds to the end: as far as we can guess, and surely.
+def _remaining(polls: Sequence[Poll], min_render_time: float) -> tuple[float, float]:
+    """Return the seconds to the end: the estimate, and the least that is sure.
 
     Render began between the last poll without movement and the first one with it, so the line
     through the former goes too far, and only the line between two readings may be trusted: for
@@ -209,15 +199,15 @@ def _remaining(polls: Sequence[Poll], shortest: float) -> tuple[float, float]:
     done, gained = _fraction(last), max(_fraction(last) - _fraction(first), 0.0)
     span = last.elapsed - first.elapsed
     whole = min((last.elapsed - begun) / done, span / gained if gained else math.inf)
-    least = max(span / (gained + _DOUBT), shortest)
+    least = max(span / (gained + _DOUBT), min_render_time)
     return (1.0 - done) * whole, max(1.0 - done - _DOUBT, 0.0) * least
 
 
 def after_failures(failures: int, pause: float, asked: float) -> float:
-    """Seconds until the next poll when the last ones failed.
+    """Return the seconds until the next poll when the last ones failed.
 
-    Doubles the strategy's own pause with each failure in a row, up to ten seconds (or to that
-    pause, if it is longer); no sooner than the service `asked` for, if that is within reason.
+    The strategy's own `pause` is doubled with each failure in a row, up to ten seconds (or up to
+    that pause, if it is longer). It is at least what the service `asked` for, up to a minute.
     """
     grown = pause * 2.0 ** min(failures - 1, 30)
     return max(min(grown, max(pause, _LONGEST_PAUSE)), min(asked, _LONGEST_ASKED))

@@ -18,9 +18,9 @@ _TIMEOUT = 300.0  # seconds
 
 
 class Settings(NamedTuple):
-    """What `ImageLabs` was told; `ImageLabs.__init__` says what each field means.
+    """What `ImageLabs` was given; `ImageLabs.__init__` says what each field means.
 
-    No attrs class, since making a client shall not cost the loading of attrs.
+    A named tuple, because attrs is too expensive to import when a client is made.
     """
 
     base_url: str
@@ -56,7 +56,7 @@ class Settings(NamedTuple):
         max_image_bytes: int,
         log_prompts: bool,
     ) -> "Settings":
-        """The settings for these arguments, now.
+        """Return the settings for these arguments and the environment of now.
 
         Raises:
             InvalidRequestError: One cannot be used.
@@ -64,7 +64,7 @@ class Settings(NamedTuple):
         base = validation.base_url(base_url or os.environ.get("IMAGELABS_BASE_URL") or BASE_URL)
         sent = {**_default_headers(base), **validation.headers(headers)}
         given = os.environ.get("IMAGELABS_COOKIE") if cookies is None else cookies
-        crumbs = {**validation.cookies(sent.pop("cookie", None)), **validation.cookies(given)}
+        all_cookies = {**validation.cookies(sent.pop("cookie", None)), **validation.cookies(given)}
         return cls(
             base_url=base,
             timeout=validation.seconds("timeout", _timeout() if timeout is None else timeout),
@@ -74,7 +74,7 @@ class Settings(NamedTuple):
             request_timeout=validation.seconds("request_timeout", request_timeout),
             max_retries=validation.count("max_retries", max_retries, 0, 100),
             headers={name: value for name, value in sent.items() if value is not None},
-            cookies=crumbs,
+            cookies=all_cookies,
             proxy=validation.proxy(proxy) if proxy else None,
             verify=validation.verify(verify),
             allow_private_hosts=allow_private_hosts,
@@ -84,7 +84,7 @@ class Settings(NamedTuple):
 
 
 def _default_headers(base: str) -> dict[str, str | None]:
-    """Those of the reference implementation."""
+    """Return the headers of the reference implementation."""
     parts = urlsplit(base)
     origin = f"{parts.scheme}://{parts.netloc}"
     return {
@@ -106,4 +106,5 @@ def _timeout() -> float:
     try:
         return float(text)
     except ValueError:
-        raise validation.invalid("IMAGELABS_TIMEOUT", text, "must be a number of seconds") from None
+        remedy = "must be a number of seconds"
+        raise validation.invalid("IMAGELABS_TIMEOUT", text, remedy, code="not_number") from None

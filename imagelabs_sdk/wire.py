@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import attrs
 
 from ._json import Answer, parse_answer
-from .errors import APIResponseError, InvalidRequestError, sanitize_text
+from ._redact import sanitize_text
+from .errors import APIResponseError, InvalidRequestError
 from .models import ImageRequest, Progress, State
 
 __all__ = [

@@ -36,8 +36,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     engine = partial(LandscapeEngine, duration=0.2)
     monkeypatch.setattr("imagelabs_sdk.server.engines.landscape.LandscapeEngine", engine)
     monkeypatch.setattr("imagelabs_sdk.embedded._DURATION", 0.2)
-    monkeypatch.setattr("imagelabs_sdk.service.FixedInterval", lambda _: FixedInterval(0.05))
-    monkeypatch.setattr("imagelabs_sdk.service.Adaptive", lambda: FixedInterval(0.05))
+    monkeypatch.setattr("imagelabs_sdk.context.FixedInterval", lambda _: FixedInterval(0.05))
+    monkeypatch.setattr("imagelabs_sdk.context.Adaptive", lambda: FixedInterval(0.05))
     monkeypatch.chdir(tmp_path)
 
     def program(name: str, *arguments: str) -> Printed:

@@ -68,8 +68,7 @@ class Admission:
     def failed(self, attempts: Attempts, error: ImageLabsError, now: float) -> bool:
         """Record that a submit failed. Return True if it has to be sent again, later."""
         self._in_flight -= 1
-        delivered = getattr(error, "delivered", "maybe")
-        if delivered != "no":  # the service worked on it, so it takes submits
+        if error.delivered != "no":  # the service worked on it, so it takes submits
             self._refusals = 0
             return False
         if attempts.is_probe or not self._refusals:
@@ -81,6 +80,5 @@ class Admission:
 
     def hold(self, error: ImageLabsError, now: float, least: float = _MIN_HOLD) -> None:
         """Allow no submit for `least` seconds or the error's `retry_after`, if that is longer."""
-        asked: float = getattr(error, "retry_after", None) or 0.0
-        pause = max(least, min(asked, _MAX_HOLD))
+        pause = max(least, min(error.retry_after or 0.0, _MAX_HOLD))
         self._not_before = max(self._not_before, now + pause)

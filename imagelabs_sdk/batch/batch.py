@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from ..errors import InvalidRequestError, JobFailedError, SubmissionUnknownError, sanitize_text
+from .._redact import sanitize_text
+from ..context import ClientContext
+from ..errors import InvalidRequestError, JobFailedError, SubmissionUnknownError
 from ..images import GeneratedImage, Timings
-from ..jobs import ClientContext, Job
+from ..jobs import Job
 from ..models import ImageRequest, Progress
 from ..validation import invalid
 from .checkpoint import Checkpoint, fingerprint
@@ -49,7 +51,7 @@ class Batch(Iterator[Outcome]):
         self._items: Iterator[tuple[int, Item]] = enumerate(items)
         self._context, self._job_from_dict = context, job_from_dict
         self._on_progress = on_progress
-        base_url = context.endpoints.base_url
+        base_url = context.settings.base_url
         self._checkpoint = None if checkpoint is None else Checkpoint(checkpoint, base_url)
         self._scheduler = Scheduler(
             context, settings, self._checkpoint, wants_progress=on_progress is not None

@@ -23,7 +23,8 @@ from typing import IO, Any
 
 from .. import wire
 from .._files import sync_folder
-from ..errors import InvalidRequestError, sanitize_text
+from .._redact import sanitize_text
+from ..errors import InvalidRequestError
 from ..models import ImageRequest
 
 __all__ = ["Checkpoint"]

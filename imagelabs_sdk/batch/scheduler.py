@@ -12,12 +12,14 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from .._redact import sanitize_text
+from ..context import ClientContext
 from ..deadline import Deadline
-from ..errors import ImageLabsError, JobFailedError, RateLimitError, sanitize_text
+from ..errors import ImageLabsError, JobFailedError, RateLimitError
 from ..images import GeneratedImage
-from ..jobs import ClientContext, Job
+from ..jobs import Job
 from ..models import ImageRequest, Progress
-from ..validation import invalid, seconds
+from ..validation import count, seconds, validator
 from .admission import Admission, Attempts
 from .checkpoint import Checkpoint
 
@@ -53,9 +55,7 @@ class Outcome:
     job: Job | None = None
 
 
-def _at_least_one(_: object, field: "attrs.Attribute[int]", value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise invalid(field.name, value, "must be a whole number, 1 or more")
+_at_least_one = validator(count, 1)
 
 
 def _seconds(_: object, field: "attrs.Attribute[Any]", value: float | None) -> None:
@@ -122,10 +122,8 @@ class Scheduler:
             wants_progress: True if the caller will call `take_progress`.
         """
         self._context, self._settings, self._checkpoint = context, settings, checkpoint
-        # A worker that sleeps polls no job: a submit is sent once here, and put back.
-        self._endpoints = attrs.evolve(context.endpoints, max_retries=0)
         self._admission = Admission(
-            min_interval=settings.min_interval, max_retries=context.endpoints.max_retries
+            min_interval=settings.min_interval, max_retries=context.settings.max_retries
         )
         self._clock, self._wants_progress = context.polling.clock, wants_progress
         self._pid = os.getpid()
@@ -248,8 +246,11 @@ class Scheduler:
     def _submit(self, entry: Entry) -> None:
         self._record(entry, "sending", lambda: {"fingerprint": entry.fingerprint})
         deadline = self._context.deadline(self._settings.timeout)
+        # A worker that sleeps polls no job: a submit is sent once here, and put back.
         try:
-            task_id = self._endpoints.submit(entry.request, deadline=deadline)
+            task_id = self._context.endpoints.submit(
+                entry.request, deadline=deadline, max_retries=0
+            )
         except ImageLabsError as error:
             self._submit_failed(entry, error)
             return
@@ -262,7 +263,7 @@ class Scheduler:
 
     def _submit_failed(self, entry: Entry, error: ImageLabsError) -> None:
         """Send it again later, if that cannot buy twice; otherwise the error is its outcome."""
-        if getattr(error, "delivered", "maybe") != "maybe":
+        if error.delivered != "maybe":
             self._record(entry, "refused")
         with self._work_ready:
             send_again = self._admission.failed(entry.attempts, error, self._clock())
@@ -275,7 +276,7 @@ class Scheduler:
         job = entry.job
         assert job is not None
         try:
-            result = job.poll(timeout=entry.deadline.remaining())
+            result = job.poll(timeout=entry.deadline)
             image = job.image() if result.next_poll_in is None else None
         except ImageLabsError as error:
             self._finish(entry, error=error)

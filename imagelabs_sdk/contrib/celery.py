@@ -28,8 +28,8 @@ from imagelabs_sdk import (
     Job,
     JobError,
     JobTimeoutError,
+    after_failures,
 )
-from imagelabs_sdk.polling import after_failures
 
 __all__ = ["ImageTask", "save_image"]
 

@@ -18,15 +18,21 @@ from urllib.parse import quote
 
 import attrs
 
-from imagelabs_sdk import Deadline, DownloadError, ImageRequest, InvalidRequestError, Job
+from imagelabs_sdk import (
+    Deadline,
+    DownloadError,
+    ImageRequest,
+    InvalidRequestError,
+    Job,
+    ReferenceProvider,
+    attach_job,
+)
 from imagelabs_sdk import ImageLabs as Client
-from imagelabs_sdk.errors import attach_job
 
 __all__ = ["ImageLabs", "ImageResponse"]
 
 _WIDTH, _HEIGHT = 1152, 896  # pixels; the reference provider's
 _OPTIONS = {field.name for field in attrs.fields(ImageRequest)}
-_AT_ONCE = 1e-9  # seconds; submit takes no 0
 _MARKUP = re.compile(r"([\\\[\]`<>])")  # what would end the text of a link, or start another thing
 _PLAIN = ":/?#[]@!$&'*+,;=%~"  # what an address may hold in Markdown; parentheses would end it
 
@@ -51,24 +57,12 @@ class ImageResponse:
         return "\n".join(f"[![{alt}]({url})]({url})" for url in addresses)
 
 
-class ImageLabs:
-    """The provider. Nothing is made of it: all its methods are the class's."""
+class ImageLabs(ReferenceProvider):
+    """The provider. It has no instances: all its methods are class methods."""
 
-    url: ClassVar[str] = Client.url
-    api_endpoint: ClassVar[str] = Client.api_endpoint
-    working: ClassVar[bool] = Client.working
     supports_stream: ClassVar[bool] = False
     supports_system_message: ClassVar[bool] = False
     supports_message_history: ClassVar[bool] = False
-    default_model: ClassVar[str] = Client.default_model
-    default_image_model: ClassVar[str] = default_model
-    image_models: ClassVar[list[str]] = [default_image_model]
-    models: ClassVar[list[str]] = image_models
-
-    @classmethod
-    def get_model(cls, model: str) -> str:
-        """The model that will draw: the default one, whatever is asked for."""
-        return cls.default_model
 
     @classmethod
     async def create_async_generator(  # noqa: PLR0917 - g4f's order of arguments
@@ -82,7 +76,7 @@ class ImageLabs:
         height: int = _HEIGHT,
         *,
         client: Client | None = None,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ImageResponse, None]:
         """Draw one image and yield its address.
@@ -103,7 +97,8 @@ class ImageLabs:
             client: Asks on our behalf and stays yours to close; it may resend a submit as
                 often as its `max_retries` says, also after a cancellation. `None`: one with the
                 settings of the environment, which sends a submit once and is closed at the end.
-            timeout: Seconds for everything; `None`: the client's; infinity: no limit.
+            timeout: Seconds for everything, or a `Deadline`; `None`: the client's; infinity: no
+                limit.
             **kwargs: The other fields of `ImageRequest` are used, such as ``seed`` and
                 ``aspect_ratio``. Everything else is ignored: g4f passes all it has.
 
@@ -152,15 +147,10 @@ def _ready(client: Client | None, proxy: str | None) -> Iterator[Client]:
         yield client
 
 
-async def _draw(client: Client, request: ImageRequest, timeout: float | None) -> str:
-    """The address of the finished image.
-
-    What is left of the time is asked for in the thread: that may have had to wait for its turn.
-    """
+async def _draw(client: Client, request: ImageRequest, timeout: float | Deadline | None) -> str:
+    """Return the URL of the finished image."""
     deadline = client.deadline(timeout)
-    job = await asyncio.to_thread(
-        lambda: client.submit(request, timeout=deadline.remaining() or _AT_ONCE)
-    )
+    job = await asyncio.to_thread(client.submit, request, timeout=deadline)
     with attach_job(job):
         await _wait(job, deadline)
         return _shown(job.image().url)
@@ -169,7 +159,7 @@ async def _draw(client: Client, request: ImageRequest, timeout: float | None) ->
 async def _wait(job: Job, deadline: Deadline) -> None:
     while not job.done:
         await asyncio.sleep(min(job.next_poll_in, deadline.remaining()))
-        await asyncio.to_thread(lambda: job.poll(timeout=deadline.remaining()))
+        await asyncio.to_thread(job.poll, timeout=deadline)
 
 
 def _shown(url: str) -> str:

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..errors import sanitize_text
+from .._redact import sanitize_text
 
 __all__ = ["decode"]
 

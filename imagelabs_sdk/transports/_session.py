@@ -16,8 +16,9 @@ from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cook
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 
 from .. import validation
+from .._redact import sanitize_text
 from ..deadline import Deadline
-from ..errors import APIConnectionError, APITimeoutError, ForbiddenAddressError, sanitize_text
+from ..errors import APIConnectionError, APITimeoutError, ForbiddenAddressError
 from . import _addresses, _body, _connections
 from .base import HttpRequest, HttpResponse, origin_of
 

@@ -361,7 +361,7 @@ def test_closing_closes_the_connections_of_all_threads(
         done = pool.map(work, range(4))
         gate.wait()
         gate.wait()
-        sessions = list(client._context.endpoints.transport._sessions.all)  # type: ignore[attr-defined]
+        sessions = list(client._context.transport._sessions.all)  # type: ignore[attr-defined]
         assert sum(held(session) for session in sessions) == 4
         client.close()
         assert sum(held(session) for session in sessions) == 0
@@ -389,7 +389,7 @@ def test_a_transport_pickles_without_its_connections(
     again = pickle.loads(pickle.dumps(image))
     assert again == image
     assert again.read() == PNG
-    again.job._context.endpoints.transport.close()
+    again.job._context.transport.close()
 
 
 def test_files_and_sockets_are_closed_after_failures(

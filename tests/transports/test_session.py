@@ -182,9 +182,9 @@ def test_an_adapter_of_another_kind_is_left_alone() -> None:
 
     with requests.Session() as session:
         session.mount("http://", Canned())
-        client = ImageLabs("http://h.test", transport=RequestsTransport(session=session))
+        request = HttpRequest(method="POST", url="http://h.test/progress")
         with pytest.raises(APITimeoutError) as caught:
-            client.get_job("t").refresh()
+            RequestsTransport(session=session).send(request, deadline=Deadline.after(5))
         assert caught.value.delivered == "no"
 
 
@@ -232,8 +232,13 @@ def test_what_is_remembered_of_hosts_is_bounded() -> None:
 def test_mocked_failures_are_translated(failure: Exception, delivered: str) -> None:
     """By the exception alone, with caution: nothing is known of a socket."""
     responses.post("https://h.test/progress", body=failure)
-    with ImageLabs("https://h.test") as client, pytest.raises(APIConnectionError) as caught:
-        client.get_job("t").refresh()
+    request, transport = (
+        HttpRequest(method="POST", url="https://h.test/progress"),
+        RequestsTransport(),
+    )
+    with pytest.raises(APIConnectionError) as caught:
+        transport.send(request, deadline=Deadline.after(5))
+    transport.close()
     assert caught.value.delivered == delivered
 
 

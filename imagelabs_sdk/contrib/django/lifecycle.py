@@ -15,8 +15,7 @@ from django.db import models, router, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from imagelabs_sdk import ImageLabsError, ImageRequest, InvalidRequestError
-from imagelabs_sdk.errors import attach_job
+from imagelabs_sdk import ImageLabsError, ImageRequest, attach_job
 
 from .choices import JobState
 from .clients import clients, in_transaction
@@ -110,8 +109,7 @@ def submit(job: "AbstractImageJob") -> None:
     except Exception as error:  # of other people's transports, too: the row shall tell
         if not isinstance(error, ImageLabsError):
             log.exception("job %s: the submit failed", job.pk)
-        unsent = isinstance(error, InvalidRequestError)
-        doubt = not unsent and getattr(error, "delivered", "maybe") == "maybe"
+        doubt = not isinstance(error, ImageLabsError) or error.delivered in (None, "maybe")
         _record_columns(
             job, rows, final_columns(JobState.UNKNOWN if doubt else JobState.FAILED, error)
         )

@@ -26,8 +26,8 @@ from imagelabs_sdk import (
     JobFailedError,
     JobTimeoutError,
     Progress,
+    sanitize_text,
 )
-from imagelabs_sdk.errors import sanitize_text
 
 from .choices import JobState
 from .clients import clients
@@ -134,7 +134,7 @@ def poll(claimed: ClaimedJob, *, timeout: float) -> PollResult:
 
 def _poll(claimed: ClaimedJob, job: Job, deadline: Deadline) -> PollResult:
     try:
-        result = job.poll(timeout=deadline.remaining())
+        result = job.poll(timeout=deadline)
     except (JobFailedError, APIStatusError) as error:
         return PollResult(final_columns(JobState.FAILED, error))
     if result.error is not None:
@@ -152,7 +152,7 @@ def _poll(claimed: ClaimedJob, job: Job, deadline: Deadline) -> PollResult:
 def _stored(claimed: ClaimedJob, image: GeneratedImage, deadline: Deadline) -> str:
     """Fetch the image and put it into the storage, in place of what a killed process left."""
     with tempfile.TemporaryDirectory(prefix="imagelabs-") as folder:
-        path = image.save(Path(folder) / "image", timeout=deadline.remaining() or _PAUSE)
+        path = image.save(Path(folder) / "image", timeout=deadline)
         if timezone.now() > claimed.leased_until - _TO_STORE:
             raise TimeoutError("too late to store the image: somebody else may be at it")
         name = claimed.name(path.name)

@@ -176,7 +176,7 @@ class Sweeper:
             health.failures = 0
             return
         health.failures += 1
-        asked = min(getattr(trouble, "retry_after", None) or 0.0, _LONGEST_ASKED)
+        asked = min(trouble.retry_after or 0.0, _LONGEST_ASKED)
         over = health.failures - self._threads  # one bad poll is a job's own matter
         pause = min(2.0 ** min(over, 10), _LONGEST_HOLD) if over >= 0 else 0.0
         health.opens = max(health.opens, self._clock() + max(asked, pause))

@@ -39,8 +39,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.vary import vary_on_headers
 from django.views.generic import FormView, View
 
-from imagelabs_sdk import InvalidRequestError
-from imagelabs_sdk.formats import sniff
+from imagelabs_sdk import InvalidRequestError, sniff
 
 from .clients import DEFAULT_ALIAS, clients
 from .forms import StartForm

@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 from urllib3.filepost import encode_multipart_formdata
 
+from ..._redact import redact, sanitize_text
 from ...deadline import Deadline
-from ...errors import ImageLabsError, sanitize_text, without
+from ...errors import ImageLabsError
 from ...transports.base import HttpRequest, Transport
 from ...validation import base_url
 
@@ -89,7 +90,7 @@ class Backend:
         """Return text of the back end or of an error: cut, printable, without key and `private`."""
         if isinstance(text, ImageLabsError):
             text = text.message
-        return without(
+        return redact(
             sanitize_text(text), [secret for secret in (self.api_key, *private) if secret]
         )
 

@@ -28,6 +28,7 @@ from imagelabs_sdk import (
     ImageLabsError,
     ImageRequest,
     InvalidRequestError,
+    Job,
     JobFailedError,
     JobStalledError,
     JobTimeoutError,
@@ -38,9 +39,8 @@ from imagelabs_sdk import (
     SubmissionUnknownError,
 )
 from imagelabs_sdk.settings import USER_AGENT
-
-from .conftest import FakeTime
-from .faulty import PNG
+from tests.conftest import FakeTime
+from tests.faulty import PNG
 
 Say = HttpResponse | Exception
 
@@ -128,8 +128,8 @@ def test_options_and_a_ready_request_are_the_same(time: FakeTime) -> None:
     [
         (lambda c: c.generate(" "), "prompt"),
         (lambda c: c.submit("x", wdith=512), "wdith"),
+        (lambda c: c.submit("x", nonsense=1), "nonsense"),
         (lambda c: c.submit(ImageRequest("x"), width=512), "width"),
-        (lambda c: c.generate("x", timeout=0), "timeout"),
         (lambda c: c.generate("x", timeout=-1), "timeout"),
         (lambda c: c.generate("x", timeout="5"), "timeout"),
         (lambda c: c.submit("x", timeout=math.nan), "timeout"),
@@ -148,6 +148,28 @@ def test_bad_input_is_refused_before_anything_is_sent(
         call(client_of(peer, time))
     assert caught.value.field == field
     assert not peer.asked
+
+
+def test_no_time_at_all_buys_nothing(time: FakeTime) -> None:
+    """0 seconds is a valid answer of a loop that has run out of time; the same rule everywhere."""
+    peer = service()
+    with pytest.raises(APITimeoutError) as caught:
+        client_of(peer, time).submit("x", timeout=0)
+    assert (caught.value.delivered, caught.value.code) == ("no", "api_timeout")
+    assert not peer.asked
+
+
+def test_several_calls_share_one_deadline(time: FakeTime) -> None:
+    """A deadline goes wherever seconds do, and keeps its end."""
+    client = client_of(service([HALF]), time)
+    deadline = client.deadline(5)
+    assert client.deadline(deadline) is deadline
+    job = client.submit("x", timeout=deadline)
+    with pytest.raises(JobTimeoutError):
+        job.wait(timeout=deadline)
+    with pytest.raises(JobTimeoutError):
+        job.result(timeout=deadline)
+    assert time.now == 1005.0
 
 
 # Submit -------------------------------------------------------------------------------
@@ -426,7 +448,7 @@ def test_a_failed_job_is_said_at_once(answer: HttpResponse, words: str, time: Fa
         client_of(peer, time).generate("x")
     assert peer.count("/progress") == 2
     job = caught.value.job
-    assert job is not None
+    assert isinstance(job, Job)
     assert job.done
     for again in (job.wait, job.result, job.image, job.poll, lambda: list(job.events())):
         with pytest.raises(JobFailedError):
@@ -720,7 +742,7 @@ def test_a_service_that_quotes_us_is_not_quoted(
             client.generate(QUOTED, negative_prompt=QUOTED[:12])
         error = caught.value
         shown = f"{error!r} {error.args} {traceback.format_exception(error)} {caplog.text}"
-        shown += repr(error.job and error.job.progress)
+        shown += repr(isinstance(error.job, Job) and error.job.progress)
         assert "lighthouse" not in shown.lower()
         assert "whisper" not in shown.lower()
 
@@ -786,11 +808,11 @@ def test_the_environment_gives_defaults_and_arguments_win(
     assert client.url == "http://127.0.0.1:9/base"
     assert client.api_endpoint == "http://127.0.0.1:9/base/txt2img"
     context = client._context
-    assert context.timeout == 12.5
-    assert context.endpoints.cookies == {"cf_clearance": "x"}
-    assert context.endpoints.headers["user-agent"] == "browser/1"
-    assert context.endpoints.headers["origin"] == "http://127.0.0.1:9"
-    assert context.endpoints.transport == RequestsTransport(proxy="http://proxy.test:3128")
+    assert context.settings.timeout == 12.5
+    assert context.settings.cookies == {"cf_clearance": "x"}
+    assert context.settings.headers["user-agent"] == "browser/1"
+    assert context.settings.headers["origin"] == "http://127.0.0.1:9"
+    assert context.transport == RequestsTransport(proxy="http://proxy.test:3128")
     explicit = ImageLabs(
         "https://h.test",
         timeout=5,
@@ -798,9 +820,9 @@ def test_the_environment_gives_defaults_and_arguments_win(
         proxy="http://p.test:1",
         headers={"user-agent": "x"},
     )._context
-    assert (explicit.timeout, explicit.endpoints.cookies) == (5.0, {})
-    assert explicit.endpoints.transport == RequestsTransport(proxy="http://p.test:1")
-    assert explicit.endpoints.headers["user-agent"] == "x"
+    assert (explicit.settings.timeout, explicit.settings.cookies) == (5.0, {})
+    assert explicit.transport == RequestsTransport(proxy="http://p.test:1")
+    assert explicit.settings.headers["user-agent"] == "x"
 
 
 def test_a_bad_number_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -858,10 +880,11 @@ def test_no_secret_is_shown_anywhere(time: FakeTime, caplog: pytest.LogCaptureFi
     with pytest.raises(ImageLabsError) as caught:
         client.generate("a whispered hush")
     job = caught.value.job
+    assert isinstance(job, Job)
     shown: list[object] = [
         client,
         job,
-        job and job.request,
+        job.request,
         client._context,
         client._settings,
         peer.asked[0],

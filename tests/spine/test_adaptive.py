@@ -38,10 +38,10 @@ def queued(elapsed: float) -> Poll:
 
 @given(histories, st.floats(0.001, 100), st.floats(0.001, 10), st.floats(1, 100))
 def test_no_history_drives_it_out_of_its_bounds(
-    polls: list[Poll], worth: float, minimum: float, factor: float
+    polls: list[Poll], poll_cost: float, minimum: float, factor: float
 ) -> None:
     """A service may report anything; the answer is a finite time within what was agreed."""
-    strategy = Adaptive(worth, minimum, minimum * factor)
+    strategy = Adaptive(poll_cost, minimum, minimum * factor)
     assert minimum <= strategy.delay(polls) <= minimum * factor
 
 
@@ -63,11 +63,11 @@ def test_it_is_a_plain_value() -> None:
 @pytest.mark.parametrize(
     ("make", "field"),
     [
-        (lambda: Adaptive(0), "worth"),
-        (lambda: Adaptive(math.nan), "worth"),
+        (lambda: Adaptive(0), "poll_cost"),
+        (lambda: Adaptive(math.nan), "poll_cost"),
         (lambda: Adaptive(minimum=0), "minimum"),
         (lambda: Adaptive(minimum=2.0, maximum=1.0), "maximum"),
-        (lambda: Adaptive(shortest=-1), "shortest"),
+        (lambda: Adaptive(min_render_time=-1), "min_render_time"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Callable[[], Any], field: str) -> None:
@@ -83,7 +83,7 @@ def test_what_makes_no_sense_is_refused(make: Callable[[], Any], field: str) -> 
 def test_it_waits_before_the_first_poll_and_in_the_queue() -> None:
     """All the drawing is still to come: as long as the promise lets it."""
     assert Adaptive().delay([]) == pytest.approx(1.4 + 1.0)
-    assert Adaptive(shortest=0.001).delay([]) == pytest.approx(1.4, abs=0.01)
+    assert Adaptive(min_render_time=0.001).delay([]) == pytest.approx(1.4, abs=0.01)
     assert Adaptive().delay([queued(5.0)]) == pytest.approx(1.4 + 1.0)
     assert Adaptive().delay([queued(40.0)]) == pytest.approx(0.15 * 40.0 - 0.1 + 1.0)
 
@@ -117,10 +117,10 @@ def test_a_fraction_that_falls_is_survived() -> None:
     assert 0.25 <= Adaptive().delay([running(2.0, 0.8), running(4.0, 0.5)]) <= 2 * 1.4
 
 
-def test_less_worth_means_more_polls() -> None:
+def test_less_poll_cost_means_more_polls() -> None:
     """The one parameter of the trade moves in the direction that its name says."""
     polls = [running(8.0, 0.0)]
-    pauses = [Adaptive(worth, 0.01).delay(polls) for worth in (0.001, 0.01, 0.1, 1.0)]
+    pauses = [Adaptive(poll_cost, 0.01).delay(polls) for poll_cost in (0.001, 0.01, 0.1, 1.0)]
     assert pauses == sorted(set(pauses))
 
 
@@ -160,6 +160,6 @@ def test_it_notices_no_later_than_a_fixed_second(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", ["linear", "absent"])
 def test_nothing_is_assumed_of_how_long_drawing_takes(shape: str) -> None:
-    """With `shortest` near nothing the promise holds for images that are there at once, too."""
+    """With `min_render_time` near 0 the promise holds for the fastest renders, too."""
     drawings = draw("exponential 8 s", 300, 6)
-    assert simulate(Adaptive(shortest=0.001), drawings, shape).worst <= 1.0
+    assert simulate(Adaptive(min_render_time=0.001), drawings, shape).worst <= 1.0

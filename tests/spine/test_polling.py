@@ -19,8 +19,7 @@ from imagelabs_sdk import (
     State,
 )
 from imagelabs_sdk.polling import after_failures
-
-from .conftest import FakeTime
+from tests.conftest import FakeTime
 
 
 def polls(count: int) -> list[Poll]:

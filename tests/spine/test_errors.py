@@ -7,9 +7,8 @@ from typing import Any
 import attrs
 import pytest
 
-from imagelabs_sdk import ImageLabs, Job, errors
-
-from .conftest import FakeTime
+from imagelabs_sdk import ImageLabs, Job, errors, sanitize_text
+from tests.conftest import FakeTime
 
 CONTEXT = {"endpoint": "POST /progress", "task_id": "task-1"}
 
@@ -26,7 +25,8 @@ def every_class() -> list[type[errors.ImageLabsError]]:
 def example(kind: type[errors.ImageLabsError], **more: object) -> errors.ImageLabsError:
     """An error with every field set to something."""
     samples: Any = {
-        "message": "it went wrong", "field": "width", "delivered": "no", "status_code": 429,
+        "message": "it went wrong", "code": "too_small", "field": "width", "params": {"low": 1},
+        "delivered": "no", "status_code": 429,
         "retry_after": 2.5, "status": "Failed", "waited": 1.5, "url": "https://host/x", "job": None,
         **CONTEXT, **more,
     }  # fmt: skip
@@ -97,6 +97,20 @@ def test_the_first_job_stays() -> None:
     assert error.task_id == "first"
 
 
+def test_an_error_with_a_job_says_that_the_job_was_accepted() -> None:
+    """Who sends again whatever was not delivered must not buy a second image over a lost poll."""
+    error = errors.APIConnectionError("refused", delivered="no")
+    error.attach_job(ImageLabs().get_job("task-1"))
+    assert error.delivered == "yes"
+
+
+@pytest.mark.parametrize("kind", every_class())
+def test_every_error_has_a_code_of_its_own(kind: type[errors.ImageLabsError]) -> None:
+    """Programs tell errors apart by it, also where only JSON arrives."""
+    codes = [attrs.fields_dict(each)["code"].default for each in every_class()]
+    assert codes.count(attrs.fields_dict(kind)["code"].default) == 1
+
+
 def test_notes_cross_the_border_too() -> None:
     """They are where a task id is told in an interruption."""
     error = errors.JobError("x")
@@ -118,9 +132,9 @@ def test_an_error_from_a_worker_process_reads_the_same_here() -> None:
 
 def test_words_of_a_peer_are_cut_and_cleaned() -> None:
     """They reach terminals and logs."""
-    assert errors.sanitize_text("a\x1b[31m\r\nb\u202ec") == "a [31m b c"
-    assert errors.sanitize_text("x" * 1000, 10) == "x" * 9 + "…"
-    assert errors.sanitize_text("\n" * 10**6 + "x") == ""
+    assert sanitize_text("a\x1b[31m\r\nb\u202ec") == "a [31m b c"
+    assert sanitize_text("x" * 1000, 10) == "x" * 9 + "…"
+    assert sanitize_text("\n" * 10**6 + "x") == ""
 
 
 def test_a_job_shows_its_id_and_state_only(time: FakeTime) -> None:

@@ -31,7 +31,7 @@ def nested(depth: int) -> Any:
         *[
             (side, bad)
             for side in ("width", "height")
-            for bad in (0, -8, 512.0, "512", True, None, MAX_SIDE + 1, 10**9, math.nan)
+            for bad in (0, -8, 512.0, "512", True, MAX_SIDE + 1, 10**9, math.nan)
         ],
         *[("aspect_ratio", b) for b in ("16x9", "0:1", "1:0", "9:1", ":", "a:b", "nan:1", 1.5, "")],
         *[(name, bad) for name in ("seed", "subseed") for bad in (-1, 1.5, "7", True, 2**63)],
@@ -40,10 +40,7 @@ def nested(depth: int) -> Any:
         *[("reference_image", bad) for bad in (None, b"bytes")],
         *[("reference_image_type", bad) for bad in (7, b"x")],
         *[("reference_strength", bad) for bad in (-1, 101, 30.0, "30", None)],
-        *[
-            ("extra_body", bad)
-            for bad in (None, 7, [("a", 1)], {1: 2}, {"a": Odd()}, {"a": math.nan})
-        ],
+        *[("extra_body", bad) for bad in (7, [("a", 1)], {1: 2}, {"a": Odd()}, {"a": math.nan})],
         pytest.param("extra_body", {"a": nested(100_000)}, id="deep"),
         pytest.param("seed", 10**5000, id="more digits than Python prints"),
     ],

@@ -1,0 +1,32 @@
+"""Make text from peers safe to show: sanitize it, and take secrets out of it."""
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["redact", "sanitize_text"]
+
+_TELLING = 12  # characters at the start of a secret that give it away
+_TOO_SHORT = 4  # characters; a shorter text occurs in ordinary sentences
+_MAX_WORDS = 100  # words of one secret that are searched for
+
+
+def sanitize_text(text: object, limit: int = 200) -> str:
+    """Return text from a peer with control characters removed, cut to `limit` characters."""
+    raw = str(text)[: 4 * limit]
+    words = " ".join("".join(c if c.isprintable() else " " for c in raw).split())
+    return words if len(words) <= limit else words[: limit - 1] + "…"
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """Return `text` without anything that reveals one of `secrets`.
+
+    The text is cut at the first occurrence of a secret's first 12 characters. Words of six
+    characters or more that a secret holds are replaced, since services quote in part.
+    """
+    for secret in secrets:
+        telling = sanitize_text(secret)[:_TELLING]
+        if len(telling) >= _TOO_SHORT:
+            text = re.sub(f"(?is){re.escape(telling)}.*", "…", text)
+        for word in re.findall(r"\w{6,}", secret)[:_MAX_WORDS]:
+            text = re.sub(f"(?i){re.escape(word)}", "…", text)
+    return text

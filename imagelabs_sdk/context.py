@@ -1,0 +1,70 @@
+"""What the jobs of one client share."""
+
+import attrs
+
+from .deadline import Deadline
+from .downloads import ImageDownloader
+from .endpoints import Endpoints
+from .polling import Adaptive, FixedInterval, PollingStrategy
+from .settings import USER_AGENT, Settings
+from .transports.base import Transport
+from .transports.requests import RequestsTransport
+
+__all__ = ["ClientContext"]
+
+
+@attrs.frozen
+class ClientContext:
+    """The parts of a client, put together when it is first used. Opens nothing by itself.
+
+    Attributes:
+        settings: What the client was given.
+        transport: Sends the requests.
+        polling: When to poll; also the clock of everything.
+        endpoints: The service's endpoints.
+        downloader: Fetches finished images.
+    """
+
+    settings: Settings
+    transport: Transport
+    polling: PollingStrategy
+    endpoints: Endpoints = attrs.field(init=False, eq=False, repr=False)
+    downloader: ImageDownloader = attrs.field(init=False, eq=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, settings: Settings, transport: Transport | None, polling: PollingStrategy | None
+    ) -> "ClientContext":
+        """Return the context for what a client was given; `None` has the default of `ImageLabs`."""
+        if transport is None:
+            transport = RequestsTransport(proxy=settings.proxy, verify=settings.verify)
+        if settings.poll_interval is not None:
+            polling = FixedInterval(settings.poll_interval)
+        return cls(settings, transport, polling or Adaptive())
+
+    @endpoints.default
+    def _make_endpoints(self) -> Endpoints:
+        return Endpoints(self.settings, self.transport, self.polling.sleep)
+
+    @downloader.default
+    def _make_downloader(self) -> ImageDownloader:
+        settings = self.settings
+        return ImageDownloader(
+            transport=self.transport,
+            base_url=settings.base_url,
+            headers={k: v for k, v in settings.headers.items() if k != "content-type"},
+            cookies=settings.cookies,
+            foreign_headers={"accept": "image/*,*/*;q=0.8", "user-agent": USER_AGENT},
+            allow_private_hosts=settings.allow_private_hosts,
+            max_bytes=settings.max_image_bytes,
+            request_timeout=settings.request_timeout,
+            timeout=settings.timeout,
+            clock=self.polling.clock,
+            sleep=self.polling.sleep,
+        )
+
+    def deadline(self, timeout: float | Deadline | None) -> Deadline:
+        """Return the deadline of a call; `None`: after the client's own `timeout`."""
+        return Deadline.from_timeout(
+            timeout, default=self.settings.timeout, clock=self.polling.clock
+        )
