@@ -160,7 +160,7 @@ def _described(endpoint: str, secrets: Iterable[str], task_id: str | None = None
     try:
         yield
     except ImageLabsError as error:
-        error.endpoint, error.task_id = endpoint, task_id
+        error.endpoint, error.task_id = endpoint, task_id or error.task_id
         error.delivered = error.delivered or "maybe"  # the transport may be the caller's own
         error.redact(secrets)
         raise
