@@ -19,7 +19,7 @@ _MAX_OBJECTS = 64  # places in a text at which an object is looked for
 _MAX_DIGITS = 400  # of a number; a longer one stays text, because converting it takes long
 _SCALAR = (
     r"""\s*[:=]\s*(?:"(?P<double>(?:[^"\\]|\\.){0,50000})"|'(?P<single>(?:[^'\\]|\\.){0,50000})'"""
-    r"""|(?P<bare>-?[0-9][0-9.eE+-]{0,5000}|true|false|null))"""
+    r"""|(?P<bare>-?[0-9][0-9.eE+-]{0,5000}(?=[\s,}\])])|true|false|null))"""
 )
 
 

@@ -98,7 +98,8 @@ class Endpoints:
             log.debug("submit, attempt %d: %s", attempt, shown)
             try:
                 with _described("POST /txt2img", secrets):
-                    task_id = wire.decode_submission(self._post("/txt2img", body, deadline))
+                    answer = self._post("/txt2img", body, deadline, _read_submission)
+                    task_id = wire.decode_submission(answer)
             except ImageLabsError as error:
                 pause = submit_retry_delay(error, attempt)
                 if attempt > retries or pause is None or pause >= deadline.remaining():
@@ -122,7 +123,7 @@ class Endpoints:
         """
         secrets = self._secrets(request)
         with _described("POST /progress", secrets, task_id):
-            answer = self._post("/progress", wire.encode_progress_query(task_id), deadline)
+            answer = self._post("/progress", wire.encode_progress_query(task_id), deadline, _read)
             progress = wire.decode_progress(answer)
         if progress.status not in _PLAIN_WORDS:
             progress = attrs.evolve(progress, status=redact(progress.status, secrets))
@@ -133,7 +134,13 @@ class Endpoints:
         prompts = (request.prompt, request.negative_prompt) if request else ()
         return (*prompts, *self.settings.cookies.values())
 
-    def _post(self, path: str, body: bytes, deadline: Deadline) -> bytes:
+    def _post(
+        self,
+        path: str,
+        body: bytes,
+        deadline: Deadline,
+        read: Callable[[HttpResponse], bytes],
+    ) -> bytes:
         settings = self.settings
         request = HttpRequest(
             method="POST",
@@ -148,7 +155,7 @@ class Endpoints:
         with self.transport.send(request, deadline=within) as response:
             if not 200 <= response.status < 300:
                 raise _status_error(response)
-            answer = response.read(_MAX_ANSWER)
+            answer = read(response)
             if _is_challenge(response, answer):
                 raise _challenge_error(response)
             return answer
@@ -197,6 +204,27 @@ def _give_up(error: ImageLabsError) -> NoReturn:
             endpoint=error.endpoint,
         ) from error
     raise error
+
+
+# Reading a body ------------------------------------------------------------------------
+
+
+def _read(response: HttpResponse) -> bytes:
+    return response.read(_MAX_ANSWER)
+
+
+def _read_submission(response: HttpResponse) -> bytes:
+    """Return the body; of one that breaks off the first part, if it holds a task id."""
+    body = bytearray()
+    try:
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > _MAX_ANSWER:
+                raise APIResponseError(f"the answer is longer than {_MAX_ANSWER} bytes")
+    except ImageLabsError:
+        if wire.find_task_id(bytes(body)) is None:
+            raise
+    return bytes(body)
 
 
 # Reading an error status --------------------------------------------------------------

@@ -53,7 +53,7 @@ MAY_IMPORT = {
                             "transports._connections"],
     "transports._connections": ["deadline", "transports._addresses"],
     "transports._addresses": ["deadline"],
-    "transports._body": ["_redact", "errors"],
+    "transports._body": [],
     "endpoints": ["_redact", "settings", "errors", "deadline", "models", "wire", "transports.base"],
     "polling": ["validation", "errors", "models"],
     "formats": [],

@@ -334,6 +334,31 @@ def test_a_task_id_in_an_error_is_told_and_the_request_not_sent_again(time: Fake
     assert peer.count("/txt2img") == 1
 
 
+def breaking_off(text: bytes) -> HttpResponse:
+    def chunks() -> Iterable[bytes]:
+        yield text
+        raise APIConnectionError("cut")
+
+    return HttpResponse(200, {}, chunks())
+
+
+@pytest.mark.parametrize("rest", [b"", b',"eta":', b',"prompt":"' + b"x" * 1_100_000])
+def test_an_answer_that_breaks_off_behind_its_task_id_is_accepted(
+    rest: bytes, time: FakeTime
+) -> None:
+    """The id is what was paid for."""
+    answer = breaking_off(b'{"task_id":"t1"' + rest)
+    assert client_of(service(submits=[answer]), time).submit("x").id == "t1"
+
+
+@pytest.mark.parametrize("half", [b"", b'{"task_id":', b'{"task_id":"t1', b'{"task_id":12'])
+def test_half_a_task_id_is_none(half: bytes, time: FakeTime) -> None:
+    """It would be somebody else's job."""
+    peer = service(submits=[breaking_off(half)])
+    with pytest.raises(SubmissionUnknownError):
+        client_of(peer, time).submit("x")
+
+
 def test_an_error_page_that_breaks_off_still_tells_its_status(time: FakeTime) -> None:
     """The status alone says enough."""
 

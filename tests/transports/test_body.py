@@ -30,11 +30,30 @@ RAW = bytes([0x2B, 0xC8, 0x49, 0xCC, 0xCC, 0x03, 0x00])  # "plain", deflated wit
         ("gzip, gzip", squeezed(b"plain")),
         ("gzip", squeezed(b"pl") + squeezed(b"ain")),
         ("gzip", squeezed(b"plain") + b"nobody's business"),
+        ("UTF-8", b"plain"),
+        ("rot13, gzip", squeezed(b"plain")),
+        ("gzip", b"plain"),
     ],
 )
 def test_codings_are_undone(server: FaultyServer, carry: Any, encoding: str, body: bytes) -> None:
     """Also those that were not asked for: servers do as they like."""
     server.scripts["/x"] = [faulty.reply(200, body, ("Content-Encoding", encoding))]
+    assert carry(get(server.url + "/x"))[1] == b"plain"
+
+
+def test_a_task_id_is_kept_whatever_coding_is_named(server: FaultyServer, connect: Connect) -> None:
+    """Some servers name a character set there, or name gzip and send plain text."""
+    for coding in ("UTF-8", "gzip"):
+        body = b'{"task_id": "t1"}'
+        server.scripts["/txt2img"] = [faulty.reply(200, body, ("Content-Encoding", coding))]
+        assert connect(server).submit("x").id == "t1"
+
+
+def test_gzip_may_come_byte_by_byte(server: FaultyServer, carry: Any) -> None:
+    """The first byte alone must say how to go on."""
+    pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in squeezed(b"plain")) + b"0\r\n\r\n"
+    headers = [("Transfer-Encoding", "chunked"), ("Content-Encoding", "gzip")]
+    server.scripts["/x"] = [faulty.raw(message(200, pieces, headers))]
     assert carry(get(server.url + "/x"))[1] == b"plain"
 
 
