@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .formats import ImageFormat as ImageFormat
     from .formats import sniff as sniff
     from .images import GeneratedImage as GeneratedImage
+    from .images import RequestedImage as RequestedImage
     from .images import Timings as Timings
     from .jobs import Job as Job
     from .jobs import PollResult as PollResult
@@ -68,7 +69,7 @@ _ROOMS = {
     "JobError JobFailedError JobStalledError JobTimeoutError RateLimitError SubmissionUnknownError "
     "attach_job",
     "formats": "ImageFormat sniff",
-    "images": "GeneratedImage Timings",
+    "images": "GeneratedImage RequestedImage Timings",
     "jobs": "Job PollResult",
     "models": "ImageRequest Progress State",
     "polling": "Adaptive Backoff FixedInterval Poll PollingStrategy after_failures",

@@ -6,7 +6,7 @@ Light on purpose: what it needs to make requests is loaded when the client is fi
 import os
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 from . import validation
 from .reference import ReferenceProvider
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .batch.batch import Batch, Item, OnBatchProgress
     from .context import ClientContext
     from .deadline import Deadline
-    from .images import GeneratedImage
+    from .images import RequestedImage
     from .jobs import Job, OnProgress
     from .models import ImageRequest
     from .polling import PollingStrategy
@@ -110,44 +110,104 @@ class ImageLabs(ReferenceProvider):
         self,
         prompt: "str | ImageRequest",
         *,
+        negative_prompt: str | None = None,
+        aspect_ratio: str | None = None,
+        width: SupportsIndex | None = None,
+        height: SupportsIndex | None = None,
+        seed: SupportsIndex | None = None,
+        subseed: SupportsIndex | None = None,
+        attention: SupportsIndex | None = None,
+        tiling: bool | None = None,
+        reference_image: str | None = None,
+        reference_image_type: str | None = None,
+        reference_strength: SupportsIndex | None = None,
+        extra_body: Mapping[str, Any] | None = None,
         timeout: "float | Deadline | None" = None,
         on_progress: "OnProgress | None" = None,
-        **options: Any,
-    ) -> "GeneratedImage":
+        **unknown: NoReturn,
+    ) -> "RequestedImage":
         """Submit a job for one image and wait until the image is there.
 
         Args:
-            prompt: What to draw, or a whole `ImageRequest`.
+            prompt: What to draw, or a whole `ImageRequest`; with one, the next twelve must not
+                be given.
+            negative_prompt: What to keep out.
+            aspect_ratio: Such as ``"16:9"``, in place of width and height.
+            width: In pixels, 1 to 4096.
+            height: In pixels, 1 to 4096.
+            seed: Start of the noise, 0 or more; `None`: picked at random, the result has it.
+            subseed: As `seed`, of the variation.
+            attention: Passed through; its meaning is not known.
+            tiling: True: the image repeats without a seam.
+            reference_image: Passed through; which encoding the service wants is not known.
+            reference_image_type: Passed through; the values are not known.
+            reference_strength: In percent, 0 to 100.
+            extra_body: Fields without a name here; merged into the JSON last.
             timeout: Seconds for submit and wait together, or a `Deadline`; `None`: the client's;
                 infinity: no limit.
             on_progress: Called with each poll that was answered.
-            **options: The other fields of `ImageRequest`, such as ``width=512``.
+            **unknown: None; a name that is misspelt raises.
 
         Raises:
             InvalidRequestError: A value cannot be used; nothing was sent.
             SubmissionUnknownError: The job may or may not have been accepted.
             APIConnectionError, APIStatusError, APIResponseError: It was not accepted; or, with
                 `job` set, the service refuses to tell how it stands.
-            JobFailedError, JobTimeoutError, JobStalledError: It was accepted and came to no
+            JobFailedError, JobTimeoutError, JobStalledError: It was accepted and has led to no
                 image (yet); `job` is set.
         """
-        deadline = self.deadline(timeout)
-        job = self.submit(prompt, timeout=deadline, **options)
-        return job.result(timeout=deadline, on_progress=on_progress)
+        from .images import RequestedImage  # loaded with the context, on first use
+        from .jobs import Job
+        from .models import make_request
+
+        request = make_request(prompt, {
+            "negative_prompt": negative_prompt, "aspect_ratio": aspect_ratio, "width": width,
+            "height": height, "seed": seed, "subseed": subseed, "attention": attention,
+            "tiling": tiling, "reference_image": reference_image,
+            "reference_image_type": reference_image_type,
+            "reference_strength": reference_strength, "extra_body": extra_body, **unknown,
+        })  # fmt: skip
+        # Error trackers show the local variables of each frame: none may hold a prompt.
+        del prompt, negative_prompt, reference_image, extra_body, unknown
+        context, deadline = self._context, self.deadline(timeout)
+        job = Job.submit(context, request, deadline)
+        image = job.result(timeout=deadline, on_progress=on_progress)
+        assert isinstance(image, RequestedImage)  # the job has its request
+        return image
 
     def submit(
         self,
         prompt: "str | ImageRequest",
         *,
+        negative_prompt: str | None = None,
+        aspect_ratio: str | None = None,
+        width: SupportsIndex | None = None,
+        height: SupportsIndex | None = None,
+        seed: SupportsIndex | None = None,
+        subseed: SupportsIndex | None = None,
+        attention: SupportsIndex | None = None,
+        tiling: bool | None = None,
+        reference_image: str | None = None,
+        reference_image_type: str | None = None,
+        reference_strength: SupportsIndex | None = None,
+        extra_body: Mapping[str, Any] | None = None,
         timeout: "float | Deadline | None" = None,
-        **options: Any,
+        **unknown: NoReturn,
     ) -> "Job":
         """Submit a job for one image and do not wait. Arguments and errors as in `generate`."""
         from .jobs import Job  # loaded with the context, on first use
         from .models import make_request
 
-        context, deadline = self._context, self.deadline(timeout)
-        return Job.submit(context, make_request(prompt, options), deadline)
+        request = make_request(prompt, {
+            "negative_prompt": negative_prompt, "aspect_ratio": aspect_ratio, "width": width,
+            "height": height, "seed": seed, "subseed": subseed, "attention": attention,
+            "tiling": tiling, "reference_image": reference_image,
+            "reference_image_type": reference_image_type,
+            "reference_strength": reference_strength, "extra_body": extra_body, **unknown,
+        })  # fmt: skip
+        # Error trackers show the local variables of each frame: none may hold a prompt.
+        del prompt, negative_prompt, reference_image, extra_body, unknown
+        return Job.submit(self._context, request, self.deadline(timeout))
 
     def generate_many(
         self,

@@ -2,23 +2,19 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
 from ._files import atomic_write, is_writable
 from .deadline import Deadline
 from .downloads import ImageDownloader, ImageLink, without_query
-from .errors import ImageLabsError, attach_job
+from .errors import AcceptedJob, ImageLabsError, attach_job
 from .models import ImageRequest
 from .validation import invalid
 
-if TYPE_CHECKING:
-    from .jobs import Job
-
-__all__ = ["GeneratedImage", "Timings"]
+__all__ = ["GeneratedImage", "RequestedImage", "Timings"]
 
 
 @attrs.frozen
@@ -57,9 +53,12 @@ class GeneratedImage:
     task_id: str
     request: ImageRequest | None
     timings: Timings
-    job: "Job" = attrs.field(eq=False, repr=False)
+    job: AcceptedJob = attrs.field(eq=False, repr=False)
     _downloader: ImageDownloader = attrs.field(eq=False, repr=False, alias="downloader")
-    _final: bool = attrs.field(default=True, eq=False, repr=False, alias="final")
+    # `None`: the link is never refreshed; for a preview that would be another image's.
+    _refresh: Callable[[Deadline], str | None] | None = attrs.field(
+        default=None, eq=False, repr=False, alias="refresh"
+    )
 
     def read(self, *, timeout: float | Deadline | None = None) -> bytes:
         """Return the image's bytes, checked as in `save`.
@@ -122,12 +121,19 @@ class GeneratedImage:
         return Deadline.from_timeout(timeout, default=downloader.timeout, clock=downloader.clock)
 
     def _link(self) -> ImageLink:
-        # A fresh link for a preview would be that of another image.
-        return ImageLink(self.url, self._fresh_url if self._final else None)
+        return ImageLink(self.url, self._refresh and self._fresh_url)
 
     def _fresh_url(self, deadline: Deadline) -> str | None:
         """Return a fresh link, the old one if the service names none; `None` on failure."""
+        assert self._refresh is not None
         try:
-            return self.job.fresh_url(deadline) or self.url
+            return self._refresh(deadline) or self.url
         except ImageLabsError:
             return None
+
+
+@attrs.frozen(kw_only=True)
+class RequestedImage(GeneratedImage):
+    """A finished image whose `request` is known, such as the one that `generate` returns."""
+
+    request: ImageRequest

@@ -23,7 +23,7 @@ from .errors import (
     JobTimeoutError,
     attach_job,
 )
-from .images import GeneratedImage, Timings
+from .images import GeneratedImage, RequestedImage, Timings
 from .models import ImageRequest, Progress, State
 from .polling import Poll, after_failures
 from .validation import invalid
@@ -237,7 +237,7 @@ class Job:
             self._raise_if_failed()
             if self._progress is None or self._progress.image_url is None:
                 raise self._timeout_error()
-            return self._make_image(self._progress.image_url)
+            return self.image_at(self._progress.image_url, self._timings())
 
     def preview(self, url: str | None = None) -> GeneratedImage | None:
         """Return the unfinished image that a poll named; it is read or saved like a finished one.
@@ -254,23 +254,37 @@ class Job:
         """
         latest = self._progress.preview_url if self._progress else None
         address = url or latest
-        return self._make_image(address, final=False) if address else None
+        return self.image_at(address, self._timings(), final=False) if address else None
 
-    def _make_image(self, url: str, *, final: bool = True) -> GeneratedImage:
-        queued, total = self._queued or 0.0, self._ended or 0.0
-        return GeneratedImage(
-            url=self._context.downloader.absolute(url),
-            task_id=self._id,
-            request=self._request,
-            timings=Timings(queued, total - queued, total, self._poll_count),
-            job=self,
-            downloader=self._context.downloader,
-            final=final,
-        )
+    def image_at(self, url: str, timings: Timings, *, final: bool = True) -> GeneratedImage:
+        """Return the image of this job at `url`. Makes no request.
 
-    def fresh_url(self, deadline: Deadline) -> str | None:
+        Args:
+            url: As a poll gave it.
+            timings: How long it took.
+            final: False: a preview, whose link is never refreshed.
+        """
+        downloader = self._context.downloader
+        known: dict[str, Any] = {
+            "url": downloader.absolute(url),
+            "task_id": self._id,
+            "timings": timings,
+            "job": self,
+            "downloader": downloader,
+            "refresh": self._fresh_url if final else None,
+        }
+        if self._request is None:
+            return GeneratedImage(request=None, **known)
+        return RequestedImage(request=self._request, **known)
+
+    def _fresh_url(self, deadline: Deadline) -> str | None:
         """Poll once for the image's current URL: links expire."""
-        return self._context.endpoints.progress(self._id, deadline=deadline).image_url
+        endpoints = self._context.endpoints
+        return endpoints.progress(self._id, deadline=deadline, request=self._request).image_url
+
+    def _timings(self) -> Timings:
+        queued, total = self._queued or 0.0, self._ended or 0.0
+        return Timings(queued, total - queued, total, self._poll_count)
 
     # Keeping ---------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 import attrs
 
@@ -21,9 +21,6 @@ from .validation import (
     unknown_option,
     validator,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import Never
 
 __all__ = ["ImageRequest", "Progress", "State"]
 
@@ -162,7 +159,7 @@ class ImageRequest:
         reference_image_type: str | None = None,
         reference_strength: SupportsIndex = 30,
         extra_body: Mapping[str, Any] | None = None,
-        **unknown: "Never",
+        **unknown: NoReturn,
     ) -> None:
         """Check the values; `None` is each one's default.
 

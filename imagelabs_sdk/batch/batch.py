@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from .._redact import sanitize_text
 from ..context import ClientContext
 from ..errors import InvalidRequestError, JobFailedError, SubmissionUnknownError
-from ..images import GeneratedImage, Timings
+from ..images import Timings
 from ..jobs import Job
 from ..models import ImageRequest, Progress
-from ..validation import invalid
+from ..validation import invalid, invalid_secret
 from .checkpoint import Checkpoint, fingerprint
 from .scheduler import BatchSettings, Entry, Outcome, Scheduler
 
@@ -161,14 +160,7 @@ class Batch(Iterator[Outcome]):
             error = JobFailedError(facts["message"], status=facts["status"], waited=facts["waited"])
             error.attach_job(job)
             return Outcome(index, job.request, error=error, job=job)
-        image = GeneratedImage(
-            url=facts["url"],
-            task_id=job.id,
-            request=job.request,
-            timings=Timings(*facts["timings"]),
-            job=job,
-            downloader=self._context.downloader,
-        )
+        image = job.image_at(facts["url"], Timings(*facts["timings"]))
         return Outcome(index, job.request, result=image, job=job)
 
 
@@ -177,10 +169,11 @@ def _request(item: object) -> ImageRequest:
         return item
     if not isinstance(item, str | Mapping):
         raise invalid("item", type(item).__name__, "must be a prompt, an ImageRequest or a mapping")
-    try:
-        return ImageRequest(**item) if isinstance(item, Mapping) else ImageRequest(item)
-    except TypeError as exc:  # a name that is no field's, or no prompt
-        raise InvalidRequestError(f"item: {sanitize_text(exc)}", field="item") from exc
+    if isinstance(item, str):
+        return ImageRequest(item)
+    if not all(isinstance(name, str) for name in item) or "prompt" not in item:
+        raise invalid_secret("item", "must have the fields of an ImageRequest, with a prompt")
+    return ImageRequest(**item)
 
 
 def _unknown() -> SubmissionUnknownError:

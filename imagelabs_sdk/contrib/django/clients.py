@@ -17,7 +17,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 from django.conf import settings
@@ -28,11 +28,11 @@ from django.utils.connection import ConnectionProxy
 from django.utils.module_loading import import_string
 
 from imagelabs_sdk import (
-    GeneratedImage,
     HandlerTransport,
     ImageLabs,
     ImageRequest,
     InvalidRequestError,
+    RequestedImage,
     Transport,
 )
 
@@ -68,14 +68,16 @@ class SettingsError(ImproperlyConfigured):
 class Client(ImageLabs):
     """`ImageLabs`, with an eye on the database."""
 
-    def generate(self, prompt: str | ImageRequest, **options: Any) -> GeneratedImage:
-        """`ImageLabs.generate`, with a warning inside of a transaction.
+    if not TYPE_CHECKING:  # type checkers see the arguments of `ImageLabs.generate`
 
-        While it waits, the transaction would keep its connection and its locks from others.
-        """
-        if in_transaction():
-            warn_of_transaction("generate() keeps its connection and its locks while it waits")
-        return super().generate(prompt, **options)
+        def generate(self, prompt: str | ImageRequest, **options: Any) -> RequestedImage:
+            """`ImageLabs.generate`, with a warning inside of a transaction.
+
+            While it waits, the transaction would keep its connection and its locks from others.
+            """
+            if in_transaction():
+                warn_of_transaction("generate() keeps its connection and its locks while it waits")
+            return super().generate(prompt, **options)
 
 
 def in_transaction(using: str | None = None) -> str | None:
