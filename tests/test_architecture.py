@@ -29,6 +29,7 @@ SPINE = [
     "context",
 ]
 PUBLIC = ["__init__"]
+KIT = ["testing.clock", "testing.script", "testing.service", "testing.transport"]
 DJANGO = [
     f"contrib.django.{room}" for room in ("choices", "clients", "poll", "lifecycle", "models")
 ]
@@ -96,6 +97,13 @@ MAY_IMPORT = {
     "server.http": ["errors", "transports.base", "server.app"],
     "embedded": ["client", "polling", "server.app", "server.engines.render",
                  "server.engines.landscape.__init__", "transports.handler"],
+    "testing.__init__": [*KIT, "testing.scenario", "testing.sockets"],
+    "testing.clock": ["polling", "validation"],
+    "testing.script": ["validation", "models", "wire", "transports.base"],
+    "testing.transport": ["errors", "deadline", "transports.base", *KIT[:2]],
+    "testing.service": [*SPINE, "client", *KIT],
+    "testing.sockets": ["transports.base", *KIT],
+    "testing.scenario": ["validation", "errors", *KIT, "testing.sockets"],
     "cli.__init__": [],
     "cli.output": PUBLIC,
     "cli.files": [],

@@ -1,0 +1,26 @@
+"""A kit for testing what you build on the SDK: a scripted service and a clock nobody waits for.
+
+    >>> from imagelabs_sdk.testing import FakeService
+    >>> service = FakeService().queued(2).progress(0.1, 0.6).done()
+    >>> image = service.client().generate("a cat")
+    >>> service.assert_submitted_once(prompt="a cat")
+
+``docs/testing.md`` has a recipe for each failure. For pytest:
+``pytest_plugins = ["imagelabs_sdk.testing.fixtures"]``.
+"""
+
+from .clock import FakeClock
+from .scenario import load_scenario
+from .script import JobScript
+from .service import FakeService, SentRequest, Submit
+from .sockets import serve_in_thread
+
+__all__ = [
+    "FakeClock",
+    "FakeService",
+    "JobScript",
+    "SentRequest",
+    "Submit",
+    "load_scenario",
+    "serve_in_thread",
+]

@@ -1,0 +1,82 @@
+"""A clock that moves only when somebody sleeps or a test says so."""
+
+import threading
+import time
+from typing import Protocol
+
+from .. import validation
+from ..polling import Adaptive, FixedInterval
+
+__all__ = ["Clock", "FakeClock", "SystemClock"]
+
+
+class Clock(Protocol):
+    """What a fake service measures time by."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def sleep(self, seconds: float) -> None:
+        """Wait so many seconds of this clock."""
+        ...  # pragma: no cover - a Protocol has no body
+
+
+class SystemClock:
+    """Real time, for a fake service that other programs talk to."""
+
+    def now(self) -> float:
+        """Return `time.monotonic`."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Really wait."""
+        time.sleep(seconds)
+
+
+class FakeClock:
+    """A clock for tests: a sleep of ten minutes returns at once, ten minutes later by this clock.
+
+    Safe for threads.
+
+    Attributes:
+        slept: Each sleep so far, in seconds.
+    """
+
+    def __init__(self, start: float = 1000.0) -> None:
+        """Stand still at `start` seconds."""
+        self.slept: list[float] = []
+        self._start = self._now = start
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        """Return the time in seconds. It does not pass by itself."""
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Move the time by `seconds` and return at once."""
+        self.advance(seconds)
+        self.slept.append(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass.
+
+        Raises:
+            InvalidRequestError: Time does not run backwards.
+        """
+        validation.seconds("seconds", seconds, least=0.0)
+        with self._lock:
+            self._now += seconds
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that have passed since the clock was made."""
+        return self._now - self._start
+
+    def adaptive(self) -> Adaptive:
+        """Return the default polling strategy, by this clock."""
+        return Adaptive(clock=self.now, sleep=self.sleep)
+
+    def every(self, seconds: float) -> FixedInterval:
+        """Return a strategy that polls every `seconds`, by this clock."""
+        return FixedInterval(seconds, clock=self.now, sleep=self.sleep)
