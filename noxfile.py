@@ -49,6 +49,13 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a broken link or reference fails."""
+    session.install("-e", ".[docs]")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 @nox.parametrize("extra", ["cli", "server", "celery", "django"])
 def extras(session: nox.Session, extra: str) -> None:
     """Install one extra alone, as the documentation says, and run what it is for."""

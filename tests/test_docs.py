@@ -1,0 +1,137 @@
+"""Every block of code in README.md and docs/ runs as it stands, against a real service."""
+
+import configparser
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from imagelabs_sdk.server.app import App
+from imagelabs_sdk.server.engines.landscape import LandscapeEngine
+from imagelabs_sdk.server.http import running
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ELSEWHERE = ("docs/django.md", "docs/testing.md", "docs/performance.md")
+"""Pages with a test of their own, or without code to run."""
+
+_BLOCK = re.compile(
+    r"^(?P<mark><!-- docs: (?P<how>[^>]+) -->\n)?```(?P<kind>\w+)[^\n]*\n(?P<code>.*?)^```",
+    re.M | re.S,
+)
+_EXTRA = re.compile(r"imagelabs_sdk\[([^\]]*)\]|\"\.\[([^\]]*)\]")
+
+
+@attrs.frozen
+class Block:
+    """One fenced block.
+
+    Attributes:
+        how: The comment above it: ``raises NAME``, or ``not run: REASON``; empty: it runs.
+    """
+
+    kind: str
+    code: str
+    how: str
+
+
+def blocks(page: Path) -> list[Block]:
+    found = _BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [Block(m["kind"], m["code"], m["how"] or "") for m in found]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    with running(App(LandscapeEngine(duration=0.0))) as url:
+        yield url
+
+
+def run_python(block: Block, namespace: dict[str, object], page: str) -> None:
+    code = compile(block.code, f"<{page}>", "exec")
+    expected = block.how.removeprefix("raises ") if block.how.startswith("raises ") else ""
+    try:
+        exec(code, namespace)
+    except Exception as error:
+        if type(error).__name__ != expected:
+            raise
+    else:
+        assert not expected
+
+
+def run_shell(block: Block) -> None:
+    """Run the lines that call our command or prepare for it; installing is not repeated here."""
+    command = f'imagelabs() {{ {shlex.quote(sys.executable)} -m imagelabs_sdk "$@"; }}'
+    for line in block.code.replace("\\\n", " ").splitlines():
+        if line.startswith(("imagelabs ", "printf ", "mkdir ")):
+            done = subprocess.run(
+                ["bash", "-c", f"{command}; {line}"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if name(p) not in ELSEWHERE], ids=name)
+def test_the_code_on_a_page_runs_as_it_stands(
+    page: Path, service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader copies it, from top to bottom, and wants it to work."""
+    monkeypatch.setenv("IMAGELABS_BASE_URL", service)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.how.startswith("not run"):
+            continue
+        if block.kind == "python":
+            run_python(block, namespace, name(page))
+        elif block.kind == "sh":
+            run_shell(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_what_a_page_installs_exists(page: Path) -> None:
+    """An extra that setup.cfg does not know is installed as nothing, with a warning at most."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    known = set(config["options.extras_require"])
+    named = {
+        e
+        for m in _EXTRA.finditer(page.read_text(encoding="utf-8"))
+        for e in (m[1] or m[2]).split(",")
+    }
+    assert named <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_link_on_a_page_leads_somewhere(page: Path) -> None:
+    """Relative links and images point to files that exist, with anchors that their page has."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+            assert anchor in slugs, target
+
+
+def test_a_block_that_is_not_run_says_why() -> None:
+    """A block is left out for a reason that its source tells."""
+    for page in PAGES:
+        for block in blocks(page):
+            assert not block.how.startswith("not run") or len(block.how) > len("not run: ") + 10
