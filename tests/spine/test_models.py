@@ -1,5 +1,6 @@
 """The request: bad input is said before anything is sent, by field, value and remedy."""
 
+import inspect
 import math
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagelabs_sdk import ImageRequest, InvalidRequestError, Progress, State
+from imagelabs_sdk import ImageLabs, ImageRequest, InvalidRequestError, Progress, State
 from imagelabs_sdk.models import MAX_SIDE, size_for
 
 
@@ -124,3 +125,79 @@ def test_a_progress_shows_addresses_shortened() -> None:
     progress = Progress(state=State.DONE, image_url="https://h/" + "x\x1b" * 5000)
     assert len(repr(progress)) < 500
     assert "\x1b" not in repr(progress)
+
+
+@pytest.mark.parametrize("call", [ImageLabs.generate, ImageLabs.submit])
+def test_generate_and_submit_take_every_field_of_a_request(call: Any) -> None:
+    """The three signatures are written out for editors and type checkers, and must not drift."""
+    fields = set(inspect.signature(ImageRequest).parameters)
+    assert fields <= set(inspect.signature(call).parameters)
+    assert fields - {"unknown"} == {field.name for field in attrs.fields(ImageRequest)}
+
+
+@pytest.mark.parametrize("name", ["widht", "Width", "with"])
+def test_an_unknown_field_is_answered_with_the_nearest_one(name: str) -> None:
+    """Whoever misspells it should not have to open the documentation."""
+    with pytest.raises(InvalidRequestError, match="did you mean width") as caught:
+        ImageRequest("x", **{name: 512})  # type: ignore[arg-type]
+    assert (caught.value.code, caught.value.params) == ("unknown_option", {"nearest": "width"})
+
+
+def test_a_name_like_no_field_is_answered_with_all_of_them() -> None:
+    """Then the list is the shortest way."""
+    with pytest.raises(InvalidRequestError, match=r"known are aspect_ratio, .*width"):
+        ImageRequest("x", qqqq=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code", "params"),
+    [
+        ("prompt", " ", "blank", {}),
+        ("prompt", 7, "not_text", {"type": "int"}),
+        ("prompt", "a\ud800b", "not_unicode", {"position": 1}),
+        ("width", 0, "too_small", {"low": 1, "high": 4096, "unit": "pixels"}),
+        ("width", 9999, "too_large", {"low": 1, "high": 4096, "unit": "pixels"}),
+        ("width", 1.5, "not_whole_number", {"low": 1, "high": 4096, "unit": "pixels"}),
+        ("tiling", 1, "not_true_or_false", {}),
+        ("aspect_ratio", "wide", "malformed", {"example": "16:9", "low": "1:8", "high": "8:1"}),
+        ("extra_body", 7, "not_mapping", {}),
+        ("extra_body", {"a": math.inf}, "not_json", {}),
+    ],
+)
+def test_a_refused_value_has_a_code_and_its_limits(
+    field: str, value: Any, code: str, params: dict[str, Any]
+) -> None:
+    """Pages translate by them; no text is parsed."""
+    with pytest.raises(InvalidRequestError) as caught:
+        ImageRequest(**{"prompt": "x", field: value})
+    assert (caught.value.code, caught.value.params) == (code, params)
+
+
+class WholeNumber:
+    """As NumPy's are."""
+
+    def __index__(self) -> int:
+        return 512
+
+
+def test_whole_numbers_of_other_libraries_are_whole_numbers() -> None:
+    """Sizes and seeds come out of arrays; what is kept is a plain number that goes into JSON."""
+    request = ImageRequest("x", width=WholeNumber(), seed=WholeNumber())
+    assert (type(request.width), request.width, request.seed) == (int, 512, 512)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"negative_prompt": "\udfff"},
+        {"reference_image": "\ud800"},
+        {"reference_image_type": "\ud800"},
+        {"extra_body": {"a": ["\ud800"]}},
+        {"extra_body": {"\ud800": 1}},
+    ],
+)
+def test_a_lone_surrogate_is_refused_by_name(texts: Any) -> None:
+    """It comes from cut or wrongly decoded text, and no encoding can carry it."""
+    with pytest.raises(InvalidRequestError, match="surrogate") as caught:
+        ImageRequest("x", **texts)
+    assert caught.value.field in texts
