@@ -24,7 +24,7 @@ import attrs
 __all__ = ["Service", "ends_at", "running"]
 
 ROOT = Path(__file__).parent.parent
-_HEAD, _TAIL = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_TAIL = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _ZEROS = memoryview(bytes(1 << 20))
 _numbers = itertools.count()
 
@@ -134,8 +134,9 @@ class _Peer(asyncio.Protocol):
             self._transport.write(_head("application/json", len(answer)) + answer)
 
     def _start_image(self, size: int) -> None:
-        self._transport.write(_head("image/png", size) + _HEAD)
-        self._left = size - len(_HEAD)
+        start = b"\x89PNG\r\n\x1a\n" + (size - 32).to_bytes(4, "big") + b"IDAT"
+        self._transport.write(_head("image/png", size) + start)
+        self._left = size - len(start)
         self.resume_writing()
 
     def pause_writing(self) -> None:

@@ -1,6 +1,7 @@
 """Fetch an image from a URL that the service gave, which is not to be trusted."""
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from .errors import (
     DownloadError,
     ForbiddenAddressError,
 )
-from .formats import HEAD_SIZE, AvifBoxes, ImageFormat, is_whole, sniff
+from .formats import ImageFormat, StructureParser
 from .transports.base import HttpRequest, HttpResponse, Transport, origin_of
 
 __all__ = ["ImageDownloader", "ImageLink", "without_query"]
@@ -27,9 +28,7 @@ log = logging.getLogger(__name__)
 
 _MAX_URL = 4096  # characters
 _MAX_REDIRECTS = 5  # of one image
-_TAIL = 16  # bytes, more than any format's end mark
-_ATTEMPTS = 3  # to fetch one image; a GET may be repeated
-_PAUSE = 0.5  # seconds between attempts, times the number of the attempt
+_PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to fetch one image
 _STALE = (403, 404, 410)  # the link has expired, or never worked
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ODD = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")  # what no URL needs unescaped
@@ -44,10 +43,12 @@ class ImageLink:
         url: Its URL.
         refresh: Asks the service for a fresh URL when this one has expired, once;
             `None`: there is none to be had, or this one is fresh.
+        format: The image's format, once its first bytes have told it.
     """
 
     url: str
     refresh: Callable[[Deadline], str | None] | None = None
+    format: ImageFormat | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -85,23 +86,20 @@ class ImageDownloader:
         return urljoin(self.base_url, url) if re.match("/[^/]", url) else url
 
     def download(self, link: ImageLink, file: IO[bytes], deadline: Deadline) -> ImageFormat:
-        """Write the whole image to `file`, starting again after a failure that may pass.
+        """Write the whole image to `file`, trying again after a failure that may pass.
 
         Raises:
             DownloadError: It could not be fetched, or is not an image.
         """
-        for attempt in range(1, _ATTEMPTS):
-            try:
-                return self._write(link, file, deadline)
-            except DownloadError as error:
-                pause = _PAUSE * attempt
-                if not _may_pass(error) or pause >= deadline.remaining():
-                    raise
-                log.debug("fetching again in %.1f s: %s", pause, error)
-                self.sleep(pause)
-                file.seek(0)
-                file.truncate()
-        return self._write(link, file, deadline)
+
+        def restart() -> None:
+            file.seek(0)
+            file.truncate()
+
+        for piece in self._attempts(link, _Transfer(self.max_bytes), deadline, restart):
+            file.write(piece)
+        assert link.format is not None  # there is a piece, and with it the format
+        return link.format
 
     def stream(self, link: ImageLink, deadline: Deadline) -> Iterator[bytes]:
         """Yield the image piece by piece, the first one after its format is known.
@@ -109,50 +107,64 @@ class ImageDownloader:
         Raises:
             DownloadError: It could not be fetched, is not an image, or was cut.
         """
+        return self._attempts(link, _Transfer(self.max_bytes), deadline, None)
+
+    def _attempts(
+        self,
+        link: ImageLink,
+        transfer: "_Transfer",
+        deadline: Deadline,
+        restart: Callable[[], None] | None,
+    ) -> Iterator[bytes]:
+        """Yield the image from one or several responses.
+
+        `restart` is called when pieces start again from the beginning; `None`: they cannot.
+        """
+        for pause in (*_PAUSES, math.inf):
+            try:
+                yield from self._attempt(link, transfer, deadline, restart)
+            except DownloadError as error:
+                error.url = error.url or without_query(link.url)
+                if not _may_pass(error):
+                    raise
+                lost = restart is None and transfer.received and not transfer.validator
+                if lost or pause >= deadline.remaining():
+                    if transfer.parser.complete:
+                        log.debug("whole by its own structure, although %s", error.message)
+                        return
+                    raise
+                log.debug("fetching again in %.1f s: %s", pause, error)
+            else:
+                return
+            self.sleep(pause)
+
+    def _attempt(
+        self,
+        link: ImageLink,
+        transfer: "_Transfer",
+        deadline: Deadline,
+        restart: Callable[[], None] | None,
+    ) -> Iterator[bytes]:
+        """Yield what one response adds to the image."""
         try:
-            with self._open_link(link, deadline) as response:
-                yield from _checked_pieces(response, self.max_bytes)
+            with self._open_link(link, transfer, deadline) as response:
+                if not transfer.goes_on_with(response):
+                    if transfer.received and restart is None:
+                        raise DownloadError("the image broke off and cannot be resumed")
+                    if restart is not None:
+                        restart()
+                    transfer.restart(response)
+                for piece in transfer.checked(response):
+                    link.format = transfer.parser.format
+                    yield piece
         except APIConnectionError as exc:
             raise _failure(f"the image broke off: {exc.message}", link.url) from exc
-        except DownloadError as error:
-            error.url = error.url or without_query(link.url)
-            raise
 
-    def open(self, url: str, deadline: Deadline) -> HttpResponse:
-        """Return a response with status 200 whose body may be an image; the caller closes it.
-
-        Raises:
-            DownloadError: There is none.
-        """
-        deadline = deadline.within(self.request_timeout)
-        url = self.absolute(url)
-        for _ in range(_MAX_REDIRECTS + 1):
-            self._check(url)
-            response = self._get(url, deadline)
-            if response.status == 200:
-                return self._check_length(response, url)
-            response.close()
-            location = response.headers.get("location")
-            if response.status not in _REDIRECTS or not location:
-                raise _failure(
-                    f"the image's address answered {response.status}", url, response.status
-                )
-            with suppress(ValueError):  # malformed: the same URL again, until the limit
-                url = urljoin(url, location)
-        raise _failure("the image's address redirects without end", url)
-
-    def _write(self, link: ImageLink, file: IO[bytes], deadline: Deadline) -> ImageFormat:
-        head = b""
-        for piece in self.stream(link, deadline):
-            head = head or piece[:HEAD_SIZE]
-            file.write(piece)
-        found = sniff(head)
-        assert found is not None  # stream has refused everything else
-        return found
-
-    def _open_link(self, link: ImageLink, deadline: Deadline) -> HttpResponse:
+    def _open_link(
+        self, link: ImageLink, transfer: "_Transfer", deadline: Deadline
+    ) -> HttpResponse:
         try:
-            return self.open(link.url, deadline)
+            return self._open(link.url, transfer, deadline)
         except DownloadError as error:
             if link.refresh is None or error.status_code not in _STALE:
                 raise
@@ -162,14 +174,36 @@ class ImageDownloader:
             if fresh is None:
                 raise
         link.url = fresh
-        return self.open(link.url, deadline)
+        return self._open(link.url, transfer, deadline)
 
-    def _get(self, url: str, deadline: Deadline) -> HttpResponse:
+    def _open(self, url: str, transfer: "_Transfer", deadline: Deadline) -> HttpResponse:
+        """Return a response with an image's status, after redirects; the caller closes it."""
+        deadline = deadline.within(self.request_timeout)
+        url = self.absolute(url)
+        for _ in range(_MAX_REDIRECTS + 1):
+            self._check(url)
+            response = self._get(url, transfer, deadline)
+            if response.status in (200, 206):
+                return self._check_length(response, url)
+            response.close()
+            location = response.headers.get("location")
+            if response.status not in _REDIRECTS or not location:
+                if response.status == 416:
+                    transfer.validator = ""
+                raise _failure(
+                    f"the image's address answered {response.status}", url, response.status
+                )
+            with suppress(ValueError):  # malformed: the same URL again, until the limit
+                url = urljoin(url, location)
+        raise _failure("the image's address redirects without end", url)
+
+    def _get(self, url: str, transfer: "_Transfer", deadline: Deadline) -> HttpResponse:
         own = origin_of(url) == origin_of(self.base_url)
+        headers = self.headers if own else self.foreign_headers
         request = HttpRequest(
             method="GET",
             url=url,
-            headers=self.headers if own else self.foreign_headers,
+            headers={**headers, **transfer.range_headers()},
             cookies=self.cookies if own else None,
             public_only=not own and not self.allow_private_hosts,
         )
@@ -203,6 +237,82 @@ class ImageDownloader:
             raise _failure("the image's address is too long, or has odd characters", url)
 
 
+@attrs.define
+class _Transfer:
+    """The state of one image that is fetched, over one or several responses.
+
+    Attributes:
+        max_bytes: Larger images are refused.
+        received: Bytes that were handed out.
+        validator: Names the version of the image that they belong to, if the server can resume
+            it; else empty.
+        parser: Has seen these bytes.
+    """
+
+    max_bytes: int
+    received: int = 0
+    validator: str = ""
+    parser: StructureParser = attrs.field(factory=StructureParser)
+
+    def range_headers(self) -> dict[str, str]:
+        """Return the headers that ask for the rest of the same version."""
+        if not (self.received and self.validator):
+            return {}
+        return {
+            "range": f"bytes={self.received}-",
+            "if-range": self.validator,
+            "accept-encoding": "identity",
+        }
+
+    def goes_on_with(self, response: HttpResponse) -> bool:
+        """Return True if `response` holds the rest of what was received."""
+        start = f"bytes {self.received}-"
+        return (
+            response.status == 206
+            and self.received > 0
+            and response.headers.get("content-range", "").lower().startswith(start)
+            and not response.headers.get("content-encoding")
+        )
+
+    def restart(self, response: HttpResponse) -> None:
+        """Forget what was received; `response` starts from the beginning."""
+        if response.status == 206:
+            self.validator = ""
+            raise APIConnectionError("another part came than was asked for")
+        self.received, self.parser = 0, StructureParser()
+        self.validator = _validator(response.headers)
+
+    def checked(self, response: HttpResponse) -> Iterator[bytes]:
+        """Yield the body once its first bytes are an image's and while it is not too large."""
+        held = b""
+        for each in response.iter_bytes():
+            self.parser.feed(each)
+            if self.parser.rejected:
+                raise DownloadError("what came is no image")
+            if self.parser.format is None:
+                held += each
+                continue
+            piece, held = held + each, b""
+            self.received += len(piece)
+            if self.received > self.max_bytes:
+                raise DownloadError(f"the image is larger than {self.max_bytes} bytes")
+            yield piece
+            del each, piece  # not held while the next one comes in
+        if not self.parser.complete:
+            self.validator = ""  # HTTP takes it for whole: it would not send a rest
+            raise APIConnectionError(f"it is cut short after {self.received + len(held)} bytes")
+
+
+def _validator(headers: Mapping[str, str]) -> str:
+    """Return what names this version of a resource in ``If-Range``; empty if nothing does."""
+    if headers.get("accept-ranges", "").lower() != "bytes" or headers.get("content-encoding"):
+        return ""
+    etag, modified = headers.get("etag", ""), headers.get("last-modified", "")
+    if etag:
+        return etag if etag.startswith('"') else ""  # a weak one does not promise equal bytes
+    return modified if modified != headers.get("date") else ""  # it may have changed within 1 s
+
+
 def without_query(url: str) -> str:
     """Return a URL that may be shown: without its query, which may be a key, and cut."""
     return sanitize_text(url.partition("?")[0])
@@ -217,29 +327,4 @@ def _may_pass(error: DownloadError) -> bool:
     cause, status = error.__cause__, error.status_code or 0
     if isinstance(cause, APIConnectionError):
         return not isinstance(cause, ForbiddenAddressError)
-    return isinstance(cause, APIStatusError) or status >= 500 or status in (408, 425, 429)
-
-
-def _checked_pieces(response: HttpResponse, max_bytes: int) -> Iterator[bytes]:
-    """Yield the body once its first bytes are an image's and as long as it is not too large."""
-    pieces = response.iter_bytes()
-    head, piece = b"", None
-    for piece in pieces:
-        head += piece
-        if len(head) >= HEAD_SIZE:
-            break
-    found = sniff(head)
-    if found is None:
-        raise DownloadError("what came is no image" if head else "nothing came")
-    piece, head = head, head[:HEAD_SIZE]  # the first piece may be large: it is released as well
-    total, tail, boxes = 0, b"", AvifBoxes()
-    while piece is not None:
-        total += len(piece)
-        if total > max_bytes:
-            raise DownloadError(f"the image is larger than {max_bytes} bytes")
-        tail = piece[-_TAIL:] if len(piece) >= _TAIL else (tail + piece)[-_TAIL:]
-        boxes.feed(piece)
-        yield piece
-        piece = next(pieces, None)
-    if not (response.whole_by_length or is_whole(found, head, tail, total, boxes)):
-        raise APIConnectionError("it lacks its end")
+    return isinstance(cause, APIStatusError) or status >= 500 or status in (408, 416, 425, 429)

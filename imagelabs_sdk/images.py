@@ -1,9 +1,12 @@
 """Finished images: read, stream or save them."""
 
 import io
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -11,10 +14,13 @@ from ._files import atomic_write, is_writable
 from .deadline import Deadline
 from .downloads import ImageDownloader, ImageLink, without_query
 from .errors import AcceptedJob, ImageLabsError, attach_job
+from .formats import ImageFormat, format_of_name, has_image_suffix
 from .models import ImageRequest
 from .validation import invalid
 
 __all__ = ["GeneratedImage", "RequestedImage", "Timings"]
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -32,6 +38,13 @@ class Timings:
     running: float
     total: float
     polls: int
+
+
+@attrs.define
+class _Known:
+    """What fetching an image has told about it."""
+
+    format: ImageFormat | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +72,20 @@ class GeneratedImage:
     _refresh: Callable[[Deadline], str | None] | None = attrs.field(
         default=None, eq=False, repr=False, alias="refresh"
     )
+    _known: _Known = attrs.field(factory=_Known, eq=False, repr=False, init=False)
+
+    @property
+    def format(self) -> ImageFormat | None:
+        """The format, by the image's bytes once it was fetched, until then by its URL's suffix.
+
+        `None`: not known before the image is fetched.
+        """
+        return self._known.format or format_of_name(urlsplit(self.url).path)
+
+    @property
+    def media_type(self) -> str | None:
+        """Such as ``"image/png"``; `None` as for `format`."""
+        return self.format.media_type if self.format else None
 
     def read(self, *, timeout: float | Deadline | None = None) -> bytes:
         """Return the image's bytes, checked as in `save`.
@@ -72,7 +99,7 @@ class GeneratedImage:
         """
         with attach_job(self.job):
             buffer = io.BytesIO()
-            self._downloader.download(self._link(), buffer, self._deadline(timeout))
+            self._download(buffer, self._deadline(timeout))
             return buffer.getvalue()
 
     def iter_bytes(self, *, timeout: float | Deadline | None = None) -> Iterator[bytes]:
@@ -82,7 +109,10 @@ class GeneratedImage:
         raises `DownloadError` at its end.
         """
         with attach_job(self.job):
-            yield from self._downloader.stream(self._link(), self._deadline(timeout))
+            link, deadline = self._link(), self._deadline(timeout)
+            for piece in self._downloader.stream(link, deadline):
+                self._known.format = link.format
+                yield piece
 
     def save(
         self, path: str | os.PathLike[str], *, timeout: float | Deadline | None = None
@@ -93,13 +123,14 @@ class GeneratedImage:
         renamed, so that what was there survives a failure.
 
         Args:
-            path: If it has no extension, the one of the image's format is added. Its folder
-                must exist. A file that is there is replaced.
+            path: Unless it ends with a suffix of the image's format, that of the format is added:
+                ``"x"`` and ``"x.jpg"`` of a PNG become ``"x.png"`` and ``"x.jpg.png"``. Its
+                folder must exist. A file that is there is replaced.
             timeout: Seconds for everything, or a `Deadline`; `None`: the client's `timeout`;
                 infinity: no limit.
 
         Returns:
-            The path of the file.
+            The path of the file, with the suffix that was added.
 
         Raises:
             InvalidRequestError: Nothing can be written at `path`; nothing was fetched.
@@ -111,10 +142,13 @@ class GeneratedImage:
             if not is_writable(target):
                 raise invalid("path", str(path), "must be a file in a folder that exists")
             with atomic_write(target) as draft:
-                found = self._downloader.download(self._link(), draft.file, deadline)
-                if not target.suffix:
-                    draft.target = target.with_name(target.name + found.extension)
+                found = self._download(draft.file, deadline)
+                draft.target = _with_extension(target, found)
             return draft.target
+
+    def _download(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
+        found = self._known.format = self._downloader.download(self._link(), file, deadline)
+        return found
 
     def _deadline(self, timeout: float | Deadline | None) -> Deadline:
         downloader = self._downloader
@@ -137,3 +171,13 @@ class RequestedImage(GeneratedImage):
     """A finished image whose `request` is known, such as the one that `generate` returns."""
 
     request: ImageRequest
+
+
+def _with_extension(target: Path, found: ImageFormat) -> Path:
+    """Return the path with the suffix of the image's format added, unless it has one."""
+    if format_of_name(target.name) == found:
+        return target
+    longer = target.with_name(target.name + found.extension)
+    if has_image_suffix(target.name):
+        log.warning("the image is a %s: saved as %s", found.name, longer)
+    return longer

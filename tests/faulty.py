@@ -33,8 +33,10 @@ class Asked:
 class Wire:
     """The server's end of one connection."""
 
-    def __init__(self, sock: socket.socket, file: BinaryIO, stop: threading.Event) -> None:
-        self.sock, self.file, self.stop = sock, file, stop
+    def __init__(
+        self, sock: socket.socket, file: BinaryIO, stop: threading.Event, asked: Asked
+    ) -> None:
+        self.sock, self.file, self.stop, self.asked = sock, file, stop, asked
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -187,7 +189,7 @@ class FaultyServer:
             file = stack.enter_context(sock.makefile("rb"))
             self.open.append(sock)
             while sock.fileno() >= 0 and (asked := self._read(file, number)):
-                self._next(asked)(Wire(sock, file, self.stop))
+                self._next(asked)(Wire(sock, file, self.stop, asked))
 
     def _read(self, file: BinaryIO, number: int) -> Asked | None:
         head = file.readline().decode("latin-1").split()

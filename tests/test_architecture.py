@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "formats": [],
     "_files": [],
     "downloads": ["_redact", "errors", "deadline", "formats", "transports.base"],
-    "images": ["validation", "errors", "deadline", "models", "downloads", "_files"],
+    "images": ["validation", "errors", "deadline", "formats", "models", "downloads", "_files"],
     "jobs": SPINE,
     "batch.__init__": [],
     "batch.admission": ["errors", "endpoints"],

@@ -89,7 +89,6 @@ class DeadlineSession:
             answer.headers,
             _stream(answer, exchange, request.url),
             on_close=answer.close,
-            whole_by_length=_ends_by_length(answer, exchange),
         )
 
     def close(self) -> None:
@@ -319,13 +318,6 @@ def _raw(answer: requests.Response, deadline: Deadline) -> Iterator[bytes]:
     expected = answer.headers.get("content-length", "")
     if expected.isdecimal() and count < int(expected[:20]):  # pragma: no cover - urllib3 2 says so
         raise urllib3.exceptions.ProtocolError(f"{count} bytes of {expected[:20]} came")
-
-
-def _ends_by_length(answer: requests.Response, exchange: _connections.Exchange) -> bool:
-    """Return True if HTTP tells a cut body from a whole one. Bodies made in process are whole."""
-    chunked = getattr(answer.raw, "chunked", False)
-    length = answer.headers.get("content-length", "")
-    return not exchange.sent or length.isdecimal() or bool(chunked)
 
 
 # Failures -----------------------------------------------------------------------------

@@ -75,15 +75,12 @@ class HttpResponse:
         chunks: The body, free of transfer and content codings: bytes, or an iterable that
             can be iterated once and raises `APIConnectionError` when the body breaks off.
         on_close: Releases what the response holds open.
-        whole_by_length: True if HTTP itself tells a whole body from one cut short. It does
-            not when the body ends where the connection does.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(factory=dict, converter=_lower, repr=False)
     chunks: Iterable[bytes] = attrs.field(default=b"", converter=_chunks, repr=False)
     on_close: Callable[[], None] = attrs.field(default=_nothing, repr=False)
-    whole_by_length: bool = True
 
     def iter_bytes(self) -> Iterator[bytes]:
         """Return the body as it arrives, piece by piece; can be iterated once."""

@@ -175,7 +175,8 @@ def test_an_interrupted_embedded_batch_has_nothing_to_resume(
 
 def test_a_contact_sheet_shows_all_that_is_there(imagelabs: Command, gallery: Gallery) -> None:
     """Also what an earlier run has drawn, and whatever cannot be read as an empty frame."""
-    gallery.images = {"a-castle": HttpResponse(200, {}, b"GIF89a" + b"x" * 40 + b";")}
+    unreadable = b"RIFF\x18\0\0\0WEBPVP8 \x0c\0\0\0" + bytes(12)  # whole, by its structure
+    gallery.images = {"a-castle": HttpResponse(200, {}, unreadable)}
     assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 0
     result = imagelabs.batch("--checkpoint", "run.jsonl", "--contact-sheet", "sheet.png")
     assert result.stderr.splitlines()[-1] == "contact sheet: sheet.png"

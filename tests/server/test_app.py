@@ -36,6 +36,7 @@ from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 from imagelabs_sdk.server.engines.render import RenderStatus
 from imagelabs_sdk.server.http import Server, running, serve, wsgi
 from tests.conftest import FakeTime
+from tests.faulty import PNG
 
 BASE = "http://imagelabs.test"
 SMALL = ImageRequest("a lighthouse at dusk", width=64, height=48, seed=1, subseed=2)
@@ -63,7 +64,7 @@ class Easel:
     """An engine of which a test says how its drawings stand."""
 
     now: RenderStatus = DONE
-    data: bytes = b"\x89PNG\r\n\x1a\n an image, or so it polls"
+    data: bytes = PNG
     requests: list[ImageRequest] = attrs.Factory(list)
     asked: int = 0
     drawn: int = 0

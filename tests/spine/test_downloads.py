@@ -18,7 +18,7 @@ from imagelabs_sdk import (
 )
 from tests import faulty
 from tests.faulty import PNG, FaultyServer, chunked, message
-from tests.spine.samples import CUT, NO_IMAGES
+from tests.spine.samples import CUT, NO_IMAGES, encoded
 
 Connect = Callable[..., ImageLabs]
 Make = Callable[..., GeneratedImage]
@@ -52,13 +52,13 @@ def test_an_image_that_breaks_off_is_fetched_again(
 
 
 def test_a_passing_failure_is_outlasted(server: FaultyServer, image: Make, tmp_path: Path) -> None:
-    """Three attempts; then the last error is told."""
+    """Five attempts; then the last error is told."""
     assert image(faulty.reply(503), faulty.reset(), faulty.reply(200, PNG)).read() == PNG
     server.asked.clear()
     with pytest.raises(DownloadError) as caught:
         image(faulty.reply(500)).read()
     assert caught.value.status_code == 500
-    assert server.count("/image.png") == 3
+    assert server.count("/image.png") == 5
 
 
 @pytest.mark.parametrize("code", [400, 401, 402, 451])
@@ -231,3 +231,134 @@ def test_https_does_not_fall_back_to_http() -> None:
     client = ImageLabs("https://api.test", transport=HandlerTransport(peer), poll_interval=0.01)
     with pytest.raises(DownloadError, match="http:"):
         client.generate("x").read()
+
+
+# Short, broken off, resumed -----------------------------------------------------------
+
+LARGE = encoded("PNG", size=(400, 300))
+
+
+def test_a_short_image_is_fetched_again_with_growing_pauses(
+    server: FaultyServer, connect: Connect, time: Any
+) -> None:
+    """The service says that it is done before its disk has all of it."""
+    half, empty = faulty.reply(200, PNG[:40]), faulty.reply(200, b"")
+    server.scripts["/image.png"] = [half, empty, half, half, faulty.reply(200, PNG)]
+    assert connect(server, polling=time.every(0.01)).generate("x").read() == PNG
+    assert time.slept[-4:] == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_an_image_that_stays_short_is_an_error(server: FaultyServer, image: Make) -> None:
+    """Whatever HTTP says of its length; after five attempts."""
+    with pytest.raises(DownloadError, match="cut short after 40 bytes") as caught:
+        image(faulty.reply(200, PNG[:40])).read()
+    assert caught.value.url == f"{server.url}/image.png"
+    assert server.count("/image.png") == 5
+
+
+def test_a_wrong_length_does_not_cost_a_whole_image(server: FaultyServer, image: Make) -> None:
+    """HTTP says that more was to come; by its own structure the image is there."""
+    wrong = faulty.raw(message(200, PNG, [("Content-Length", "9999")]))
+    assert image(wrong).read() == PNG
+    assert b"".join(image(wrong).iter_bytes()) == PNG
+
+
+def in_parts(data: bytes, validator: tuple[str, str], broken: int, more: Any = ()) -> faulty.Answer:
+    """Honours ranges as a file server does; the first `broken` answers end after 100,000 bytes."""
+    left = [broken]
+
+    def answer(wire: faulty.Wire) -> None:
+        asked = wire.asked.headers
+        start = 0
+        headers = [("Accept-Ranges", "bytes"), validator, *more]
+        if "range" in asked and asked["if-range"] == validator[1]:
+            start = int(asked["range"].removeprefix("bytes=").rstrip("-"))
+            headers.append(("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}"))
+        body = data[start:]
+        headers.append(("Content-Length", str(len(body))))
+        if left[0]:
+            left[0] -= 1
+            wire.send(message(206 if start else 200, body[:100_000], headers))
+            wire.close()
+        else:
+            wire.send(message(206 if start else 200, body, headers))
+
+    return answer
+
+
+ETAG = ("ETag", '"v1"')
+
+
+def ranges(server: FaultyServer) -> list[str | None]:
+    return [each.headers.get("range") for each in server.asked if each.method == "GET"]
+
+
+@pytest.mark.parametrize(
+    "validator", [ETAG, ("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")], ids=str
+)
+def test_a_broken_download_goes_on_where_it_broke_off(
+    server: FaultyServer, image: Make, tmp_path: Path, validator: tuple[str, str]
+) -> None:
+    """Where the server offers it; also while streaming, where nothing can be taken back."""
+    it = image(in_parts(LARGE, validator, 2))
+    assert it.save(tmp_path / "x.png").read_bytes() == LARGE
+    assert ranges(server) == [None, "bytes=100000-", "bytes=200000-"]
+    assert b"".join(image(in_parts(LARGE, validator, 2)).iter_bytes()) == LARGE
+
+
+def test_a_part_of_another_version_is_not_joined(
+    server: FaultyServer, image: Make, tmp_path: Path
+) -> None:
+    """The server sends the new version from its beginning."""
+    new = LARGE[:-1] + b"!"
+    it = image(in_parts(LARGE, ETAG, 1), in_parts(new, ("ETag", '"v2"'), 0))
+    assert it.save(tmp_path / "x.png").read_bytes() == new
+
+
+@pytest.mark.parametrize(
+    ("validator", "more"),
+    [
+        (("ETag", 'W/"v1"'), ()),
+        (("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT"),
+         [("Date", "Thu, 01 Jan 2026 00:00:00 GMT")]),
+        (ETAG, [("Content-Encoding", "identity")]),
+    ],
+)  # fmt: skip
+def test_what_is_not_surely_the_same_is_fetched_from_the_start(
+    server: FaultyServer, image: Make, validator: tuple[str, str], more: Any
+) -> None:
+    """A weak validator does not promise equal bytes, nor does a file of this very second."""
+    assert image(in_parts(LARGE, validator, 1, more)).read() == LARGE
+    assert ranges(server) == [None, None]
+    with pytest.raises(DownloadError, match="broke off"):
+        list(image(in_parts(LARGE[:-1], validator, 1, more)).iter_bytes())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        faulty.reply(416),
+        faulty.reply(206, LARGE[7:], ("Content-Range", "bytes 7-9/9")),
+        faulty.reply(206, LARGE),
+        faulty.reply(503),
+    ],
+)
+def test_an_odd_answer_to_a_range_is_outlasted(
+    server: FaultyServer, image: Make, odd: faulty.Answer
+) -> None:
+    """Then from the start; nothing is joined that does not fit."""
+    it = image(in_parts(LARGE, ETAG, 1), odd, in_parts(LARGE, ETAG, 0))
+    assert it.read() == LARGE
+
+
+def test_a_stream_is_not_begun_twice(server: FaultyServer, image: Make) -> None:
+    """A server that offers a range and then sends all would repeat what was handed out."""
+    it = image(in_parts(LARGE, ETAG, 1), faulty.reply(200, LARGE))
+    with pytest.raises(DownloadError, match="cannot be resumed"):
+        list(it.iter_bytes())
+
+
+def test_a_stream_outlasts_what_fails_before_it(server: FaultyServer, image: Make) -> None:
+    """As long as nothing was handed out it may begin again."""
+    it = image(faulty.reply(503), faulty.reply(200, PNG[:5]), faulty.reply(200, PNG))
+    assert b"".join(it.iter_bytes()) == PNG

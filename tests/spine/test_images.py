@@ -1,5 +1,6 @@
 """Finished images: read, streamed, saved; their links refreshed."""
 
+import pickle
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ def test_an_image_of_every_kind_is_saved_whole(image: Make, tmp_path: Path, exte
     path = it.save(tmp_path / "lighthouse")
     assert path == tmp_path / f"lighthouse{extension}"
     assert path.read_bytes() == it.read() == b"".join(it.iter_bytes()) == FORMATS[extension]
-    assert it.save(str(tmp_path / "mine.bin")).name == "mine.bin"
+    assert it.save(str(tmp_path / "a cat vs. a dog")).name == f"a cat vs. a dog{extension}"
 
 
 @pytest.mark.parametrize("kind", CUT)
@@ -75,7 +76,7 @@ def test_a_path_that_cannot_be_written_is_said_first(
 
 def test_an_image_is_streamed(image: Make) -> None:
     """Whoever passes it on need not hold it."""
-    whole = PNG[:8] + bytes(3_000_000)
+    whole = PNG + bytes(3_000_000)
     pieces = list(image(faulty.reply(200, whole)).iter_bytes())
     assert b"".join(pieces) == whole
     assert len(pieces) > 1
@@ -83,7 +84,7 @@ def test_an_image_is_streamed(image: Make) -> None:
 
 def test_leaving_a_stream_lets_go_of_it(image: Make) -> None:
     """A reader who stops must not hold the connection."""
-    pieces = image(faulty.reply(200, PNG[:8] + bytes(300_000))).iter_bytes()
+    pieces = image(faulty.reply(200, PNG + bytes(300_000))).iter_bytes()
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
 
@@ -94,7 +95,7 @@ def test_saving_holds_two_pieces_at_most(tmp_path: Path) -> None:
 
     def peer(request: HttpRequest) -> HttpResponse:
         if request.method == "GET":
-            return HttpResponse(200, {}, (PNG[:8].ljust(size) for _ in range(5)))
+            return HttpResponse(200, {}, (piece.ljust(size) for piece in (PNG, b"", b"", b"", b"")))
         return HttpResponse(200, {}, b'{"task_id": "t", "final_image_url": "/x"}')
 
     image = ImageLabs(transport=HandlerTransport(peer), poll_interval=0.01).generate("x")
@@ -142,3 +143,55 @@ def test_a_link_that_stays_stale_is_said(
         connect(server).generate("x").read()
     assert caught.value.status_code == 410
     assert server.count("/progress") == 2
+
+
+# Names and formats --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.bmp", "x.png.webp"])
+def test_a_wrong_suffix_gets_the_right_one_added(
+    image: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Never an error after paying, never a JPEG that is none; said in the log and the result."""
+    path = image(faulty.reply(200, PNG)).save(tmp_path / name)
+    assert path == tmp_path / f"{name}.png"
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert f"the image is a PNG: saved as {path}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["x.JPG", "x.jpeg", "x.jpe", "x.jfif"])
+def test_any_suffix_of_the_format_is_right(
+    image: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """JPEG has several, and case means nothing."""
+    assert image(faulty.reply(200, FORMATS[".jpg"])).save(tmp_path / name).name == name
+    assert "saved as" not in caplog.text
+
+
+def test_the_format_is_guessed_first_and_then_known(
+    server: FaultyServer, image: Make, tmp_path: Path
+) -> None:
+    """By the URL before fetching, by the bytes after it, in whatever way they were fetched."""
+    for fetch in (
+        lambda it: it.read(),
+        lambda it: list(it.iter_bytes()),
+        lambda it: it.save(tmp_path / "x"),
+    ):
+        it = image(faulty.reply(200, FORMATS[".jpg"]))
+        assert it.format
+        assert it.format.name == "PNG"
+        assert it.media_type == "image/png"
+        fetch(it)
+        assert it.format.name == "JPEG"
+        assert it.media_type == "image/jpeg"
+        assert pickle.loads(pickle.dumps(it)).format == it.format
+
+
+def test_an_address_may_tell_no_format(server: FaultyServer, connect: Connect) -> None:
+    """Then it is unknown until the image is there."""
+    server.scripts["/image"] = [faulty.reply(200, PNG)]
+    server.scripts["/progress"] = [server.done(f"{server.url}/image?name=x.gif")]
+    it = connect(server).generate("x")
+    assert (it.format, it.media_type) == (None, None)
+    it.read()
+    assert it.media_type == "image/png"

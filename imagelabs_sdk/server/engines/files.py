@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from ...formats import HEAD_SIZE, AvifBoxes, is_whole, sniff
+from ...formats import StructureParser
 
 __all__ = ["MAX_PIXELS", "finished_file"]
 
@@ -36,8 +36,8 @@ def finished_file(data: bytes) -> bytes:
 
 def _checked(data: bytes) -> bytes:
     """Return `data` if it ends where its format says; Pillow alone is lenient about that."""
-    head, tail = data[:HEAD_SIZE], data[-HEAD_SIZE:]
-    found = sniff(head)
-    if found is None or not is_whole(found, head, tail, len(data), AvifBoxes()):
+    parser = StructureParser()
+    parser.feed(data)
+    if not parser.complete:
         raise ValueError("the file is cut short")
     return data
