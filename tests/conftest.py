@@ -15,6 +15,8 @@ import trustme
 from imagelabs_sdk import FixedInterval, ImageLabs
 from tests.faulty import FaultyServer
 
+pytest_plugins = ["imagelabs_sdk.testing.fixtures"]
+
 # Examples that a busy machine slows down are no failures.
 hypothesis.settings.register_profile("plain", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("plain")

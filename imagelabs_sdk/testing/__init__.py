@@ -9,6 +9,7 @@
 ``pytest_plugins = ["imagelabs_sdk.testing.fixtures"]``.
 """
 
+from .backend import FakeBackend, outbox
 from .clock import FakeClock
 from .scenario import load_scenario
 from .script import JobScript
@@ -16,11 +17,13 @@ from .service import FakeService, SentRequest, Submit
 from .sockets import serve_in_thread
 
 __all__ = [
+    "FakeBackend",
     "FakeClock",
     "FakeService",
     "JobScript",
     "SentRequest",
     "Submit",
     "load_scenario",
+    "outbox",
     "serve_in_thread",
 ]

@@ -9,7 +9,8 @@
 
 ``BACKEND`` is the path of what makes a `Transport`; without it, requests travel by
 `RequestsTransport`. An option goes to the backend if that takes one of its name, else to
-`ImageLabs`; one that neither knows is an error. ``TASKS`` is the alias of the backend of
+`ImageLabs`; one that neither knows is an error. A transport may have ``client_options``, the
+defaults for `ImageLabs`. ``TASKS`` is the alias of the backend of
 ``settings.TASKS`` whose workers look after jobs; without it, none does. Without
 ``IMAGELABS`` there is the alias "default", all by default.
 """
@@ -186,8 +187,9 @@ class Clients:
             raise _unknown(where, name, own | _OPTIONS)
         try:
             transport = make(**{name: options[name] for name in options.keys() & own})
-            rest = {name: options[name] for name in options.keys() - own}
-            return _Made(Client(transport=transport, **rest), transport)
+            given = {name: options[name] for name in options.keys() - own}
+            defaults: Mapping[str, Any] = getattr(transport, "client_options", {})
+            return _Made(Client(transport=transport, **{**defaults, **given}), transport)
         except (InvalidRequestError, TypeError) as error:
             raise SettingsError(
                 f"{where}: {error}",
