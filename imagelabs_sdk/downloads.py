@@ -133,7 +133,7 @@ class ImageDownloader:
                         log.debug("whole by its own structure, although %s", error.message)
                         return
                     raise
-                log.debug("fetching again in %.1f s: %s", pause, error)
+                log.info("fetching again in %.1f s: %s", pause, error)
             else:
                 return
             self.sleep(pause)

@@ -104,7 +104,7 @@ class Endpoints:
                 pause = submit_retry_delay(error, attempt)
                 if attempt > retries or pause is None or pause >= deadline.remaining():
                     _give_up(error)
-                log.debug("not accepted, sending again in %.1f s: %s", pause, error)
+                log.info("not accepted, sending again in %.1f s: %s", pause, error)
             else:
                 log.debug("task %s accepted", task_id)
                 return task_id

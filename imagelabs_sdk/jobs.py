@@ -393,7 +393,6 @@ class Job:
     def _after_failure(self, error: ImageLabsError, pause: float) -> float:
         """Return the seconds until the next poll; raise when there is no hope in polling on."""
         self._failures += 1
-        log.debug("task %s: poll failed, %d in a row: %s", self._id, self._failures, error)
         if is_permanent_poll_error(error):
             raise error
         if isinstance(error, ChallengeError) and self._failures >= _MAX_CHALLENGES:
@@ -404,7 +403,9 @@ class Job:
                 f"{error.message}; the job may be healthy",
                 waited=self._elapsed(),
             ) from error
-        return after_failures(self._failures, pause, error.retry_after or 0.0)
+        delay = after_failures(self._failures, pause, error.retry_after or 0.0)
+        log.info("poll failed, polling again in %.1f s: %s", delay, error)
+        return delay
 
     def _raise_if_failed(self) -> None:
         if self._progress is None or self._progress.state is not State.FAILED:

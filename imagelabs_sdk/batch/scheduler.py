@@ -269,7 +269,9 @@ class Scheduler:
             send_again = self._admission.failed(entry.attempts, error, self._clock())
             if send_again:
                 self._submit_queue.appendleft(entry)
-        if not send_again:
+        if send_again:
+            log.info("not accepted, sending again: %s", error)
+        else:
             self._finish(entry, error=error)
 
     def _poll(self, entry: Entry) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import click
@@ -11,9 +12,9 @@ from .display import ProgressDisplay
 from .exits import error_line, exit_code, report_error, require_extra
 from .files import check_writable
 from .options import BatchOptions, CommonOptions
-from .output import image_facts, print_json, print_path, say
+from .output import image_facts, say, to_json
 
-__all__ = ["ItemResult", "generate_batch", "save_outcome", "summary"]
+__all__ = ["ItemResult", "generate_batch", "save_outcome"]
 
 
 @attrs.frozen
@@ -68,20 +69,6 @@ def save_outcome(outcome: Outcome, batch: BatchOptions) -> ItemResult:
     return ItemResult(outcome.index, None, image, path, new=True)
 
 
-def summary(results: Sequence[ItemResult], batch: BatchOptions) -> Iterator[str]:
-    """Yield a line of counts, then a line for each failure with its reason."""
-    failed = sorted((r for r in results if r.error is not None), key=lambda r: r.index)
-    saved = sum(result.new for result in results)
-    skipped = len(results) - saved - len(failed)
-    left = len(batch.prompts) - len(results)
-    counts = {"saved": saved, "there already": skipped, "failed": len(failed), "not finished": left}
-    shown = [f"{n} {word}" for word, n in counts.items() if n or word == "saved"]
-    yield ", ".join(shown) + (":" if failed else "")
-    for result in failed:
-        assert result.error is not None
-        yield f"  {_place(result.index, batch)}: {error_line(result.error)}"
-
-
 def _check_folder(batch: BatchOptions) -> None:
     """Refuse, before anything is bought, what could not be saved or would replace an image."""
     if batch.sheet is not None:
@@ -117,12 +104,12 @@ def _run(
                 results.append(save_outcome(outcome, batch))
                 saving.clear()
                 _report(results[-1], options, batch, display)
-    except (KeyboardInterrupt, OSError) as error:
+    except BaseException as error:  # whatever it is: list what goes on at the service
         code, left = report_error(error), {**saving, **outcomes.unfinished}
-        for line in (*summary(results, batch), *_resume_hints(left, options, batch)):
+        for line in (*_summary_lines(results, options, batch), *_hints(left, options, batch)):
             say(line)
         raise click.exceptions.Exit(code) from error
-    for line in summary(results, batch):
+    for line in _summary_lines(results, options, batch):
         say(line)
     return results
 
@@ -130,27 +117,45 @@ def _run(
 def _report(
     result: ItemResult, options: CommonOptions, batch: BatchOptions, display: ProgressDisplay
 ) -> None:
-    """Print one result, and count it in the display."""
-    line = {"line": batch.prompts[result.index].line}
+    """Count one result in the display, and print it."""
     failed = f"{_place(result.index, batch)} failed"
-    if result.image is None or result.path is None:
-        if options.as_json:
-            error = result.error
-            print_json({**line, "task_id": error and error.task_id, "error": str(error)})
-    elif options.as_json:
-        print_json({**line, **image_facts(result.image, result.path)})
-    else:
-        print_path(result.path)
     display.show_end(result.index, str(result.path or failed), failed=result.error is not None)
+    if options.as_json:
+        display.print_result(to_json(_facts(result, batch)))
+    elif result.path is not None:
+        display.print_result(str(result.path))
+
+
+def _facts(result: ItemResult, batch: BatchOptions) -> dict[str, Any]:
+    line = {"line": batch.prompts[result.index].line}
+    if result.image is not None and result.path is not None:
+        return {**line, **image_facts(result.image, result.path)}
+    error = result.error
+    return {**line, "task_id": error and error.task_id, "error": str(error)}
 
 
 def _place(index: int, batch: BatchOptions) -> str:
     return f"line {batch.prompts[index].line} ({batch.stem(index).name})"
 
 
-def _resume_hints(
-    left: Mapping[int, Job], options: CommonOptions, batch: BatchOptions
+def _summary_lines(
+    results: Sequence[ItemResult], options: CommonOptions, batch: BatchOptions
 ) -> Iterator[str]:
+    """Yield a line of counts, then a line for each failure with its reason."""
+    failed = sorted((r for r in results if r.error is not None), key=lambda r: r.index)
+    saved = sum(result.new for result in results)
+    skipped = len(results) - saved - len(failed)
+    left = len(batch.prompts) - len(results)
+    counts = {"saved": saved, "there already": skipped, "failed": len(failed), "not finished": left}
+    shown = [f"{n} {word}" for word, n in counts.items() if n or word == "saved"]
+    yield ", ".join(shown) + (":" if failed else "")
+    for result in failed:
+        assert result.error is not None
+        reason = error_line(result.error, resumable=not options.embedded)
+        yield f"  {_place(result.index, batch)}: {reason}"
+
+
+def _hints(left: Mapping[int, Job], options: CommonOptions, batch: BatchOptions) -> Iterator[str]:
     """Yield how to get the images of the jobs that go on at the service."""
     if batch.checkpoint:
         yield f"To resume: run the same command again; {batch.checkpoint} keeps what was bought."

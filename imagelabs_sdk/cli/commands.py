@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from .. import ImageRequest, __version__
 from .batch import generate_batch
@@ -17,7 +18,7 @@ from .options import (
     with_batch_options,
     with_common_options,
 )
-from .output import describe_progress, print_json, print_result
+from .output import describe_progress, print_result, to_json
 from .runtime import current_runtime
 from .serve import serve
 from .single import generate_one, wait_for_one
@@ -56,14 +57,22 @@ Many:    imagelabs generate --batch prompts.txt --out-dir images --checkpoint ru
 def cli(context: click.Context) -> None:
     """Generate images from text with the ImageLabs service."""
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        print_result(context.get_help())
 
 
 @cli.command(epilog=_GENERATE_GUIDE)
 @click.argument("prompt", required=False)
-@click.option("--negative", metavar="TEXT", default="", help="What to keep out of the image.")
-@click.option("--size", type=parse_size, metavar="WxH", help="In pixels. [default: 1152x896]")
-@click.option("--aspect-ratio", metavar="W:H", help="Such as 16:9, instead of --size.")
+@click.option(
+    "--negative-prompt",
+    "--negative",
+    metavar="TEXT",
+    default="",
+    help="What to keep out of the image.",
+)
+@click.option("--width", metavar="PIXELS", type=int, help="[default: 1152]")
+@click.option("--height", metavar="PIXELS", type=int, help="[default: 896]")
+@click.option("--size", type=parse_size, metavar="WxH", help="Width and height, such as 512x768.")
+@click.option("--aspect-ratio", metavar="W:H", help="Such as 16:9, instead of width and height.")
 @click.option("--seed", type=int, help="Start of the noise. [default: picked at random]")
 @click.option("--embedded", is_flag=True, help="Render here, with the built-in engine; no network.")
 @click.option("--no-wait", is_flag=True, help="Print the task id and exit; see imagelabs wait.")
@@ -73,7 +82,9 @@ def generate(
     common: CommonOptions,
     *,
     prompt: str | None,
-    negative: str,
+    negative_prompt: str,
+    width: int | None,
+    height: int | None,
     size: tuple[int, int] | None,
     aspect_ratio: str | None,
     seed: int | None,
@@ -85,13 +96,31 @@ def generate(
     Prints the file's path on stdout, and the seed that was used on stderr.
     """
     _check_combination(common, prompt, no_wait, batch)
-    sides: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
-    fields = {"negative_prompt": negative, "aspect_ratio": aspect_ratio, "seed": seed, **sides}
+    fields: dict[str, Any] = {
+        "negative_prompt": negative_prompt,
+        "aspect_ratio": aspect_ratio,
+        "seed": seed,
+        **_sides(size, width, height),
+    }
     if batch is None:
         generate_one(ImageRequest(prompt or "", **fields), common, no_wait=no_wait)
     else:
         requests = [ImageRequest(each.text, **fields) for each in batch.prompts]
         generate_batch(requests, common, batch)
+
+
+def _sides(size: tuple[int, int] | None, width: int | None, height: int | None) -> dict[str, int]:
+    """Return the sides that were given, under the names of the request's fields."""
+    if size is None:
+        return {name: side for name, side in _named_sides(width, height) if side is not None}
+    for name, side in _named_sides(width, height):
+        if side is not None:
+            raise click.UsageError(f"Give either --size or --{name}.")
+    return {"width": size[0], "height": size[1]}
+
+
+def _named_sides(width: int | None, height: int | None) -> tuple[tuple[str, int | None], ...]:
+    return ("width", width), ("height", height)
 
 
 def _check_combination(
@@ -101,18 +130,26 @@ def _check_combination(
         raise click.UsageError("Give either a PROMPT or --batch.")
     given = {
         "--no-wait": no_wait,
-        "--base-url": common.base_url,
+        "--base-url": _is_typed("base_url"),
         "--checkpoint": batch and batch.checkpoint,
         "--output": common.output,
+        "--json": common.as_json,
     }
     embedded = common.embedded and "--embedded renders in this process: it"
     for subject, others in (
         (embedded, ("--no-wait", "--base-url", "--checkpoint")),
         (batch and "--batch", ("--no-wait", "--output")),
+        (common.to_stdout and "--output -", ("--json", "--no-wait")),
     ):
         for other in others:
             if subject and given[other]:
                 raise click.UsageError(f"{subject} does not go with {other}.")
+
+
+def _is_typed(name: str) -> bool:
+    """Return True if an option was given on the command line, not by the environment."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
 
 
 @cli.command(
@@ -123,6 +160,8 @@ def _check_combination(
 @with_common_options
 def wait(common: CommonOptions, *, task: str) -> None:
     """Wait for the image of TASK, which was submitted before, and save it."""
+    if common.to_stdout and common.as_json:
+        raise click.UsageError("--output - does not go with --json.")
     wait_for_one(task, common)
 
 
@@ -137,11 +176,9 @@ def status(task: str, base_url: str | None, as_json: bool) -> None:
         progress = client.get_job(task).refresh()
     percent = None if progress.fraction is None else round(100 * progress.fraction, 1)
     facts = {"state": progress.state.value, "status": progress.status, "percent": percent}
-    if as_json:
-        print_json({"task_id": task, **facts})
-    else:
-        shown = "" if percent is None else f", {percent:g} %"
-        print_result(describe_progress(progress) + shown)
+    shown = "" if percent is None else f", {percent:g} %"
+    line = describe_progress(progress) + shown
+    print_result(to_json({"task_id": task, **facts}) if as_json else line)
 
 
 cli.add_command(serve)

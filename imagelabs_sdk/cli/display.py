@@ -1,13 +1,16 @@
 """Show how far jobs are: a bar on a terminal, plain lines elsewhere."""
 
 import logging
+import math
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import attrs
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     ProgressColumn,
@@ -19,38 +22,138 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 
 from .. import Progress, State
-from .output import describe_progress, say
+from .output import describe_progress, print_result, say
 from .runtime import current_runtime
 
-__all__ = ["ProgressDisplay", "StateLines", "show_bar"]
-
-log = logging.getLogger(__name__)
+__all__ = ["ProgressDisplay", "SmoothFraction", "show_job"]
 
 _MAX_STATE_WIDTH = 40  # columns; the service's words may be far longer
+_MIN_SPAN = 0.5  # seconds; polls that are closer together tell no pace
+_MAX_GUESS = 0.99  # the end of a job is never guessed
+
+Clock = Callable[[], float]
 
 
-def _bar_console() -> Console | None:
-    """Return the console for a bar; `None` without a terminal or while log lines are shown."""
-    console = current_runtime().make_console()
-    return console if console.is_interactive and not log.isEnabledFor(logging.DEBUG) else None
+@attrs.define
+class SmoothFraction:
+    """Estimate a job's progress between polls, at the pace of the last ones; never go back.
+
+    Attributes:
+        clock: A monotonic clock, in seconds.
+    """
+
+    clock: Clock = time.monotonic
+    _shown: float = attrs.field(default=0.0, init=False)
+    _pace: float = attrs.field(default=0.0, init=False)  # per second
+    _last: tuple[float, float] = attrs.field(init=False)  # the latest poll: when, which fraction
+    _base: tuple[float, float] = attrs.field(init=False)  # what the pace is measured from
+
+    def __attrs_post_init__(self) -> None:
+        self._last = self._base = (self.clock(), 0.0)
+
+    def poll(self, fraction: float) -> None:
+        """Take the fraction of the latest poll, from 0.0 to 1.0."""
+        now, (then, before) = self.clock(), self._base
+        self._last = (now, fraction)
+        if now - then >= _MIN_SPAN:
+            self._pace = max((fraction - before) / (now - then), 0.0)
+            self._base = self._last
+
+    def estimate(self) -> float:
+        """Return the fraction to show now.
+
+        It begins at the pace of the last polls and slows down towards 0.99.
+        """
+        polled_at, fraction = self._last
+        left = _MAX_GUESS - fraction
+        guess = fraction
+        if left > 0.0:
+            guess += left * (1.0 - math.exp(-self._pace * (self.clock() - polled_at) / left))
+        self._shown = max(self._shown, guess)
+        return self._shown
+
+
+class _LiveBar(Bar):
+    """A bar with one row, whose fields are computed each time it is drawn."""
+
+    def __init__(
+        self, *columns: ProgressColumn, console: Console, fields: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._fields = fields
+        # Lines go above the bar by `console.out`, and only if they belong on this terminal.
+        super().__init__(
+            *columns,
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self.add_task(**fields())
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Compute the fields and draw the row."""
+        for row in self.task_ids:  # none yet when rich draws it for the first time
+            self.update(row, **self._fields())
+        yield from super().get_renderables()
+
+
+@contextmanager
+def _retries_shown(show: Callable[[str], None]) -> Iterator[None]:
+    """Show what the library logs at level INFO: each time it tries something again."""
+    logger = logging.getLogger("imagelabs_sdk")
+    if logger.isEnabledFor(logging.INFO):  # the log shows them already
+        yield
+        return
+    handler = _RetryHandler(show)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+class _RetryHandler(logging.Handler):
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.INFO:
+            self._show(record.getMessage())
+
+
+def _same_terminal() -> bool:
+    """Return True if stdout is the terminal that shows the bar."""
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
+    except (OSError, AttributeError):  # closed, or no file of the system
+        return False
 
 
 # One job ----------------------------------------------------------------------------------
 
 
 @contextmanager
-def show_bar(word: str) -> Iterator[Callable[[Progress], None] | None]:
-    """Draw a bar that begins with `word`; yield the function that shows a poll in it.
+def show_job(word: str, task_id: str = "") -> Iterator[Callable[[Progress], None]]:
+    """Show one job while in ``with``; yield the function that shows a poll.
 
-    Yields `None` where no bar can be drawn.
+    Args:
+        word: What is shown in the bar before the first poll.
+        task_id: Stands in the lines that are shown where no bar can be drawn.
     """
-    console = _bar_console()
+    console = current_runtime().bar_console()
     if console is None:
-        yield None
+        with _retries_shown(say):
+            yield _StateLines(task_id).show_poll
         return
-    with Bar(*_columns(), console=console, transient=True) as bar:
-        row = bar.add_task(word, total=None)
-        yield lambda progress: bar.update(row, **_row(progress))
+    row = _Row(word)
+    with _LiveBar(*_columns(), console=console, fields=row.fields) as bar:
+        with _retries_shown(lambda line: bar.console.out(line, highlight=False)):
+            yield row.show_poll
+        bar.refresh()
 
 
 def _columns() -> Iterator[ProgressColumn]:
@@ -62,15 +165,29 @@ def _columns() -> Iterator[ProgressColumn]:
     yield TextColumn("{task.description}", markup=False, table_column=words)
 
 
-def _row(progress: Progress) -> Mapping[str, Any]:
-    """Return the fields of a bar. Without a fraction it pulses and shows no percentage."""
-    fraction = 1.0 if progress.state is State.DONE else progress.fraction
-    total = None if fraction is None else 1.0
-    return {"description": describe_progress(progress), "completed": fraction, "total": total}
+@attrs.define
+class _Row:
+    """The bar of one job. Without a fraction it pulses and shows no percentage."""
+
+    description: str
+    known: bool = False
+    fraction: SmoothFraction = attrs.Factory(SmoothFraction)
+
+    def show_poll(self, progress: Progress) -> None:
+        self.description = describe_progress(progress)
+        fraction = 1.0 if progress.state is State.DONE else progress.fraction
+        self.known = fraction is not None
+        if fraction is not None:
+            self.fraction.poll(fraction)
+
+    def fields(self) -> Mapping[str, Any]:
+        total = 1.0 if self.known else None
+        completed = self.fraction.estimate() if self.known else 0.0
+        return {"description": self.description, "completed": completed, "total": total}
 
 
 @attrs.define
-class StateLines:
+class _StateLines:
     """Print a line for each change of a job's state.
 
     Attributes:
@@ -81,7 +198,7 @@ class StateLines:
     task_id: str
     state: State | None = None
 
-    def __call__(self, progress: Progress) -> None:
+    def show_poll(self, progress: Progress) -> None:
         """Print a line if the state has changed."""
         if progress.state is not self.state:
             self.state = progress.state
@@ -100,25 +217,33 @@ class ProgressDisplay:
         Args:
             total: How many images are wanted.
         """
-        console = _bar_console()
+        console = current_runtime().bar_console()
         self._total = total
-        self._bar = None if console is None else _batch_bar(console, total)
         self._ended = self._failed = 0
-        self._fractions: dict[int, float] = {}  # of the jobs that are running, by index
+        self._fractions: dict[int, SmoothFraction] = {}  # of the jobs that are running, by index
+        self._bar = (
+            None
+            if console is None
+            else _LiveBar(*_batch_columns(), console=console, fields=self._fields)
+        )
+        self._retries = _retries_shown(self._say)
 
     def __enter__(self) -> "ProgressDisplay":
         if self._bar is not None:
             self._bar.start()
+        self._retries.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._retries.__exit__(None, None, None)
         if self._bar is not None:
             self._bar.stop()
 
     def show_poll(self, index: int, progress: Progress) -> None:
         """Show the latest poll of a job."""
-        self._fractions[index] = progress.fraction or 0.0
-        self._update()
+        running = self._fractions.get(index) or SmoothFraction()
+        running.poll(progress.fraction or 0.0)
+        self._fractions[index] = running
 
     def show_end(self, index: int, what: str, *, failed: bool) -> None:
         """Show that a job has ended, with `what` came of it."""
@@ -127,24 +252,36 @@ class ProgressDisplay:
         self._failed += failed
         if self._bar is None:
             say(f"{self._ended} of {self._total}: {what}")
-        self._update()
 
-    def _update(self) -> None:
-        if self._bar is not None:
-            words = f"{self._failed} failed" if self._failed else ""
-            done, (row,) = self._ended + sum(self._fractions.values()), self._bar.task_ids
-            self._bar.update(row, completed=done, ended=self._ended, description=words)
+    def print_result(self, line: str) -> None:
+        """Write a line to stdout; above the bar if that is on the same terminal.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if self._bar is not None and _same_terminal():
+            self._bar.console.out(line, highlight=False)
+        else:
+            print_result(line)
+
+    def _say(self, line: str) -> None:
+        if self._bar is None:
+            say(line)
+        else:
+            self._bar.console.out(line, highlight=False)
+
+    def _fields(self) -> Mapping[str, Any]:
+        running = sum(fraction.estimate() for fraction in list(self._fractions.values()))
+        return {
+            "description": f"{self._failed} failed" if self._failed else "",
+            "completed": self._ended + running,
+            "total": self._total,
+            "ended": self._ended,
+        }
 
 
-def _batch_bar(console: Console, total: int) -> Bar:
-    columns = (
-        BarColumn(),
-        TextColumn("{task.fields[ended]} of {task.total}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    # Results on the same terminal go above the bar.
-    same = sys.stdout.isatty()
-    bar = Bar(*columns, console=console, transient=True, redirect_stdout=same)
-    bar.add_task("", total=total, ended=0)
-    return bar
+def _batch_columns() -> Iterator[ProgressColumn]:
+    yield BarColumn()
+    yield TextColumn("{task.fields[ended]} of {task.total}", markup=False)
+    yield TimeElapsedColumn()
+    yield TextColumn("{task.description}", markup=False)

@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import attrs
 import click
 
-from .. import ImageLabs
+from .. import Adaptive, ImageLabs
 from .files import check_writable, unused_name
 from .prompts import Prompt, read_prompts
 from .runtime import current_runtime
@@ -29,6 +30,8 @@ __all__ = [
 
 _EXTENSIONS = (".png", ".jpg", ".webp", ".gif", ".avif")  # of a saved image
 _IN_FLIGHT = 64  # jobs of a batch at once, by default
+_WATCHED_INTERVAL = 1.0  # seconds; the reference client polls as often
+_STDOUT = Path("-")
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +39,7 @@ class CommonOptions:
     """How to get an image.
 
     Attributes:
-        output: The file to write. `None`: a new name in the working directory.
+        output: The file to write; ``-``: stdout. `None`: a new name in the working directory.
         base_url: The service's address. `None`: from the environment, or the default.
         embedded: True if the built-in engine renders in this process.
         timeout: Seconds for submit and wait together.
@@ -51,12 +54,24 @@ class CommonOptions:
     poll_interval: float | None
     as_json: bool
 
-    def make_client(self) -> ImageLabs:
-        """Return a client for these options; the caller closes it."""
+    def make_client(self, *, one_job: bool = False) -> ImageLabs:
+        """Return a client for these options; the caller closes it.
+
+        Args:
+            one_job: True to poll often enough for a person who watches a bar, if there is one.
+        """
+        runtime = current_runtime()
         settings: dict[str, Any] = {"timeout": self.timeout, "poll_interval": self.poll_interval}
         if self.embedded:
-            return current_runtime().make_embedded_client(**settings)
-        return current_runtime().make_client(self.base_url, **settings)
+            return runtime.make_embedded_client(**settings)
+        if one_job and self.poll_interval is None and runtime.bar_console() is not None:
+            settings["polling"] = Adaptive(maximum=_WATCHED_INTERVAL)
+        return runtime.make_client(self.base_url, **settings)
+
+    @property
+    def to_stdout(self) -> bool:
+        """True if the image itself goes to stdout."""
+        return self.output == _STDOUT
 
     def with_output(self, stem: str) -> "CommonOptions":
         """Return these options with an output file: a new one named `stem` if none was given."""
@@ -113,6 +128,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _check_output(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path == _STDOUT:
+        if sys.stdout is not None and sys.stdout.isatty():
+            raise click.BadParameter("an image does not belong on a terminal: redirect stdout")
+        return path
     return path and check_writable(path)
 
 
@@ -137,7 +156,11 @@ debug_option = click.option(
     help="Log to stderr and show tracebacks; no prompts, no cookies.",
 )
 base_url_option = click.option(
-    "--base-url", metavar="URL", help="Address of the service. [env var: IMAGELABS_BASE_URL]"
+    "--base-url",
+    metavar="URL",
+    envvar="IMAGELABS_BASE_URL",
+    show_envvar=True,
+    help="Address of the service.",
 )
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _common_options = (
@@ -147,7 +170,7 @@ _common_options = (
         metavar="FILE",
         type=click.Path(path_type=Path),
         callback=_check_output,
-        help="File to write; a missing extension is added. [default: a new file here]",
+        help="File to write; a missing extension is added; - is stdout. [default: a new file here]",
     ),
     base_url_option,
     click.option(
@@ -200,8 +223,9 @@ _batch_options = (
     click.option(
         "--batch",
         metavar="FILE",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="Draw many images: one prompt a line, # begins a comment. Needs --out-dir.",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
+        help="Draw many images: one prompt a line, # begins a comment; - is stdin. "
+        "Needs --out-dir.",
     ),
     click.option(
         "--out-dir",

@@ -1,5 +1,6 @@
 """Read a file of prompts."""
 
+import sys
 from pathlib import Path
 
 import attrs
@@ -24,12 +25,14 @@ class Prompt:
 def read_prompts(path: Path) -> list[Prompt]:
     """Read one prompt a line; blank lines and lines that begin with ``#`` are skipped.
 
+    The path ``-`` is stdin.
+
     Raises:
         OSError: The file cannot be read.
         click.BadParameter: It is not UTF-8, or has no prompt.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise click.BadParameter(f"{str(path)!r} is not text in UTF-8") from error
     lines = (line.strip() for line in text.split("\n"))
@@ -41,3 +44,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     if not prompts:
         raise click.BadParameter(f"{str(path)!r} has no prompt in it")
     return prompts
+
+
+def _read(path: Path) -> bytes:
+    return sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()

@@ -1,5 +1,6 @@
 """What commands need from outside: a way to make clients, and a terminal."""
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +14,13 @@ from .exits import require_extra
 
 __all__ = ["Runtime", "current_runtime"]
 
+log = logging.getLogger(__name__)
+
 
 def _stderr_console() -> Console:
     # FORCE_COLOR may force colours; a bar that is redrawn into a file helps nobody.
-    return Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return Console(stderr=True, force_interactive=None if terminal else False)
 
 
 def _embedded_client(**settings: Any) -> ImageLabs:
@@ -38,6 +42,11 @@ class Runtime:
     make_client: Callable[..., ImageLabs] = ImageLabs
     make_embedded_client: Callable[..., ImageLabs] = _embedded_client
     make_console: Callable[[], Console] = _stderr_console
+
+    def bar_console(self) -> Console | None:
+        """Return the console for a bar; `None` without a terminal or while log lines are shown."""
+        console = self.make_console()
+        return console if console.is_interactive and not log.isEnabledFor(logging.DEBUG) else None
 
 
 def current_runtime() -> Runtime:

@@ -2,7 +2,7 @@
 
 import click
 
-from .exits import require_extra
+from .exits import Command, require_extra
 from .options import debug_option
 from .output import print_result, say
 
@@ -10,6 +10,7 @@ __all__ = ["serve"]
 
 
 @click.command(
+    cls=Command,
     short_help="Serve images over HTTP, as the service does.",
     epilog="Example: imagelabs serve --port 8000 --duration 2",
 )

@@ -1,11 +1,13 @@
 """One image: submit the job, wait for it, save the image, report it."""
 
 import time
+from pathlib import Path
 
 from .. import (
     ChallengeError,
     Deadline,
     DownloadError,
+    GeneratedImage,
     ImageLabs,
     ImageRequest,
     InvalidRequestError,
@@ -13,17 +15,17 @@ from .. import (
     JobStalledError,
     JobTimeoutError,
 )
-from .display import StateLines, show_bar
+from .display import show_job
 from .exits import exit_with_hint
 from .options import CommonOptions
 from .output import (
     describe_image,
     image_facts,
-    print_json,
-    print_path,
+    print_bytes,
     print_result,
     request_facts,
     say,
+    to_json,
 )
 
 __all__ = ["generate_one", "wait_for_one"]
@@ -44,46 +46,54 @@ def generate_one(request: ImageRequest, options: CommonOptions, *, no_wait: bool
     """Submit one request, then save its image, or print the task id if `no_wait` is True."""
     request = request.with_seeds()
     options = options.with_output(f"imagelabs-{request.seed}")
-    deadline = Deadline.after(options.timeout)
-    with options.make_client() as client:
-        job = _submit(client, request, options)
+    with options.make_client(one_job=True) as client:
+        deadline = client.deadline(options.timeout)
+        job = _submit(client, request, deadline)
+        say(f"task {job.id}: accepted")  # before anything else that may fail
         if no_wait:
             _report_accepted(job, options)
         else:
-            say(f"task {job.id}: accepted")
             _wait_and_save(job, options, deadline)
 
 
 def wait_for_one(task_id: str, options: CommonOptions) -> None:
     """Save the image of a job that was submitted before."""
     options = options.with_output(time.strftime("imagelabs-%Y%m%d-%H%M%S"))
-    deadline = Deadline.after(options.timeout)
-    with options.make_client() as client:
+    with options.make_client(one_job=True) as client:
+        deadline = client.deadline(options.timeout)
         _wait_and_save(client.get_job(task_id), options, deadline)
 
 
-def _submit(client: ImageLabs, request: ImageRequest, options: CommonOptions) -> Job:
+def _submit(client: ImageLabs, request: ImageRequest, deadline: Deadline) -> Job:
     hint = "No task id had arrived yet: it is unknown if the service accepted the job."
-    with exit_with_hint(hint, KeyboardInterrupt), show_bar("submitting"):
-        return client.submit(request, timeout=options.timeout)
+    with exit_with_hint(hint, KeyboardInterrupt), show_job("submitting"):
+        return client.submit(request, timeout=deadline)
 
 
 def _report_accepted(job: Job, options: CommonOptions) -> None:
-    if options.as_json:
-        print_json({"task_id": job.id, **request_facts(job.request)})
-    else:
-        print_result(job.id)
+    facts = to_json({"task_id": job.id, **request_facts(job.request)})
     say(options.resume_hint(job.id))
+    print_result(facts if options.as_json else job.id)
 
 
 def _wait_and_save(job: Job, options: CommonOptions, deadline: Deadline) -> None:
+    resumable = not options.embedded
+    with (
+        exit_with_hint(options.resume_hint(job.id), *_RESUMABLE, resumable=resumable),
+        show_job("waiting", job.id) as show,
+    ):
+        image = job.result(timeout=deadline, on_progress=show)
+        path = _save(image, options)
+    if path is not None:
+        with exit_with_hint(f"The image is saved: {path}", OSError):
+            print_result(to_json(image_facts(image, path)) if options.as_json else str(path))
+    say(describe_image(image))
+
+
+def _save(image: GeneratedImage, options: CommonOptions) -> Path | None:
+    """Save the image; return its path, or `None` if it went to stdout."""
     assert options.output is not None
-    with exit_with_hint(options.resume_hint(job.id), *_RESUMABLE), show_bar("waiting") as show:
-        left = deadline.remaining()
-        image = job.result(timeout=left, on_progress=show or StateLines(job.id))
-        path = image.save(options.output)
-    if options.as_json:
-        print_json(image_facts(image, path))
-    else:
-        print_path(path)
-        say(describe_image(image))
+    if options.to_stdout:
+        print_bytes(image.read())
+        return None
+    return image.save(options.output)

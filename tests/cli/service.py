@@ -107,7 +107,9 @@ class Gallery:
         status = self.refusals.get(body["prompt"], 200)
         if isinstance(status, BaseException):
             raise status
-        return attrs.evolve(ok(task_id=body["prompt"].replace(" ", "-")), status=status)
+        if status != 200:
+            return attrs.evolve(ok(error="refused"), status=status)
+        return ok(task_id=body["prompt"].replace(" ", "-"))
 
 
 @attrs.define
@@ -119,25 +121,29 @@ class Command:
     settings: list[dict[str, Any]] = attrs.Factory(list)
     console: Callable[[], Console] | None = None
 
-    def __call__(self, *arguments: object) -> Result:
-        more = {} if self.console is None else {"make_console": self.console}
+    def __call__(self, *arguments: object, stdin: str | None = None) -> Result:
+        more: dict[str, Any] = {} if self.console is None else {"make_console": self.console}
         runtime = Runtime(make_client=self._client, make_embedded_client=self._client, **more)
-        return invoke(arguments, runtime)
+        return invoke(arguments, runtime, stdin)
 
     def batch(self, *arguments: object) -> Result:
         return self("generate", "--batch", "prompts.txt", "--out-dir", "images", *arguments)
 
     def _client(self, base_url: str | None = None, **settings: Any) -> ImageLabs:
         self.settings.append({"base_url": base_url, **settings})
+        settings.pop("polling", None)  # the test's clock is not the strategy's
         interval = settings.pop("poll_interval", None)
         polling = self.time.every(1.0 if interval is None else interval)
         transport = HandlerTransport(self.handler)
         return ImageLabs(base_url, transport=transport, polling=polling, **settings)
 
 
-def invoke(arguments: Sequence[object], runtime: Runtime | None = None) -> Result:
+def invoke(
+    arguments: Sequence[object], runtime: Runtime | None = None, stdin: str | None = None
+) -> Result:
     """Run the command in this process; without a runtime, with real clients."""
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments], obj=runtime)
+    words = [str(argument) for argument in arguments]
+    return CliRunner().invoke(cli, words, obj=runtime, input=stdin)
 
 
 def saved() -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,14 @@ def test_the_help_shows_the_table_and_an_example(imagelabs: Command) -> None:
     assert imagelabs().stdout == result.stdout
     for command in cli.commands:
         assert "Example: imagelabs " + command in imagelabs(command, "--help").stdout
+
+
+def test_the_page_about_the_command_has_the_same_exit_codes() -> None:
+    """Two tables of one thing drift apart."""
+    page = (Path(__file__).parents[2] / "docs/command-line.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
+    table = [(str(code), meaning) for code, meaning, _ in sorted(EXIT_CODES)]
+    assert [(code, meaning.replace("`", "")) for code, meaning in rows] == [
+        ("0", "success"),
+        *table,
+    ]

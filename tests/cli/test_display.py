@@ -1,16 +1,35 @@
 """What a person sees while waiting."""
 
+import fcntl
 import io
 import os
 import re
-from collections.abc import Iterator
+import struct
+import subprocess
+import termios
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
+import pyte
 import pytest
 
-from tests.cli.conftest import Start, place
-from tests.cli.service import DONE, HALF, WAITING, Command, Gallery, ScriptedService, poll
-from tests.faulty import RUNNING, FaultyServer
+from imagelabs_sdk import APIConnectionError, HttpResponse
+from imagelabs_sdk.cli.display import SmoothFraction
+from tests.cli.conftest import PROGRAM, Start, place
+from tests.cli.service import (
+    DONE,
+    HALF,
+    REFUSED,
+    WAITING,
+    Command,
+    Gallery,
+    ScriptedService,
+    ok,
+    poll,
+)
+from tests.conftest import FakeTime
+from tests.faulty import PNG, RUNNING, FaultyServer
 
 
 def test_a_pipe_gets_a_plain_line_per_change_of_state(
@@ -18,13 +37,12 @@ def test_a_pipe_gets_a_plain_line_per_change_of_state(
 ) -> None:
     """A log file full of redrawn bars helps nobody."""
     service.polls = [WAITING, WAITING, HALF, HALF, DONE]
-    result = imagelabs("generate", "x", "-o", "x.png", "--seed", 7)
-    assert result.stderr.splitlines() == [
+    result = imagelabs("generate", "x", "-o", "x.png")
+    assert result.stderr.splitlines()[:-1] == [
         "task task-1: accepted",
         "task task-1: queued (Queue position 2)",
         "task task-1: running (Render [bold]3/6[/bold])",
         "task task-1: done",
-        "seed 7, 1152x896 pixels, 5.0 s",
     ]
 
 
@@ -124,3 +142,127 @@ def pieces(terminal: int) -> Iterator[str]:
 
 def shown(screen: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+
+
+def test_the_bar_moves_between_polls_and_never_back(time: FakeTime) -> None:
+    """A job of four seconds that is polled four times shows more than four numbers."""
+    fraction = SmoothFraction(time.clock)
+    seen = []
+    for reported in (0.25, 0.5, 0.45, 0.9):
+        time.sleep(1.0)
+        fraction.poll(reported)
+        for _ in range(3):
+            seen.append(fraction.estimate())
+            time.sleep(0.1)
+    assert seen == sorted(seen)
+    assert len(set(seen[:6])) == 6
+    time.sleep(3600.0)
+    assert 0.9 < fraction.estimate() <= 0.99
+    fraction.poll(1.0)
+    assert fraction.estimate() == 1.0
+
+
+def test_two_polls_at_once_tell_no_pace(time: FakeTime) -> None:
+    """The bar would jump to its end."""
+    fraction = SmoothFraction(time.clock)
+    time.sleep(0.001)
+    fraction.poll(0.05)
+    time.sleep(1.0)
+    assert fraction.estimate() == 0.05
+
+
+def screens(arguments: Sequence[str], stdout_too: bool) -> tuple[list[list[str]], str]:
+    """Run the command in a terminal; return what its screen showed, again and again."""
+    terminal, theirs = pytest.importorskip("pty").openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    screen = pyte.Screen(80, 24)
+    stream = pyte.Stream(screen)
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs if stdout_too else subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+        text=True,
+    )
+    os.close(theirs)
+    frames = []
+    for piece in pieces(terminal):
+        stream.feed(piece)
+        frames.append([line.rstrip() for line in screen.display if line.strip()])
+    out = process.communicate(timeout=20)[0]
+    assert process.returncode == 0
+    return frames, out or ""
+
+
+@pytest.mark.parametrize("stdout_too", [True, False])
+def test_results_and_bar_share_a_terminal(server: FaultyServer, stdout_too: bool) -> None:
+    """Each path has a line of its own, and no stale bar stays, wherever stdout leads."""
+    Path("prompts.txt").write_text("a\nb\nc\n")
+    server.scripts["/progress"] = [RUNNING, RUNNING, RUNNING, server.done()]
+    words = ("generate", "--batch", "prompts.txt", "--out-dir", "images", *place(server))
+    frames, out = screens([*words, "--jobs", "1"], stdout_too)
+    paths = ["images/0001.png", "images/0002.png", "images/0003.png"]
+    assert frames[-1] == [*(paths if stdout_too else []), "3 saved"]
+    assert out.split() == ([] if stdout_too else paths)
+    assert any(re.search("━ . of 3", frame[-1]) for frame in frames if frame)
+    assert not [line for frame in frames for line in frame if "image" in line and "━" in line]
+
+
+def test_a_person_who_watches_gets_polls_every_second_or_more_often(
+    imagelabs: Command, screen: io.StringIO
+) -> None:
+    """The default strategy first polls after 2.4 s; with an interval that was given, it rules."""
+    imagelabs("generate", "x", "-o", "x.png")
+    imagelabs("generate", "x", "-o", "x.png", "--poll-interval", 3)
+    assert imagelabs.settings[0]["polling"].maximum == 1.0
+    assert "polling" not in imagelabs.settings[1]
+
+
+def test_each_retry_is_said_once(imagelabs: Command, service: ScriptedService) -> None:
+    """A minute without a word looks like a program that hangs."""
+    service.submits = [REFUSED, REFUSED, ok(task_id="task-1")]
+    service.polls = [APIConnectionError("reset"), HALF, DONE]
+    service.images = [APIConnectionError("cut"), HttpResponse(200, {}, PNG)]
+    result = imagelabs("generate", "x", "-o", "x.png")
+    said = [line.partition(" in ")[0] for line in result.stderr.splitlines() if " s: " in line]
+    assert said == [
+        "not accepted, sending again",
+        "not accepted, sending again",
+        "poll failed, polling again",
+        "fetching again",
+    ]
+    assert imagelabs("generate", "x", "-o", "x.png").stderr.count(" s: ") == 0
+
+
+def test_a_retry_is_said_above_the_bar(
+    imagelabs: Command, service: ScriptedService, screen: io.StringIO
+) -> None:
+    """On a terminal, too."""
+    service.polls = [APIConnectionError("[red]reset"), HALF, DONE]
+    result = imagelabs("generate", "x", "-o", "x.png")
+    assert re.search(r"^.*polling again in [0-9.]+ s: \[red\]reset", shown(screen), re.MULTILINE)
+    assert "polling again" not in result.stderr
+
+
+@pytest.mark.parametrize("on_screen", [True, False])
+def test_a_batch_says_its_retries(
+    imagelabs: Command, gallery: Gallery, screen: io.StringIO, on_screen: bool
+) -> None:
+    """One line each, wherever its other lines go."""
+    if not on_screen:
+        imagelabs.console = None
+    gallery.polls = {"a-castle": [APIConnectionError("reset"), HALF]}
+    result = imagelabs.batch()
+    told = shown(screen) if on_screen else result.stderr
+    assert told.count("polling again") == 1
+
+
+def test_debug_says_no_retry_twice(
+    imagelabs: Command, service: ScriptedService, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has it already."""
+    service.polls = [APIConnectionError("reset"), DONE]
+    result = imagelabs("generate", "x", "-o", "x.png", "--debug")
+    assert "polling again" in caplog.text
+    assert "polling again" not in result.stderr

@@ -21,7 +21,7 @@ def test_the_service_names_no_file(imagelabs: Command) -> None:
     assert re.fullmatch(r"imagelabs-[0-9]{8}-[0-9]{6}\.png\n", result.stdout)
 
 
-@pytest.mark.parametrize("path", ["nowhere/x.png", ".", "", "-", "/dev/null", "a-file/x.png"])
+@pytest.mark.parametrize("path", ["nowhere/x.png", ".", "", "/dev/null", "a-file/x.png"])
 def test_a_file_that_cannot_be_is_refused_before_the_job_is_bought(
     imagelabs: Command, service: ScriptedService, path: str
 ) -> None:

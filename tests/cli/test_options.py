@@ -1,12 +1,17 @@
 """Options reach the service, and bad values are refused before anything is bought."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.service import Command, Gallery, ScriptedService
+from tests.cli.conftest import Start, place
+from tests.cli.service import Command, Gallery, ScriptedService, invoke
+from tests.faulty import FaultyServer
 
 
 def test_every_option_reaches_the_service(imagelabs: Command, service: ScriptedService) -> None:
@@ -39,15 +44,22 @@ def test_an_aspect_ratio_sets_the_size(imagelabs: Command) -> None:
     ("arguments", "word"),
     [
         (["--size", "big"], "'big' is not like 1152x896"),
-        (["--size", "0x8"], "width=0"),
+        (["--size", "0x8"], "--size: width=0: must"),
+        (["--width", "0"], "--width=0: must be a whole number"),
+        (["--height=-1"], "--height=-1: must"),
+        (["--size", "8x8", "--width", "8"], "Give either --size or --width"),
+        (["--width", "8", "--aspect-ratio", "1:1"], "--width=8: give either"),
+        (["--negative", "\ud800"], "--negative"),
+        (["-o", "-", "--json"], "--output - does not go with --json"),
+        (["-o", "-", "--no-wait"], "--output - does not go with --no-wait"),
         (["--size", "8x8", "--aspect-ratio", "1:1"], "not both"),
         (["--aspect-ratio", "wide"], "16:9"),
-        (["--seed", "-1"], "seed=-1"),
+        (["--seed", "-1"], "--seed=-1: must"),
         (["--seed", "x"], "--seed"),
-        (["--timeout", "nan"], "timeout=nan"),
-        (["--timeout", "0"], "timeout=0"),
-        (["--poll-interval", "0"], "interval=0"),
-        (["--base-url", "ftp://x"], "base_url='ftp://x'"),
+        (["--timeout", "nan"], "--timeout=nan"),
+        (["--timeout", "0"], "--timeout=0"),
+        (["--poll-interval", "0"], "--poll-interval"),
+        (["--base-url", "ftp://x"], "--base-url='ftp://x'"),
         (["--embedded", "--no-wait"], "does not go with --no-wait"),
         (["--embedded", "--base-url", "http://x"], "does not go with --base-url"),
         (["--colour"], "--colour"),
@@ -127,3 +139,81 @@ def test_debug_logs_no_prompt(imagelabs: Command, caplog: pytest.LogCaptureFixtu
     imagelabs("generate", "my secret", "--negative", "my fear", "--debug")
     assert "task-1 accepted" in caplog.text
     assert "my " not in caplog.text
+
+
+def test_width_and_height_are_options_of_their_own(
+    imagelabs: Command, service: ScriptedService
+) -> None:
+    """Options are named like the fields of a request; one side alone keeps the other's default."""
+    imagelabs("generate", "x", "--width", 512, "--negative-prompt", "fog", "-o", "x.png")
+    body = service.body()
+    assert (body["width"], body["height"], body["negative_prompt"]) == (512, 896, "fog")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("IMAGELABS_TIMEOUT", "-1"),
+        ("IMAGELABS_BASE_URL", "ftp://x"),
+        ("IMAGELABS_COOKIE", "a=\x01"),
+        ("IMAGELABS_PROXY", "nonsense"),
+        ("IMAGELABS_USER_AGENT", "a\nb"),
+    ],
+)
+def test_an_error_names_the_variable_that_gave_the_value(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody remembers what a profile has set."""
+    monkeypatch.setenv(variable, value)
+    result = invoke(["generate", "x", "-o", "x.png"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"imagelabs: {variable}")
+
+
+def test_an_error_about_an_argument_names_it(imagelabs: Command) -> None:
+    """As the usage line does."""
+    assert imagelabs("generate", " ").stderr.startswith("imagelabs: PROMPT")
+    assert imagelabs("wait", " ").stderr.startswith("imagelabs: TASK: task_id")
+
+
+def test_wait_sends_either_an_image_or_json_to_stdout(imagelabs: Command) -> None:
+    """Never both."""
+    result = imagelabs("wait", "task-1", "-o", "-", "--json")
+    assert result.exit_code == 2
+    assert "--output - does not go with --json" in result.stderr
+
+
+def test_prompts_may_come_from_stdin(imagelabs: Command, gallery: Gallery) -> None:
+    """``generate_prompts | imagelabs generate --batch - --out-dir images``."""
+    words = ["generate", "--batch", "-", "--out-dir", "images"]
+    result = imagelabs(*words, stdin="one\ntwo\n")
+    assert result.exit_code == 0
+    assert sorted(gallery.submits) == ["one", "two"]
+
+
+def test_an_image_does_not_go_to_a_terminal(start: Start, server: FaultyServer) -> None:
+    """Its bytes would garble the screen; refused before the image is bought."""
+    terminal, theirs = pytest.importorskip("pty").openpty()
+    process = start("generate", "x", "-o", "-", *place(server), stdout=theirs)
+    os.close(theirs)
+    stderr = process.communicate(timeout=20)[1]
+    os.close(terminal)
+    assert process.returncode == 2
+    assert "redirect stdout" in stderr
+    assert not server.asked
+
+
+def test_the_shell_can_complete_words() -> None:
+    """As docs/command-line.md says for bash, zsh and fish."""
+    code = "import sys; sys.argv = ['imagelabs']; import imagelabs_sdk.__main__ as m; m.main()"
+    for shell in ("bash", "zsh", "fish"):
+        environment = {**os.environ, "_IMAGELABS_COMPLETE": f"{shell}_source"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "imagelabs" in done.stdout
+        assert done.returncode == 0

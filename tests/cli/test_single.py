@@ -1,8 +1,8 @@
 """One image, from a prompt to a file; and what can be resumed."""
 
 import json
+import re
 import shlex
-import signal
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from click.testing import Result
 from imagelabs_sdk.cli.runtime import Runtime
 from imagelabs_sdk.embedded import embedded_client
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
-from tests.cli.conftest import Start, place
 from tests.cli.service import DONE, Command, ScriptedService, invoke, ok
-from tests.faulty import PNG, QUEUED, FaultyServer
+from tests.faulty import PNG
 
 
 def test_a_prompt_becomes_a_file_whose_path_is_the_whole_standard_output(
@@ -25,7 +24,7 @@ def test_a_prompt_becomes_a_file_whose_path_is_the_whole_standard_output(
     assert result.exit_code == 0
     assert result.stdout == "x.png\n"
     assert Path("x.png").read_bytes() == PNG
-    assert "seed 7, 1152x896 pixels, 3.0 s" in result.stderr
+    assert re.search(r"^seed 7, subseed \d+, 1152x896 pixels, 3.0 s$", result.stderr, re.M)
 
 
 def test_json_is_one_object_with_all_that_is_known(
@@ -52,7 +51,10 @@ def test_no_wait_prints_the_task_id_and_how_to_go_on(
     """The image can be brought by another command, another day."""
     result = imagelabs("generate", "x", "--no-wait", "-o", "x.png")
     assert (result.exit_code, result.stdout) == (0, "task-1\n")
-    assert result.stderr == "To resume: imagelabs wait task-1 -o x.png\n"
+    assert result.stderr.splitlines() == [
+        "task task-1: accepted",
+        "To resume: imagelabs wait task-1 -o x.png",
+    ]
     assert len(service.asked) == 1
 
 
@@ -130,16 +132,21 @@ def test_nothing_of_the_built_in_engine_can_be_resumed() -> None:
     assert result.stderr.splitlines()[-1].endswith("there is nothing to resume.")
 
 
-def test_ctrl_c_leaves_with_130_and_the_way_back(server: FaultyServer, start: Start) -> None:
-    """The one thing that must not be lost is the task id."""
-    server.scripts["/progress"] = [QUEUED]
-    process = start("generate", "x", "-o", "x.png", *place(server))
-    assert process.stderr is not None
-    assert any("queued" in line for line in process.stderr)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=20)
-    assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines() == [
-        "imagelabs: interrupted",
-        f"To resume: python -m imagelabs_sdk wait task-1 -o x.png --base-url {server.url}",
-    ]
+def test_the_hint_of_the_built_in_engine_does_not_contradict_its_error() -> None:
+    """ "Ask for its id later" helps nobody when the job ends with the command."""
+    result = draw(60.0, "generate", "x", "--embedded", "--timeout", 0.05)
+    error, hint = result.stderr.splitlines()[-2:]
+    assert re.fullmatch(r"imagelabs: the job was still running .*: give a longer --timeout", error)
+    assert hint.endswith("there is nothing to resume.")
+
+
+def test_the_hint_names_the_service_of_the_environment(
+    imagelabs: Command, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pasted into another shell it must not ask another service."""
+    monkeypatch.setenv("IMAGELABS_BASE_URL", "https://images.test")
+    service.polls = [KeyboardInterrupt()]
+    result = imagelabs("generate", "x", "-o", "x.png")
+    assert result.stderr.splitlines()[-1] == (
+        "To resume: imagelabs wait task-1 -o x.png --base-url https://images.test"
+    )
