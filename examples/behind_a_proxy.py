@@ -79,12 +79,11 @@ class Proxy(BaseHTTPRequestHandler):
 @contextmanager
 def loopback() -> Iterator[tuple[str, str]]:
     """The addresses of a service and of a proxy, which run while the block lasts."""
-    from imagelabs_sdk.server.app import App  # pip install "imagelabs_sdk[server]"
-    from imagelabs_sdk.server.engines.landscape import LandscapeEngine
-    from imagelabs_sdk.server.http import running
+    from imagelabs_sdk.server.http import running  # pip install "imagelabs_sdk[server]"
+    from imagelabs_sdk.server.local import LocalServer
 
     address = ("127.0.0.1", 0)
-    with running(App(LandscapeEngine())) as url, ThreadingHTTPServer(address, Proxy) as proxy:
+    with running(LocalServer()) as url, ThreadingHTTPServer(address, Proxy) as proxy:
         threading.Thread(target=proxy.serve_forever).start()
         try:
             yield url, f"http://127.0.0.1:{proxy.server_port}"

@@ -53,10 +53,9 @@ class PrintingTransport:
 def network(*, embedded: bool) -> Transport:
     if not embedded:
         return RequestsTransport()
-    from imagelabs_sdk.server.app import App  # pip install "imagelabs_sdk[server]"
-    from imagelabs_sdk.server.engines.landscape import LandscapeEngine
+    from imagelabs_sdk.server.local import LocalServer  # pip install "imagelabs_sdk[server]"
 
-    return HandlerTransport(App(LandscapeEngine()))
+    return HandlerTransport(LocalServer())
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ from typing import Any
 
 from .client import ImageLabs
 from .polling import PollingStrategy
-from .server.app import App
+from .server.engines.base import EngineConfig
 from .server.engines.landscape import LandscapeEngine
-from .server.engines.render import Engine
+from .server.local import LocalServer
 from .transports.handler import HandlerTransport
 
 __all__ = ["embedded_client", "embedded_transport"]
@@ -16,36 +16,40 @@ _POLL_INTERVAL = 0.1  # seconds; asking costs next to nothing here
 
 
 def embedded_transport(
-    engine: Engine | None = None, *, duration: float = _DURATION
+    engine: EngineConfig | None = None, *, duration: float = _DURATION
 ) -> HandlerTransport:
-    """A service of its own behind a transport, for who makes the client elsewhere.
+    """Return a transport with a service of its own behind it.
 
     Args:
-        engine: Draws; `None`: a `LandscapeEngine`.
-        duration: Seconds per image of that one.
+        engine: Renders; None: a `LandscapeEngine`.
+        duration: Seconds per image of that one; not used with an engine of your own.
     """
-    return HandlerTransport(App(engine or LandscapeEngine(duration=duration)))
+    return HandlerTransport(LocalServer(engine or LandscapeEngine(duration=duration)))
 
 
 def embedded_client(
-    engine: Engine | None = None,
+    engine: EngineConfig | None = None,
     *,
+    duration: float = _DURATION,
     base_url: str = "http://imagelabs.embedded",
     polling: PollingStrategy | None = None,
     poll_interval: float | None = None,
     **client_options: Any,
 ) -> ImageLabs:
-    """A client with its own service behind it. The whole protocol is spoken, without a socket.
+    """Return a client with its own service behind it.
+
+    The whole protocol is spoken, without a socket.
 
     Its jobs live in this process, so that neither the client nor its jobs pickle, and no
-    other process can ask for them.
+    other process can ask for them. `close` ends the threads of an engine that has some.
 
     Args:
-        engine: Draws; `None`: a `LandscapeEngine` with 2 seconds per image. Its images
-            are a stand-in: no diffusion model is at work.
+        engine: Renders; None: a `LandscapeEngine`. Its images are a stand-in: no diffusion
+            model is at work.
+        duration: Seconds per image of the `LandscapeEngine`; not used with an engine of your own.
         base_url: What the addresses of images begin with; nobody else can open them.
-        polling: When to poll. `None`: every `poll_interval`.
-        poll_interval: Seconds between polls; `None`: 0.1, if there is no `polling`.
+        polling: When to poll. None: every `poll_interval`.
+        poll_interval: Seconds between polls; None: 0.1, if there is no `polling`.
         **client_options: The other settings of `ImageLabs`, but for `transport`.
 
     Raises:
@@ -53,10 +57,24 @@ def embedded_client(
     """
     if polling is None and poll_interval is None:
         poll_interval = _POLL_INTERVAL
-    return ImageLabs(
+    return _EmbeddedClient(
         base_url,
-        transport=embedded_transport(engine),
+        transport=embedded_transport(engine, duration=duration),
         polling=polling,
         poll_interval=poll_interval,
         **client_options,
     )
+
+
+class _EmbeddedClient(ImageLabs):
+    """A client whose service ends with it."""
+
+    def __init__(self, base_url: str, *, transport: HandlerTransport, **options: Any) -> None:
+        super().__init__(base_url, transport=transport, **options)
+        self._server = transport.handler
+
+    def close(self) -> None:
+        """Close the client, and its service with it; another call starts both again."""
+        super().close()
+        if isinstance(self._server, LocalServer):
+            self._server.close()

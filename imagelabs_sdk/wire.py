@@ -138,16 +138,15 @@ def decode_progress_query(body: bytes) -> str:
     return task_id
 
 
-def encode_progress(progress: Progress) -> bytes:
-    """Return the answer to ``POST /progress``."""
-    return _dump(
-        {
-            "status": progress.status,
-            "progress": progress.fraction,
-            "current_image_url": progress.preview_url,
-            "final_image_url": progress.image_url,
-        }
-    )
+def encode_progress(progress: Progress, *, info: Mapping[str, Any] | None = None) -> bytes:
+    """Return the answer to ``POST /progress``; `info` says how the image was made, if known."""
+    answer = {
+        "status": progress.status,
+        "progress": progress.fraction,
+        "current_image_url": progress.preview_url,
+        "final_image_url": progress.image_url,
+    }
+    return _dump(answer if info is None else {**answer, "info": dict(info)})
 
 
 def encode_error(message: str) -> bytes:

@@ -11,9 +11,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from imagelabs_sdk.server.app import App
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 from imagelabs_sdk.server.http import running
+from imagelabs_sdk.server.local import LocalServer
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -51,7 +51,7 @@ def name(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    with running(App(LandscapeEngine(duration=0.0))) as url:
+    with running(LocalServer(LandscapeEngine(duration=0.0))) as url:
         yield url
 
 

@@ -3,9 +3,8 @@
 import json
 import runpy
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -30,11 +29,17 @@ class Printed(NamedTuple):
 Run = Callable[..., Printed]
 
 
+class QuickEngine(LandscapeEngine):
+    """What an example gets that asks for no speed of its own."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"duration": 0.2, **settings})
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs an example as a program, only faster; answers what it printed."""
-    engine = partial(LandscapeEngine, duration=0.2)
-    monkeypatch.setattr("imagelabs_sdk.server.engines.landscape.LandscapeEngine", engine)
+    monkeypatch.setattr("imagelabs_sdk.server.local.LandscapeEngine", QuickEngine)
     monkeypatch.setattr("imagelabs_sdk.embedded._DURATION", 0.2)
     monkeypatch.setattr("imagelabs_sdk.context.FixedInterval", lambda _: FixedInterval(0.05))
     monkeypatch.setattr("imagelabs_sdk.context.Adaptive", lambda: FixedInterval(0.05))

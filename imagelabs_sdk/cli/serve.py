@@ -32,11 +32,11 @@ def serve(host: str, port: int, duration: float, workers: int) -> None:
     """Serve images of the built-in engine over HTTP, as the service does, until Ctrl-C."""
     with require_extra("server"):
         # They need an extra that the other commands do without.
-        from ..server.app import App
         from ..server.engines.landscape import LandscapeEngine
         from ..server.http import serve as serve_http
+        from ..server.local import LocalServer
     engine = LandscapeEngine(duration=duration, workers=workers)
-    serve_http(App(engine), host=host, port=port, on_ready=_print_invitation)
+    serve_http(LocalServer(engine), host=host, port=port, on_ready=_print_invitation)
     say("")  # a terminal has shown ^C without an end of line
 
 

@@ -1,11 +1,9 @@
-"""The protocol's other end: a function from a request to a response."""
+"""The protocol's other end: a function from a request to a response, over a store of jobs."""
 
+import hashlib
+import math
 import re
-import secrets
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 from urllib.parse import urljoin, urlsplit
 
@@ -15,271 +13,397 @@ from .. import wire
 from ..errors import InvalidRequestError
 from ..models import Progress, State
 from ..transports.base import HttpRequest, HttpResponse
-from .engines.render import Engine, Render, RenderStatus
+from .engines.base import EngineConfig
+from .store.jobs import (
+    EXTENSIONS,
+    JobState,
+    JobStatus,
+    JobStore,
+    KeyReusedError,
+    StoreFullError,
+    Submission,
+)
 
-__all__ = ["MAX_BODY", "App"]
+__all__ = ["ANYONE", "FEATURES", "LONG_POLL", "MAX_BODY", "App", "Caller", "Parked", "Refusal"]
 
 MAX_BODY = 32 * 1024 * 1024
-"""No longer body of a request is read, in bytes; a reference image travels in it."""
+"""The longest body of a request, in bytes; a reference image travels in it."""
 
-_RETRY_AFTER = 5  # seconds, told to who comes when the house is full
-_IMAGE = re.compile(r"/(?P<kind>image|preview)/(?P<task_id>[\w-]+)\.png\Z", re.ASCII)
+LONG_POLL = 25
+"""The longest that a poll is parked, in seconds."""
+
+FEATURES = ("idempotency-key", "cancel", "priority", "info")
+"""What is announced besides long polls."""
+
+PROGRESS_INTERVAL = 0.25
+"""Seconds for which news of progress alone is held back."""
+
+_IMAGE = re.compile(
+    rf"/(?P<kind>image|preview)/(?P<task_id>[0-9a-f]{{32}})\.(?:{'|'.join(EXTENSIONS.values())})\Z",
+    re.ASCII,
+)
+_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
+_WITH_PROGRESS = re.compile(r"(?:^|[,;\s])progress\s*(?:$|[,;])")
+_URGENCY = re.compile(r"(?:^|[,\s])u\s*=\s*([0-7])\b")
+_ETAG = re.compile(r'"([\w.]+)-(\d+)"')
+_NORMAL = 3
+_CHUNK = 256 * 1024  # bytes of an image that are sent at once
+_STATES = {
+    JobState.QUEUED: State.QUEUED,
+    JobState.RENDERING: State.RUNNING,
+    JobState.DONE: State.DONE,
+    JobState.FAILED: State.FAILED,
+    JobState.CANCELLED: State.FAILED,
+}
 
 
 @attrs.frozen
-class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
-    """Becomes an error response."""
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error
+    """Becomes an error response.
+
+    Attributes:
+        status: Such as 404.
+        message: For a person; the client shows it.
+        headers: Sent besides the usual ones.
+    """
 
     status: int
     message: str
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
+    def response(self) -> HttpResponse:
+        """Return it as a response."""
+        return _json(wire.encode_error(self.message), self.status, self.headers)
+
+
+@attrs.frozen
+class Caller:
+    """Who sent a request.
+
+    Attributes:
+        name: Of its token; empty: none is needed.
+        max_in_flight: Unfinished jobs that it may have; None: no limit of its own.
+        max_side: The longest side of an image that it may ask for, in pixels; None: no limit.
+    """
+
+    name: str = ""
+    max_in_flight: int | None = None
+    max_side: int | None = None
+
+
+ANYONE = Caller()
+"""The caller of a server that asks for no token."""
+
+
+@attrs.frozen
+class Parked:
+    """An answer to a poll that is not due yet.
+
+    Attributes:
+        task_id: The job that is waited for.
+        seconds: After which it is answered whatever has happened.
+        is_due: Return True once there is something to tell; asked after each change of the job
+            and when `PROGRESS_INTERVAL` is over. The argument: seconds since it was parked.
+        answer: Return the response.
+    """
+
+    task_id: str
+    seconds: float
+    is_due: Callable[[float], bool]
+    answer: Callable[[], HttpResponse]
+
 
 class App:
-    """Answers `HttpRequest` with `HttpResponse`, wherever it is mounted.
+    """Turns an `HttpRequest` into an `HttpResponse`, wherever it is mounted.
 
-    Only the end of a path counts, and the addresses of images are beside the one that was
-    asked. Safe for threads, for one process: jobs are kept in memory. It does not pickle, for
-    the same reason.
+    Only the end of a path counts, and the addresses of images are relative to the one that was
+    asked. Safe for threads. It never waits for a render.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        store: JobStore,
+        engine: EngineConfig,
         *,
-        keep: float = 3600.0,
-        max_jobs: int = 1000,
-        cache_bytes: int = 64 * 1024 * 1024,
-        clock: Callable[[], float] = time.monotonic,
+        features: tuple[str, ...] = FEATURES,
     ) -> None:
-        """Nothing is opened.
+        """Keep the store and the engine's settings; neither is closed by the App.
 
         Args:
-            engine: Draws.
-            keep: Seconds for which a job is known after somebody saw that it had ended.
-            max_jobs: No more are known at once; the one first seen to end makes room. If none
-                has ended, a new request is answered with 429.
-            cache_bytes: For finished images, so that they are not drawn at each request;
-                0: none is kept.
-            clock: A monotonic clock, in seconds.
+            store: Where jobs are kept.
+            engine: Judges requests; workers load it elsewhere.
+            features: What is announced; `handle` adds long polls where the caller can park.
         """
-        self._engine = engine
-        self._tasks = _Tasks(keep, max_jobs, clock)
-        self._image_cache = _ImageCache(cache_bytes)
+        self._store, self._engine, self._features = store, engine, features
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Answer a request. What an engine raises, besides `InvalidRequestError`, goes through."""
-        try:
-            response = self._answer(request)
-        except _Refused as refusal:
-            body = wire.encode_error(refusal.message)
-            response = _json(body, refusal.status, refusal.headers)
-        return attrs.evolve(response, chunks=b"") if request.method == "HEAD" else response
+        """Answer a request at once."""
+        response = self.handle(request)
+        return response if isinstance(response, HttpResponse) else response.answer()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an App cannot be pickled: its jobs are in this process")
 
-    def _answer(self, request: HttpRequest) -> HttpResponse:
+    def handle(
+        self, request: HttpRequest, caller: Caller = ANYONE, *, can_park: bool = False
+    ) -> HttpResponse | Parked:
+        """Answer a request, or return a parked answer if the caller can wait for one.
+
+        What the store raises on a broken disk (`OSError`, `sqlite3.Error`) goes through.
+        """
+        features = (f"long-poll={LONG_POLL}",) * can_park + self._features
+        try:
+            answer = self._route(request, caller, can_park)
+        except Refusal as refusal:
+            answer = refusal.response()
+        if isinstance(answer, Parked):
+            late = answer.answer
+            return attrs.evolve(answer, answer=lambda: _with_features(late(), features))
+        if request.method == "HEAD":
+            answer = attrs.evolve(answer, chunks=b"")
+        return _with_features(answer, features)
+
+    def _route(self, request: HttpRequest, caller: Caller, can_park: bool) -> HttpResponse | Parked:
         path = _path(request.url)
         if path.endswith("/txt2img"):
-            return _json(self._posted(request, self._submit))
+            return self._posted(request, lambda: self._submit(request, caller))
         if path.endswith("/progress"):
-            return _json(self._posted(request, self._progress))
+            return self._posted(request, lambda: self._progress(request, can_park))
+        if path.endswith("/cancel"):
+            return self._posted(request, lambda: self._cancel(request))
         if found := _IMAGE.search(path):
             _allow(request, "GET", "HEAD")
-            return _png(self._bytes(found["kind"], found["task_id"]))
-        raise _Refused(404, "no such path; POST /txt2img and POST /progress are answered here")
+            return self._fetch(found["kind"], found["task_id"])
+        raise Refusal(404, "no such path; POST /txt2img and POST /progress are answered here")
 
-    # Asking -----------------------------------------------------------------------------
-
-    def _posted(self, request: HttpRequest, answer: Callable[[HttpRequest], bytes]) -> bytes:
+    def _posted(
+        self, request: HttpRequest, answer: Callable[[], HttpResponse | Parked]
+    ) -> HttpResponse | Parked:
         _allow(request, "POST")
         if len(request.body) > MAX_BODY:
-            raise _Refused(413, f"the body is longer than {MAX_BODY} bytes")
+            raise Refusal(413, f"the body is longer than {MAX_BODY} bytes")
         try:
-            return answer(request)
+            return answer()
         except InvalidRequestError as exc:
-            raise _Refused(422 if exc.field else 400, exc.message) from exc
+            raise Refusal(422 if exc.field else 400, exc.message) from exc
 
-    def _submit(self, request: HttpRequest) -> bytes:
+    # Submitting ---------------------------------------------------------------------------
+
+    def _submit(self, request: HttpRequest, caller: Caller) -> HttpResponse:
         wanted = wire.decode_image_request(request.body).with_seeds()
-        return wire.encode_submission(self._tasks.add(lambda: self._engine.start(wanted)))
-
-    def _progress(self, request: HttpRequest) -> bytes:
-        task_id = wire.decode_progress_query(request.body)
-        standing = self._tasks.standing(task_id)
-        progress = Progress(
-            state=standing.state,
-            status=_status(standing),
-            fraction=standing.fraction,
-            preview_url=_preview_url(request.url, task_id, standing),
-            image_url=_image_url(request.url, task_id, standing),
+        self._engine.check(wanted)
+        limit = caller.max_side
+        if limit is not None and max(wanted.width, wanted.height) > limit:
+            raise Refusal(422, f"width, height: your token allows {limit} pixels a side")
+        submission = Submission(
+            request=wanted,
+            priority=_priority(request.headers),
+            owner=caller.name,
+            key=_key(request.headers),
+            digest=hashlib.sha256(request.body).hexdigest(),
         )
-        return wire.encode_progress(progress)
+        try:
+            task_id = self._store.submit(submission, max_in_flight=caller.max_in_flight)
+        except StoreFullError as exc:
+            raise Refusal(429, exc.message, _retry_after(exc.retry_after)) from exc
+        except KeyReusedError as exc:
+            raise Refusal(422, "idempotency-key: it came with another body before") from exc
+        return _json(wire.encode_submission(task_id))
 
-    # Fetching ---------------------------------------------------------------------------
+    # Polling ------------------------------------------------------------------------------
 
-    def _bytes(self, kind: str, task_id: str) -> bytes:
+    def _progress(self, request: HttpRequest, can_park: bool) -> HttpResponse | Parked:
+        task_id = wire.decode_progress_query(request.body)
+        status = self._status(task_id)
+        prefer = request.headers.get("prefer", "")
+        wait = _WAIT.search(prefer)
+        if wait is None or not can_park:
+            return self._answer(request, status)
+        known = _ETAG.fullmatch(request.headers.get("if-none-match", "").strip())
+        news = _News(
+            known[1] if known else None,
+            int(known[2]) if known else 0,
+            bool(_WITH_PROGRESS.search(prefer)),
+        )
+        applied = {"preference-applied": "wait"}
+        if news.is_due(status, 0.0):
+            return self._answer(request, status, applied)
+        return Parked(
+            task_id,
+            min(float(wait[1]), LONG_POLL),
+            lambda waited: news.is_due(self._store.status(task_id), waited),
+            lambda: self._answer_again(request, task_id, applied),
+        )
+
+    def _answer_again(
+        self, request: HttpRequest, task_id: str, headers: Mapping[str, str]
+    ) -> HttpResponse:
+        try:
+            return self._answer(request, self._status(task_id), headers)
+        except Refusal as refusal:
+            return refusal.response()
+
+    def _answer(
+        self, request: HttpRequest, status: JobStatus, headers: Mapping[str, str] | None = None
+    ) -> HttpResponse:
+        if status.state in (JobState.FAILED, JobState.CANCELLED):
+            self._store.mark_fetched(status.id)  # there is nothing more to fetch
+        progress = Progress(
+            state=_STATES[status.state],
+            status=_words(status),
+            fraction=status.fraction,
+            preview_url=_preview_url(request.url, status),
+            image_url=_image_url(request.url, status),
+        )
+        body = wire.encode_progress(progress, info=status.info)
+        return _json(body, 200, {"etag": _etag(status), **(headers or {})})
+
+    def _cancel(self, request: HttpRequest) -> HttpResponse:
+        task_id = wire.decode_progress_query(request.body)
+        cancelled = self._store.cancel(task_id)
+        response = self._answer(request, self._status(task_id))
+        return response if cancelled else attrs.evolve(response, status=409)
+
+    def _status(self, task_id: str) -> JobStatus:
+        status = self._store.status(task_id)
+        if status is None:
+            raise Refusal(404, "no such task; it may have expired")
+        return status
+
+    # Fetching -----------------------------------------------------------------------------
+
+    def _fetch(self, kind: str, task_id: str) -> HttpResponse:
+        status = self._status(task_id)
         if kind == "preview":
-            data = self._tasks.get(task_id).drawing.preview()
+            data = self._store.preview(task_id)
             if data is None:
-                raise _Refused(404, "there is no preview now")
-            return data
-        if self._tasks.standing(task_id).state is not State.DONE:
-            raise _Refused(404, "there is no image (yet)")
-        return self._make_image(task_id)
+                raise Refusal(404, "there is no preview now")
+            return _response(200, "image/png", len(data), data)
+        data = self._store.image(status)
+        if data is None or status.media_type is None:
+            raise Refusal(404, "there is no image (yet)")
+        chunks = self._sent_whole(task_id, data)
+        return _response(200, status.media_type, len(data), chunks)
 
-    def _make_image(self, task_id: str) -> bytes:
-        """From the shelf, or drawn; who wants it meanwhile waits for that instead of drawing."""
-        task = self._tasks.get(task_id)
-        with task.drawn_by_one:
-            data = self._image_cache.get(task_id)
-            if data is None:
-                data = task.drawing.image()
-                self._image_cache.put(task_id, data)
-        return data
+    def _sent_whole(self, task_id: str, data: bytes) -> Iterator[bytes]:
+        """Yield an image; when the last piece was taken, note that it was fetched."""
+        for start in range(0, len(data), _CHUNK):
+            yield data[start : start + _CHUNK]
+        self._store.mark_fetched(task_id)
+
+
+@attrs.frozen
+class _News:
+    """What a long poll waits for.
+
+    Attributes:
+        state: The state that the client knows; None: it named none.
+        version: The progress that it knows.
+        with_progress: True if news of progress alone are wanted.
+    """
+
+    state: str | None
+    version: int
+    with_progress: bool
+
+    def is_due(self, status: JobStatus | None, waited: float) -> bool:
+        """Return True if the client should be answered, `waited` seconds after it asked."""
+        if status is None:
+            return True
+        if self.state is None:
+            return status.state.ended
+        if self.state != _state_tag(status):
+            return True
+        moved = status.version != self.version
+        return self.with_progress and moved and waited >= PROGRESS_INTERVAL
+
+
+def _state_tag(status: JobStatus) -> str:
+    return f"{status.state.value}.{status.attempt}"
+
+
+def _etag(status: JobStatus) -> str:
+    return f'"{_state_tag(status)}-{status.version}"'
 
 
 def _path(url: str) -> str:
     try:
         return urlsplit(url).path
     except ValueError as exc:
-        raise _Refused(400, "the address is malformed") from exc
+        raise Refusal(400, "the address is malformed") from exc
 
 
-def _image_url(asked: str, task_id: str, standing: RenderStatus) -> str | None:
-    done = standing.state is State.DONE
-    return urljoin(asked, f"image/{task_id}.png") if done else None
+def _image_url(asked: str, status: JobStatus) -> str | None:
+    if status.media_type is None:
+        return None
+    return urljoin(asked, f"image/{status.id}.{EXTENSIONS[status.media_type]}")
 
 
-def _preview_url(asked: str, task_id: str, standing: RenderStatus) -> str | None:
-    """The percentage at its end lets a page see that there is something new to show."""
-    percent = round(100 * (standing.fraction or 0.0))
-    return urljoin(asked, f"preview/{task_id}.png?{percent}") if standing.has_preview else None
+def _preview_url(asked: str, status: JobStatus) -> str | None:
+    """The version at its end lets a page see that there is something new to show."""
+    if not status.has_preview:
+        return None
+    return urljoin(asked, f"preview/{status.id}.png?{round(100 * status.fraction)}")
 
 
 def _allow(request: HttpRequest, *methods: str) -> None:
     if request.method not in methods:
         allowed = ", ".join(methods)
-        raise _Refused(405, f"use {allowed}", {"allow": allowed})
+        raise Refusal(405, f"use {allowed}", {"allow": allowed})
 
 
-def _status(standing: RenderStatus) -> str:
-    """The service's words; those of an engine must not be taken for a success or a failure."""
-    if standing.state is State.DONE:
-        return "Done"
-    if standing.state is State.FAILED:
-        return f"Error: {standing.words or 'the drawing failed'}"
-    return standing.words or standing.state.value
+def _priority(headers: Mapping[str, str]) -> int:
+    """Return the urgency of RFC 9218; what cannot be read is normal."""
+    found = _URGENCY.search(headers.get("priority", ""))
+    return int(found[1]) if found else _NORMAL
+
+
+def _key(headers: Mapping[str, str]) -> str | None:
+    key = headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise Refusal(400, "idempotency-key: must be 1 to 200 printable ASCII characters")
+    return key
+
+
+def _words(status: JobStatus) -> str:
+    """Return the protocol's word; an engine's words must not be taken for success or failure."""
+    if status.state is JobState.FAILED:
+        return f"Error: {status.detail}"
+    if status.position is not None:
+        return f"Queue position {status.position}"
+    return {
+        JobState.DONE: "Done",
+        JobState.CANCELLED: "Cancelled",
+    }.get(status.state, "Processing")
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"retry-after": str(math.ceil(seconds))}
 
 
 def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> HttpResponse:
-    return _response(status, "application/json", body, headers or {})
+    return _response(status, "application/json", len(body), body, headers)
 
 
-def _png(body: bytes) -> HttpResponse:
-    return _response(200, "image/png", body, {})
+def _response(
+    status: int,
+    media_type: str,
+    length: int,
+    body: bytes | Iterator[bytes],
+    more: Mapping[str, str] | None = None,
+) -> HttpResponse:
+    headers = {
+        "content-type": media_type,
+        "content-length": str(length),
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+    }
+    return HttpResponse(status, {**headers, **(more or {})}, body)
 
 
-def _response(status: int, kind: str, body: bytes, more: Mapping[str, str]) -> HttpResponse:
-    headers = {"content-type": kind, "content-length": str(len(body)), "cache-control": "no-store"}
-    return HttpResponse(status, {**headers, **more}, body)
-
-
-# What is remembered -------------------------------------------------------------------
-
-
-@attrs.frozen(eq=False)
-class _Task:
-    """A drawing, and the lock under which its image is made."""
-
-    drawing: Render
-    drawn_by_one: threading.Lock = attrs.field(factory=threading.Lock)
-
-
-class _Tasks:
-    """The jobs, bounded in number and in time.
-
-    An engine is never asked anything under `_lock`; submits wait for one another at `_submit_lock`.
-    """
-
-    def __init__(self, keep: float, most: int, clock: Callable[[], float]) -> None:
-        self._keep, self._most, self._clock = keep, most, clock
-        self._known: dict[str, _Task] = {}
-        self._ended: OrderedDict[str, float] = OrderedDict()  # when we first saw it, in order
-        self._lock, self._submit_lock = threading.Lock(), threading.Lock()
-
-    def add(self, start: Callable[[], Render]) -> str:
-        """Start a drawing, if there is room for it, and give it a name nobody can guess."""
-        task_id = secrets.token_hex(16)  # no dash in front that a shell would misread
-        with self._submit_lock:
-            self._make_room()
-            task = _Task(start())
-            with self._lock:
-                self._known[task_id] = task
-        return task_id
-
-    def get(self, task_id: str) -> _Task:
-        with self._lock:
-            self._expire()
-            if task_id not in self._known:
-                raise _Refused(404, "no such task; it may have expired")
-            return self._known[task_id]
-
-    def standing(self, task_id: str) -> RenderStatus:
-        return self._poll(task_id, self.get(task_id))
-
-    def _poll(self, task_id: str, task: _Task) -> RenderStatus:
-        standing = task.drawing.standing()
-        with self._lock:
-            if standing.state.ended and task_id in self._known:
-                self._ended.setdefault(task_id, self._clock())
-        return standing
-
-    def _expire(self) -> None:
-        now = self._clock()
-        while self._ended and next(iter(self._ended.values())) + self._keep <= now:
-            self._forget_one()
-
-    def _forget_one(self) -> None:
-        """The job that was first seen to have ended."""
-        task_id, _ = self._ended.popitem(last=False)
-        del self._known[task_id]
-
-    def _make_room(self) -> None:
-        with self._lock:
-            self._expire()
-            full = len(self._known) >= self._most and not self._ended
-            unseen = dict(self._known) if full else {}
-        for task_id, task in unseen.items():  # some may have ended with nobody asking
-            self._poll(task_id, task)
-        with self._lock:
-            while len(self._known) >= self._most:
-                if not self._ended:
-                    headers = {"retry-after": str(_RETRY_AFTER)}
-                    raise _Refused(429, "too many unfinished jobs", headers)
-                self._forget_one()
-
-
-class _ImageCache:
-    """The latest images, bounded in bytes."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._size = most, 0
-        self._images: OrderedDict[str, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, task_id: str) -> bytes | None:
-        with self._lock:
-            if task_id in self._images:
-                self._images.move_to_end(task_id)
-            return self._images.get(task_id)
-
-    def put(self, task_id: str, data: bytes) -> None:
-        if len(data) > self._most:
-            return
-        with self._lock:
-            self._images[task_id] = data
-            self._size += len(data)
-            while self._size > self._most:
-                self._size -= len(self._images.popitem(last=False)[1])
+def _with_features(response: HttpResponse, features: tuple[str, ...]) -> HttpResponse:
+    if not features:
+        return response
+    headers = {**response.headers, "imagelabs-features": ", ".join(features)}
+    return attrs.evolve(response, headers=headers)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from imagelabs_sdk.server import http
-from imagelabs_sdk.server.app import App
+from imagelabs_sdk.server.local import LocalServer
 from tests.cli.conftest import Start
 from tests.cli.service import Command, invoke
 from tests.faulty import FaultyServer
@@ -17,7 +17,7 @@ def test_serve_says_how_to_be_used(imagelabs: Command, monkeypatch: pytest.Monke
     """The line below can be pasted into another terminal."""
     served = []
 
-    def serve(app: App, *, host: str, port: int, on_ready: Callable[[str], object]) -> None:
+    def serve(app: LocalServer, *, host: str, port: int, on_ready: Callable[[str], object]) -> None:
         served.append((app, host, port))
         on_ready("http://here:81")
 

@@ -1,29 +1,50 @@
 """Both ends in one process: everything but the network is real."""
 
 import pickle
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 import pytest
 
-from imagelabs_sdk import FixedInterval, ImageRequest, InvalidRequestError, Progress, State
+from imagelabs_sdk import (
+    FixedInterval,
+    HandlerTransport,
+    ImageLabs,
+    ImageRequest,
+    InvalidRequestError,
+    JobFailedError,
+    Progress,
+    State,
+)
 from imagelabs_sdk.embedded import embedded_client
+from imagelabs_sdk.server.encoding import encode
+from imagelabs_sdk.server.engines.base import (
+    RenderedImage,
+    RenderError,
+    RenderJob,
+    RenderMonitor,
+)
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
-from imagelabs_sdk.server.engines.render import RenderStatus
+from imagelabs_sdk.server.engines.landscape.renders import finished
+from imagelabs_sdk.server.local import LocalServer
 from tests.conftest import FakeTime
+from tests.server.conftest import Easel
 
 SMALL = ImageRequest("a lighthouse at dusk", width=64, height=48, seed=1, subseed=2)
 
 
 def test_a_prompt_becomes_an_image_with_no_network(time: FakeTime, tmp_path: Path) -> None:
     """Four lines in a README must work on any machine."""
-    engine = LandscapeEngine(duration=2.0, clock=time.clock)
-    with embedded_client(engine, polling=time.every(0.5)) as client:
+    server = LocalServer(LandscapeEngine(duration=2.0), clock=time.clock)
+    transport = HandlerTransport(server)
+    with ImageLabs("http://x.test", transport=transport, polling=time.every(0.5)) as client:
         seen: list[Progress] = []
         image = client.generate(SMALL, on_progress=seen.append)
         path = image.save(tmp_path / "lighthouse")
     assert path.name == "lighthouse.png"
-    assert path.read_bytes() == engine.start(SMALL).image()
+    assert path.read_bytes() == encode(finished(SMALL))
     assert [progress.fraction for progress in seen] == [0.25, 0.5, 0.75, 1.0]
     assert seen[0].preview_url is not None
     assert image.request == SMALL
@@ -56,27 +77,37 @@ def test_settings_of_the_client_go_through() -> None:
 
 
 @attrs.frozen
-class Failing:
-    """An engine whose drawings all fail, and a drawing of its."""
+class Failing(Easel):
+    """An engine whose renders all fail; it is its own settings, too."""
 
-    def start(self, request: ImageRequest) -> "Failing":
+    def load(self, worker: int) -> "Failing":
         return self
 
-    def standing(self) -> RenderStatus:
-        return RenderStatus(State.FAILED, "out of memory")
+    def render(
+        self, batch: Sequence[RenderJob], monitor: RenderMonitor
+    ) -> Sequence[RenderedImage | RenderError]:
+        return [RenderError("out of memory") for _ in batch]
 
-    def preview(self) -> None:
-        return None
-
-    def image(self) -> bytes:
-        raise AssertionError("was not done")
+    def close(self) -> None:
+        pass
 
 
-def test_an_engine_of_ones_own_can_fail(time: FakeTime) -> None:
-    """Its words reach the caller."""
-    client = embedded_client(Failing(), polling=time.every(1.0))
-    progress = client.submit(SMALL).refresh()
-    assert (progress.state, progress.status) == (State.FAILED, "Error: out of memory")
+def test_an_engine_of_ones_own_is_loaded_by_threads_that_end_with_the_client() -> None:
+    """Its words reach the caller; and nothing is left behind."""
+    with embedded_client(Failing(), poll_interval=0.01) as client:
+        with pytest.raises(JobFailedError, match="Error: out of memory"):
+            client.generate(SMALL, timeout=20)
+        assert threads()
+    assert not threads()
+
+
+def threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("imagelabs")]
+
+
+def test_its_speed_can_be_chosen() -> None:
+    """As that of the transport and of the Django setting."""
+    assert embedded_client(duration=0).submit(SMALL).refresh().state is State.DONE
 
 
 def test_it_does_not_pickle_and_says_why() -> None:

@@ -13,18 +13,30 @@ import attrs
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from imagelabs_sdk import ImageRequest, InvalidRequestError, State
+from imagelabs_sdk import (
+    HandlerTransport,
+    HttpRequest,
+    ImageLabs,
+    ImageRequest,
+    InvalidRequestError,
+    Job,
+    State,
+)
+from imagelabs_sdk.server.encoding import encode
+from imagelabs_sdk.server.engines.base import RenderedImage, RenderError, RenderJob
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
-from imagelabs_sdk.server.engines.landscape import engine as landscape
+from imagelabs_sdk.server.engines.landscape import timeline as landscape_timeline
 from imagelabs_sdk.server.engines.landscape.painter import paint
+from imagelabs_sdk.server.engines.landscape.renders import LandscapeRenderer, finished
 from imagelabs_sdk.server.engines.landscape.scene import DiscKind, Frame, Scene, Sprig, compose
+from imagelabs_sdk.server.local import LocalServer
 from tests.conftest import FakeTime
 
 SMALL = ImageRequest("a lighthouse at dusk", width=96, height=72, seed=1, subseed=2)
 
 
 def drawn(request: ImageRequest = SMALL) -> bytes:
-    return LandscapeEngine(duration=0).start(request).image()
+    return encode(finished(request))
 
 
 def scene(prompt: str, **changes: Any) -> Scene:
@@ -236,50 +248,58 @@ def test_a_ridge_repeats_after_its_period() -> None:
         assert math.isclose(ridge.crest(x), ridge.crest(x + wide), abs_tol=1e-9)
 
 
-# The queue ----------------------------------------------------------------------------
+# Without threads ----------------------------------------------------------------------
 
 
-def test_a_drawing_stands_as_the_clock_says(time: FakeTime) -> None:
-    """Nothing runs in between: looking is all that there is."""
-    drawing = LandscapeEngine(duration=4.0, clock=time.clock).start(SMALL)
-    first = drawing.standing()
-    assert (first.state, first.fraction, first.has_preview) == (State.RUNNING, 0.0, True)
+def client_of(time: FakeTime, **settings: Any) -> ImageLabs:
+    server = LocalServer(LandscapeEngine(**settings), clock=time.clock)
+    return ImageLabs("http://x.test", transport=HandlerTransport(server), polling=time.every(1.0))
+
+
+def words(job: Job) -> str:
+    return job.refresh().status
+
+
+def test_a_job_stands_as_the_clock_says(time: FakeTime) -> None:
+    """Nothing runs in between: asking is all that there is."""
+    job = client_of(time, duration=4.0).submit(SMALL)
+    first = job.refresh()
+    assert (first.state, first.fraction) == (State.RUNNING, 0.0)
     time.now += 1.0
-    assert drawing.standing().fraction == 0.25
+    assert job.refresh().fraction == 0.25
     time.now += 3.0
-    assert (drawing.standing().state, drawing.standing().fraction) == (State.DONE, 1.0)
+    assert job.refresh().state is State.DONE
+    assert job.image().read() == drawn()
 
 
-def test_who_waits_is_told_the_place_in_the_queue(time: FakeTime) -> None:
-    """Two are drawn at a time, so the queue moves on by two."""
-    engine = LandscapeEngine(duration=4.0, workers=2, clock=time.clock)
-    drawings = [engine.start(SMALL) for _ in range(6)]
-    words = [drawing.standing().words for drawing in drawings]
-    assert words[:3] == ["Processing", "Processing", "Queue position 1"]
-    assert words[3:] == ["Queue position 2", "Queue position 3", "Queue position 4"]
-    last = drawings[-1].standing()
-    assert (last.state, last.fraction, last.has_preview) == (State.QUEUED, 0.0, False)
+def test_the_queue_moves_on_as_workers_become_free(time: FakeTime) -> None:
+    """Two render at a time, and a job begins when the one before it ended, asked or not."""
+    client = client_of(time, duration=4.0, workers=2)
+    jobs = [client.submit(SMALL) for _ in range(6)]
+    assert [words(job) for job in jobs] == [
+        *["Processing"] * 2,
+        *[f"Queue position {place}" for place in (1, 2, 3, 4)],
+    ]
+    assert jobs[-1].refresh().state is State.QUEUED
     time.now += 4.0
-    assert drawings[-1].standing().words == "Queue position 2"
-    time.now += 4.0
-    assert drawings[-1].standing().state is State.RUNNING
+    assert words(jobs[-1]) == "Queue position 2"
+    time.now += 6.0
+    assert [job.refresh().state for job in jobs[:4]] == [State.DONE] * 4
+    assert jobs[-1].refresh().fraction == 0.5
 
 
 def test_a_worker_that_was_idle_starts_at_once(time: FakeTime) -> None:
-    """The time in which nobody asked is not owed to the next one."""
-    engine = LandscapeEngine(duration=4.0, workers=1, clock=time.clock)
-    engine.start(SMALL)
-    time.now += 2.0
-    waiting = engine.start(SMALL)
-    assert waiting.standing().words == "Queue position 1"
+    """The time in which nobody asked is not owed to the next job."""
+    client = client_of(time, duration=4.0, workers=1)
+    client.submit(SMALL)
     time.now += 100.0
-    assert engine.start(SMALL).standing().fraction == 0.0
+    assert client.submit(SMALL).refresh().fraction == 0.0
 
 
-def test_no_duration_means_done_at_the_first_look(time: FakeTime) -> None:
+def test_no_duration_means_done_at_the_first_poll(time: FakeTime) -> None:
     """For tests, and for who is in a hurry."""
-    engine = LandscapeEngine(duration=0, workers=1, clock=time.clock)
-    assert {engine.start(SMALL).standing().state for _ in range(3)} == {State.DONE}
+    client = client_of(time, duration=0, workers=1)
+    assert {client.submit(SMALL).refresh().state for _ in range(3)} == {State.DONE}
 
 
 @pytest.mark.parametrize("setting", [{"duration": -1.0}, {"duration": math.nan}, {"workers": 0}])
@@ -293,49 +313,119 @@ def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, Any]) -> No
 def test_a_preview_comes_nearer_to_the_picture(time: FakeTime) -> None:
     """It is what makes waiting pleasant; and it is cheap, for it is small."""
     request = attrs.evolve(SMALL, width=1152, height=896)
-    drawing = LandscapeEngine(duration=10.0, clock=time.clock).start(request)
+    job = client_of(time, duration=10.0).submit(request)
     final = paint(compose(request), 1152, 896).resize((512, 398))
     gaps = []
     for _ in range(9):
         time.now += 1.0
-        with Image.open(io.BytesIO(drawing.preview() or b"")) as preview:
-            assert preview.size == (512, 398)
-            gaps.append(difference(preview, final))
+        job.refresh()
+        preview = job.preview()
+        assert preview is not None
+        with Image.open(io.BytesIO(preview.read())) as image:
+            assert image.size == (512, 398)
+            gaps.append(difference(image, final))
     assert gaps == sorted(gaps, reverse=True)
     assert gaps[-1] < gaps[0] / 3
 
 
-def test_there_is_no_preview_before_and_after(time: FakeTime) -> None:
-    """A queued picture has nothing to show, a finished one has better."""
-    engine = LandscapeEngine(duration=4.0, workers=1, clock=time.clock)
-    done, queued = engine.start(SMALL), engine.start(SMALL)
-    assert queued.preview() is None
-    time.now += 4.0
-    assert done.preview() is None
+def test_a_cancelled_job_frees_nothing_and_is_not_painted(
+    time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker comes to its end, and what it made is dropped."""
+    server = LocalServer(LandscapeEngine(duration=4.0, workers=1), clock=time.clock)
+    client = ImageLabs("http://x.test", transport=HandlerTransport(server))
+    job, after = client.submit(SMALL), client.submit(SMALL)
+    body = f'{{"task_id": "{job.id}"}}'.encode()
+    server(HttpRequest(method="POST", url="http://x.test/cancel", body=body))
+    monkeypatch.setattr(landscape_timeline, "finished", lambda request: pytest.fail("painted"))
+    time.now += 5.0
+    assert words(job) == "Cancelled"
+    assert after.refresh().fraction == 0.25
 
 
-def test_no_more_pictures_are_drawn_at_once_than_there_are_workers(
-    monkeypatch: pytest.MonkeyPatch,
+def test_no_more_images_are_painted_at_once_than_there_are_workers(
+    time: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The largest take half a gigabyte each; a server's threads must not add that up."""
-    busy, most, both = 0, 0, threading.Barrier(2)
-    counting = threading.Lock()
+    both, painted = threading.Barrier(2), []
 
-    def slowly(scene: Scene, width: int, height: int) -> Image.Image:
-        nonlocal busy, most
-        with counting:
-            busy += 1
-            most = max(most, busy)
+    def slowly(request: ImageRequest) -> Image.Image:
+        painted.append(threading.get_ident())
         both.wait(5.0)  # passes only when two are at it
-        with counting:
-            busy -= 1
-        return Image.new("RGB", (width, height))
+        return Image.new("RGB", (request.width, request.height))
 
-    monkeypatch.setattr(landscape, "paint", slowly)
-    engine = LandscapeEngine(duration=0, workers=2)
-    threads = [threading.Thread(target=engine.start(SMALL).image) for _ in range(6)]
+    monkeypatch.setattr(landscape_timeline, "finished", slowly)
+    client = client_of(time, duration=4.0, workers=2)
+    jobs = [client.submit(SMALL) for _ in range(4)]
+    time.now += 5.0
+    threads = [threading.Thread(target=job.refresh) for job in jobs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == 2
+    assert len(set(painted)) == len(painted) == 2
+
+
+# In a worker --------------------------------------------------------------------------
+
+
+@attrs.define
+class Watch:
+    """A monitor that takes notes; it cancels after so many reports."""
+
+    cancel_after: int = 1000
+    fractions: list[float] = attrs.Factory(list)
+    previews: int = 0
+
+    def progress(self, job_id: str, fraction: float, preview: object = None) -> None:
+        self.fractions.append(fraction)
+        self.previews += preview is not None
+
+    def wants_preview(self, job_id: str) -> bool:
+        return True
+
+    def is_cancelled(self, job_id: str) -> bool:
+        return len(self.fractions) >= self.cancel_after
+
+
+def test_a_batch_is_rendered_step_by_step() -> None:
+    """With progress and previews for each of its jobs, and the same pixels as without threads."""
+    slept: list[float] = []
+    batch = [RenderJob(str(n), attrs.evolve(SMALL, seed=n), "") for n in range(2)]
+    watch = Watch()
+    one, other = LandscapeRenderer(4.0, slept.append).render(batch, watch)
+    assert isinstance(one, RenderedImage)
+    assert isinstance(other, RenderedImage)
+    assert encode(other.image) == drawn(batch[1].request)
+    assert watch.fractions[::2] == sorted(watch.fractions[::2])
+    assert watch.previews == len(watch.fractions) == 40
+    assert sum(slept) > 0
+    assert one.info["seed"] == 0
+    assert one.info["ignored"] == []
+
+
+def test_a_batch_that_nobody_wants_ends_early() -> None:
+    """No worker draws for nobody."""
+    watch = Watch(cancel_after=3)
+    (outcome,) = LandscapeRenderer(0.0).render([RenderJob("a", SMALL, "")], watch)
+    assert isinstance(outcome, RenderError)
+    assert len(watch.fractions) == 3
+
+
+def test_it_says_which_wishes_had_no_effect() -> None:
+    """A reference image that is quietly dropped would puzzle."""
+    request = attrs.evolve(SMALL, attention=3, reference_strength=70)
+    (outcome,) = LandscapeRenderer(0.0).render([RenderJob("a", request, "")], Watch())
+    assert isinstance(outcome, RenderedImage)
+    assert outcome.info["ignored"] == ["attention", "reference_strength"]
+
+
+def test_requests_of_one_size_share_a_batch() -> None:
+    """As a model's would."""
+    engine = LandscapeEngine()
+    engine.check(SMALL)
+    assert engine.batch_key(SMALL) == engine.batch_key(attrs.evolve(SMALL, seed=9))
+    assert engine.batch_key(SMALL) != engine.batch_key(attrs.evolve(SMALL, width=128))
+    loaded = engine.load(0)
+    assert isinstance(loaded, LandscapeRenderer)
+    loaded.close()

@@ -1,0 +1,1 @@
+"""What the server keeps: jobs in a database, finished images beside it."""

@@ -1,0 +1,185 @@
+"""Open the store's database: lock, ownership, integrity, schema."""
+
+import contextlib
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import attrs
+
+__all__ = ["Database", "StoreError"]
+
+_APPLICATION_ID = 0x494D4C53  # "IMLS": this file is ours
+_MIGRATIONS = (
+    """
+    CREATE TABLE jobs (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        handle TEXT NOT NULL,
+        owner TEXT NOT NULL,              -- name of the token that submitted it; '': none
+        priority INTEGER NOT NULL,        -- 0 first, 7 last
+        request TEXT NOT NULL,            -- JSON; '' once the job has ended
+        request_bytes INTEGER NOT NULL,
+        reserved INTEGER NOT NULL,        -- bytes that its image may need
+        state TEXT NOT NULL,
+        detail TEXT NOT NULL DEFAULT '',  -- why it failed
+        attempt INTEGER NOT NULL DEFAULT 0,
+        deaths INTEGER NOT NULL DEFAULT 0,
+        engine TEXT NOT NULL DEFAULT '',
+        recovery TEXT NOT NULL DEFAULT '',
+        submitted_at REAL NOT NULL,       -- seconds since 1970, like the other two
+        started_at REAL,
+        ended_at REAL,
+        media_type TEXT,
+        size INTEGER NOT NULL DEFAULT 0,  -- bytes of the image
+        info TEXT,
+        fetched INTEGER NOT NULL DEFAULT 0,
+        idempotency_key TEXT,
+        digest TEXT
+    );
+    CREATE UNIQUE INDEX jobs_key ON jobs (owner, idempotency_key)
+        WHERE idempotency_key IS NOT NULL;
+    CREATE INDEX jobs_queue ON jobs (state, priority, seq);
+    CREATE INDEX jobs_open ON jobs (owner, request_bytes, reserved) WHERE ended_at IS NULL;
+    CREATE INDEX jobs_kept ON jobs (fetched, ended_at, size) WHERE ended_at IS NOT NULL;
+    """,
+)
+
+
+class StoreError(Exception):
+    """The store cannot be used; the message names the file and says what to do."""
+
+
+@attrs.frozen
+class Database:
+    """One connection to the store's database.
+
+    Attributes:
+        connection: In autocommit mode; may be used by any thread, by one at a time.
+        lock: The open file whose lock keeps a second server out; None: in memory.
+    """
+
+    connection: sqlite3.Connection
+    lock: IO[bytes] | None = None
+
+    @classmethod
+    def in_memory(cls) -> "Database":
+        """Return a database that is gone with its process."""
+        connection = _connect(":memory:")
+        _migrate(connection)
+        return cls(connection)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Database":
+        """Open or create ``jobs.db`` in a folder, for this process alone.
+
+        Raises:
+            StoreError: Another server uses it, or the file is torn, foreign or of a newer
+                version. It is left as it is.
+            OSError: The folder cannot be used.
+        """
+        lock = _lock(folder / "lock")
+        try:
+            return cls(_open_file(folder / "jobs.db"), lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection and release the lock. May be called again."""
+        self.connection.close()
+        if self.lock is not None:
+            self.lock.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit what the block does, all of it or, after an exception, nothing."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.connection
+            self.connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                self.connection.execute("ROLLBACK")
+            raise
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _open_file(path: Path) -> sqlite3.Connection:
+    with open(path, "ab", opener=_private):
+        pass  # created with the right mode, which SQLite copies to its other files
+    connection = _connect(str(path))
+    try:
+        _check(connection, path)
+        path.chmod(0o600)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _migrate(connection)
+    except sqlite3.DatabaseError as exc:
+        connection.close()
+        raise StoreError(
+            f"{path}: cannot be used as a store ({exc}): restore it from a backup, or move it "
+            "away to begin an empty store"
+        ) from exc
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that is not ours, is newer than this code, or is damaged."""
+    empty = not connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+    if not empty and _pragma(connection, "application_id") != _APPLICATION_ID:
+        raise StoreError(f"{path}: a database of another program; choose another folder")
+    version = _pragma(connection, "user_version")
+    if version > len(_MIGRATIONS):
+        raise StoreError(f"{path}: written by a newer version of imagelabs_sdk; upgrade to use it")
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema to the newest version, each step in a transaction of its own."""
+    for version in range(_pragma(connection, "user_version"), len(_MIGRATIONS)):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_MIGRATIONS[version]}"
+            f"PRAGMA application_id = {_APPLICATION_ID};"
+            f"PRAGMA user_version = {version + 1}; COMMIT;"
+        )
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Lock a file until it is closed or the process ends, in whatever way."""
+    file = open(path, "ab", opener=_private)  # noqa: SIM115 - it stays open, and so locked
+    try:
+        if sys.platform == "win32":  # pragma: no cover - by the system
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        file.close()
+        raise StoreError(f"{path.parent}: another server uses this store") from exc
+    return file
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

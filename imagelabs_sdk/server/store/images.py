@@ -1,0 +1,137 @@
+"""Where finished images are kept: in memory, or as files that survive a crash."""
+
+import contextlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+__all__ = ["ImageFiles", "Images", "MemoryImages"]
+
+
+class Images(Protocol):
+    """Keeps finished images by name. Safe for threads, as long as names differ."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep an image. When this returns, it survives whatever the store survives.
+
+        Raises:
+            OSError: It could not be written; nothing is left under the name.
+        """
+        ...  # pragma: no cover - a Protocol has no body
+
+    def read(self, name: str) -> bytes | None:
+        """Return an image; None if there is none."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def size(self, name: str) -> int | None:
+        """Return the size of an image in bytes; None if there is none."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def delete(self, name: str) -> None:
+        """Remove an image, if there is one."""
+        ...  # pragma: no cover - a Protocol has no body
+
+    def sweep(self, known: Collection[str]) -> int:
+        """Remove every image whose name is not in `known`; return how many there were."""
+        ...  # pragma: no cover - a Protocol has no body
+
+
+@attrs.frozen
+class MemoryImages:
+    """Images of one process, gone with it."""
+
+    _kept: dict[str, bytes] = attrs.field(factory=dict, init=False, repr=False)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep an image."""
+        self._kept[name] = data
+
+    def read(self, name: str) -> bytes | None:
+        """Return an image; None if there is none."""
+        return self._kept.get(name)
+
+    def size(self, name: str) -> int | None:
+        """Return the size of an image in bytes; None if there is none."""
+        data = self._kept.get(name)
+        return None if data is None else len(data)
+
+    def delete(self, name: str) -> None:
+        """Remove an image, if there is one."""
+        self._kept.pop(name, None)
+
+    def sweep(self, known: Collection[str]) -> int:
+        """Remove every image whose name is not in `known`; return how many there were."""
+        orphans = self._kept.keys() - set(known)
+        for name in orphans:
+            self.delete(name)
+        return len(orphans)
+
+
+@attrs.frozen
+class ImageFiles:
+    """Images as files of mode 0600 in a folder of their own.
+
+    Attributes:
+        folder: Exists, and holds nothing else.
+    """
+
+    folder: Path
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write and sync a file under another name, then rename it: a reader sees it whole."""
+        path = self.folder / name
+        part = path.with_name(name + ".part")
+        try:
+            with open(part, "wb", opener=_private) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            self._sync_folder()
+        except OSError:
+            for each in (part, path):
+                with contextlib.suppress(OSError):
+                    each.unlink(missing_ok=True)
+            raise
+
+    def read(self, name: str) -> bytes | None:
+        """Return an image; None if there is none."""
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def size(self, name: str) -> int | None:
+        """Return the size of an image in bytes; None if there is none."""
+        try:
+            return (self.folder / name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def delete(self, name: str) -> None:
+        """Remove an image, if there is one."""
+        (self.folder / name).unlink(missing_ok=True)
+
+    def sweep(self, known: Collection[str]) -> int:
+        """Remove every file whose name is not in `known`; return how many there were."""
+        names = set(known)
+        orphans = [path for path in self.folder.iterdir() if path.name not in names]
+        for path in orphans:
+            path.unlink()
+        return len(orphans)
+
+    def _sync_folder(self) -> None:
+        if os.name == "nt":  # pragma: no cover - by the system: folders cannot be synced there
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

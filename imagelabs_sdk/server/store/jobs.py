@@ -1,0 +1,748 @@
+"""The jobs that the server has accepted: every change is a compare-and-set on one row.
+
+::
+
+    submit -> queued -> claim -> rendering -> finish -> done
+                ^                  |  |
+                +--- give_back ----+  +-> fail -> failed
+
+`cancel` ends a job that is queued or renders; what its worker brings later is dropped. A job that
+has ended never changes again; it is removed when it expires or when its bytes are needed.
+"""
+
+import contextlib
+import enum
+import json
+import secrets
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ... import wire
+from ...errors import InvalidRequestError
+from ...models import ImageRequest
+from ..engines.base import EngineConfig, Recovery, RenderJob
+from .database import Database
+from .images import ImageFiles, Images, MemoryImages
+
+__all__ = [
+    "EXTENSIONS",
+    "Claim",
+    "Counts",
+    "JobState",
+    "JobStatus",
+    "JobStore",
+    "KeyReusedError",
+    "StoreFullError",
+    "StoreLimits",
+    "Submission",
+]
+
+MAX_DEATHS = 3
+"""Workers that may die on a job before it fails."""
+
+EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+"""What an engine may deliver, by media type."""
+
+_ROW_BYTES = 1024  # counted for an ended job besides its image, so that failed ones are bounded too
+_FORMAT_BYTES = 64 * 1024  # what a file may need besides its pixels
+_SCAN = 256  # queued jobs that are compared for one batch
+_RETRY_AFTER = 5.0  # seconds until a full store is worth another try
+
+MAYBE_MADE = "the server stopped while it was rendered; the image may have been made"
+DIED_ON_IT = f"{MAX_DEATHS} workers died while they rendered it"
+
+
+class JobState(enum.Enum):
+    """Where a job is on its way."""
+
+    QUEUED = "queued"
+    RENDERING = "rendering"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Return True for a state that never changes again."""
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+class StoreFullError(Exception):
+    """A job cannot be accepted now; `message` says why, `retry_after` in how many seconds."""
+
+    def __init__(self, message: str, retry_after: float = _RETRY_AFTER) -> None:
+        super().__init__(message)
+        self.message, self.retry_after = message, retry_after
+
+
+class KeyReusedError(Exception):
+    """An idempotency key came again with another body."""
+
+
+@attrs.frozen
+class StoreLimits:
+    """What a store may hold.
+
+    Attributes:
+        max_jobs: Jobs that have not ended.
+        max_request_bytes: Bytes of the requests of these jobs, reference images included.
+        max_image_bytes: Bytes of finished images. Fetched ones are removed first; an image that
+            nobody has fetched is never removed for its bytes.
+        keep: Seconds from a job's end until it is forgotten.
+    """
+
+    max_jobs: int = 1000
+    max_request_bytes: int = 256 * 1024 * 1024
+    max_image_bytes: int = 10 * 1024**3
+    keep: float = 86_400.0
+
+
+@attrs.frozen(kw_only=True)
+class Submission:
+    """One request to be stored.
+
+    Attributes:
+        request: Both seeds are set.
+        priority: 0 (first) to 7 (last); 3 is normal.
+        owner: Name of the token that sent it; empty: none.
+        key: Idempotency key, unique for its owner; None: none was sent.
+        digest: Of the body that came with the key.
+    """
+
+    request: ImageRequest
+    priority: int = 3
+    owner: str = ""
+    key: str | None = None
+    digest: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class JobStatus:
+    """How a job stands.
+
+    Attributes:
+        id: The task id.
+        state: Where it is on its way.
+        detail: Why it failed; empty otherwise.
+        attempt: How often it was claimed.
+        position: Its place in the queue, from 1; None unless it is queued.
+        fraction: How much is rendered, 0.0 to 1.0.
+        version: Grows with each report of progress; starts anew with each attempt.
+        has_preview: True if there is a preview now.
+        media_type: Of the finished image; None unless it is done.
+        size: Of the finished image, in bytes.
+        info: How it was made; None unless it is done.
+    """
+
+    id: str
+    state: JobState
+    detail: str = ""
+    attempt: int = 0
+    position: int | None = None
+    fraction: float = 0.0
+    version: int = 0
+    has_preview: bool = False
+    media_type: str | None = None
+    size: int = 0
+    info: Mapping[str, Any] | None = None
+
+
+@attrs.frozen
+class Claim:
+    """What a worker gets.
+
+    Attributes:
+        jobs: To be rendered as one batch; perhaps none.
+        retry_in: Seconds until a batch that waits for more jobs is worth another try; None: there
+            is nothing to wait for but a new job.
+    """
+
+    jobs: Sequence[RenderJob] = ()
+    retry_in: float | None = None
+
+
+@attrs.frozen
+class Counts:
+    """What a store holds now.
+
+    Attributes:
+        queued: Jobs that wait.
+        rendering: Jobs that a worker has.
+        kept: Jobs that have ended and are still known.
+        image_bytes: Bytes of finished images.
+        oldest: Seconds for which the first queued job has waited; 0.0 when none waits.
+    """
+
+    queued: int
+    rendering: int
+    kept: int
+    image_bytes: int
+    oldest: float
+
+
+@attrs.define
+class _Live:
+    """What is known of a job in memory only, while it renders."""
+
+    fraction: float = 0.0
+    version: int = 0
+    preview: Callable[[], bytes] | None = None
+
+
+Listener = Callable[[str], None]
+"""Called with a task id after its job has changed; returns at once."""
+
+
+class JobStore:
+    """Jobs and their images. Safe for threads, for one process.
+
+    Progress and previews are kept in memory alone: after a restart a job has none.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        images: Images,
+        limits: StoreLimits | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Take over an open database and the images beside it.
+
+        Args:
+            database: Owned from now on.
+            images: Those of its jobs.
+            limits: What the store may hold.
+            clock: Seconds since 1970 that never jump; None: the wall clock's time at the start,
+                then counted by the monotonic clock, so that setting the clock removes nothing.
+        """
+        self.limits = limits or StoreLimits()
+        self._database, self._images = database, images
+        self._clock = clock or _anchored_clock(time.time, time.monotonic)
+        self._lock = threading.Lock()
+        self._live: dict[str, _Live] = {}
+        self._requests: dict[str, ImageRequest] = {}  # of queued jobs, decoded
+        self._turns: dict[str, int] = {}  # by owner: when a job of theirs was claimed last
+        self._turn = 0
+        self._listeners: list[Listener] = []
+
+    @classmethod
+    def in_memory(
+        cls, limits: StoreLimits | None = None, *, clock: Callable[[], float] | None = None
+    ) -> "JobStore":
+        """Return a store that is gone with its process."""
+        return cls(Database.in_memory(), MemoryImages(), limits, clock=clock)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        limits: StoreLimits | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> "JobStore":
+        """Open the store in a folder, or create it; jobs that rendered are settled.
+
+        Raises:
+            StoreError: It cannot be used; the message names the file.
+            OSError: The folder cannot be used.
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        images = folder / "images"
+        images.mkdir(mode=0o700, exist_ok=True)
+        store = cls(Database.open(folder), ImageFiles(images), limits, clock=clock)
+        try:
+            store._settle()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close the database. May be called again."""
+        with self._lock:
+            self._database.close()
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` after each change of a job, in the thread that made it.
+
+        Returns:
+            A function that ends the subscription; it may be called again.
+        """
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    # Submitting ---------------------------------------------------------------------------
+
+    def submit(self, submission: Submission, *, max_in_flight: int | None = None) -> str:
+        """Store a job and return its task id. It is on disk when this returns.
+
+        A key that is known returns the task id that it got the first time.
+
+        Args:
+            submission: What to store.
+            max_in_flight: Unfinished jobs that its owner may have, this one included; None: any.
+
+        Raises:
+            StoreFullError: There is no room now.
+            KeyReusedError: The key is known, with another digest.
+            InvalidRequestError: The image would not fit into the store, ever.
+        """
+        body = json.dumps(wire.request_to_json(submission.request), separators=(",", ":"))
+        task_id = secrets.token_hex(16)  # no dash in front that a shell would misread
+        self.expire()
+        with self._lock, self._database.transaction() as db:
+            known = self._known(db, submission)
+            if known is not None:
+                return known
+            reserved = _reserved(submission.request)
+            _admit_owner(db, submission.owner, max_in_flight)
+            self._admit(db, len(body), reserved)
+            db.execute(
+                "INSERT INTO jobs (id, handle, owner, priority, request, request_bytes, reserved,"
+                " state, submitted_at, idempotency_key, digest)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    task_id,
+                    str(uuid.uuid4()),
+                    submission.owner,
+                    submission.priority,
+                    body,
+                    len(body),
+                    reserved,
+                    JobState.QUEUED.value,
+                    self._clock(),
+                    submission.key,
+                    submission.digest,
+                ),
+            )
+            self._requests[task_id] = submission.request
+        self._changed(task_id)
+        return task_id
+
+    def _known(self, db: sqlite3.Connection, submission: Submission) -> str | None:
+        if submission.key is None:
+            return None
+        row = db.execute(
+            "SELECT id, digest FROM jobs WHERE owner = ? AND idempotency_key = ?",
+            (submission.owner, submission.key),
+        ).fetchone()
+        if row is None:
+            return None
+        if row["digest"] != submission.digest:
+            raise KeyReusedError
+        return str(row["id"])
+
+    def _admit(self, db: sqlite3.Connection, request: int, image: int) -> None:
+        """Raise `StoreFullError` unless a job of these sizes, in bytes, fits in."""
+        limits = self.limits
+        if image > limits.max_image_bytes:
+            raise InvalidRequestError(
+                "width, height: the image would not fit into this server's store", field="width"
+            )
+        jobs, requests, reserved = db.execute(
+            "SELECT COUNT(*), TOTAL(request_bytes), TOTAL(reserved) FROM jobs"
+            " WHERE ended_at IS NULL"
+        ).fetchone()
+        if jobs >= limits.max_jobs:
+            raise StoreFullError("too many unfinished jobs")
+        if requests + request > limits.max_request_bytes:
+            raise StoreFullError("the unfinished jobs' requests are too large together")
+        unfetched = _kept_bytes(db, "AND NOT fetched")
+        if unfetched + reserved + image > limits.max_image_bytes:
+            raise StoreFullError("too many finished images wait to be fetched")
+
+    # Claiming -----------------------------------------------------------------------------
+
+    def claim(self, engine: EngineConfig) -> Claim:
+        """Take the jobs that are due next and may share a batch.
+
+        The best priority comes first; of equal ones, whose owner has waited longest; then who
+        submitted first. A job on which a worker has died is rendered alone, so that it cannot
+        take others with it.
+        """
+        with self._lock, self._database.transaction() as db:
+            head = self._head(db)
+            if head is None:
+                return Claim()
+            rows = [head] if head["deaths"] else self._mates(db, head, engine)
+            waited = self._clock() - head["submitted_at"]
+            if len(rows) < engine.max_batch and not head["deaths"] and waited < engine.batch_wait:
+                return Claim(retry_in=engine.batch_wait - waited)
+            jobs = [self._claim_one(db, row, engine) for row in rows]
+            self._turn += 1
+            self._turns[head["owner"]] = self._turn
+            for job in jobs:
+                self._live[job.id] = _Live()
+                self._requests.pop(job.id, None)
+        for job in jobs:
+            self._changed(job.id)
+        return Claim(jobs)
+
+    def _head(self, db: sqlite3.Connection) -> sqlite3.Row | None:
+        first = db.execute(
+            "SELECT owner, MIN(seq) AS seq FROM jobs WHERE state = 'queued' AND priority ="
+            " (SELECT MIN(priority) FROM jobs WHERE state = 'queued') GROUP BY owner"
+        ).fetchall()
+        if not first:
+            return None
+        best = min(first, key=lambda row: (self._turns.get(row["owner"], 0), row["seq"]))
+        row: sqlite3.Row = db.execute("SELECT * FROM jobs WHERE seq = ?", (best["seq"],)).fetchone()
+        return row
+
+    def _mates(
+        self, db: sqlite3.Connection, head: sqlite3.Row, engine: EngineConfig
+    ) -> list[sqlite3.Row]:
+        """Return the head and the queued jobs, in order, that may share its batch."""
+        if engine.max_batch == 1:
+            return [head]
+        wanted = self._batch_key(head, engine)
+        others = db.execute(
+            "SELECT * FROM jobs WHERE state = 'queued' AND deaths = 0 AND seq <> ?"
+            " ORDER BY priority, seq LIMIT ?",
+            (head["seq"], _SCAN),
+        )
+        mates = (row for row in others if self._batch_key(row, engine) == wanted)
+        return [head, *(row for row, _ in zip(mates, range(engine.max_batch - 1), strict=False))]
+
+    def _batch_key(self, row: sqlite3.Row, engine: EngineConfig) -> Hashable:
+        return engine.batch_key(self._request(row))
+
+    def _request(self, row: sqlite3.Row) -> ImageRequest:
+        request = self._requests.get(row["id"])
+        if request is None:
+            request = self._requests[row["id"]] = wire.request_from_json(json.loads(row["request"]))
+        return request
+
+    def _claim_one(
+        self, db: sqlite3.Connection, row: sqlite3.Row, engine: EngineConfig
+    ) -> RenderJob:
+        job = RenderJob(row["id"], self._request(row), row["handle"], row["attempt"] + 1)
+        db.execute(
+            "UPDATE jobs SET state = 'rendering', attempt = ?, started_at = ?, engine = ?,"
+            " recovery = ? WHERE id = ? AND state = 'queued'",
+            (job.attempt, self._clock(), engine.name, engine.recovery.value, job.id),
+        )
+        return job
+
+    # Rendering ----------------------------------------------------------------------------
+
+    def progress(
+        self, job: RenderJob, fraction: float, preview: Callable[[], bytes] | None = None
+    ) -> None:
+        """Note how much of a claimed job is rendered; None: there is no newer preview."""
+        with self._lock:
+            live = self._live.get(job.id)
+            if live is None:
+                return
+            live.fraction = min(max(fraction, live.fraction), 1.0)
+            live.preview = preview or live.preview
+            live.version += 1
+        self._changed(job.id)
+
+    def finish(self, job: RenderJob, data: bytes, media_type: str, info: Mapping[str, Any]) -> bool:
+        """Store a rendered image; return False if the job is not this attempt's any more.
+
+        The image is written and synced before its job says done.
+
+        Raises:
+            OSError, sqlite3.Error: It could not be written, such as on a full disk; the job
+                renders still, and this may be tried again.
+        """
+        name = _image_name(job.id, job.attempt, media_type)
+        self._images.write(name, data)
+        with self._lock:
+            with self._database.transaction() as db:
+                done = self._end(
+                    db,
+                    job,
+                    JobState.DONE,
+                    media_type=media_type,
+                    size=len(data),
+                    info=json.dumps(dict(info)),
+                )
+                removed = self._evict(db) if done else []
+            self._delete([*removed, *([] if done else [name])])
+        if done:
+            self._changed(job.id)
+        return done
+
+    def fail(self, job: RenderJob, message: str) -> bool:
+        """End a claimed job without an image; return False if it is not this attempt's."""
+        with self._lock, self._database.transaction() as db:
+            done = self._end(db, job, JobState.FAILED, detail=message)
+        if done:
+            self._changed(job.id)
+        return done
+
+    def _end(self, db: sqlite3.Connection, job: RenderJob, state: JobState, **columns: Any) -> bool:
+        columns = {"state": state.value, "ended_at": self._clock(), "request": "", **columns}
+        names = ", ".join(f"{name} = :{name}" for name in columns)
+        changed = db.execute(
+            f"UPDATE jobs SET {names}"  # noqa: S608 - names of columns, all ours
+            " WHERE id = :id AND attempt = :attempt AND state = 'rendering'",
+            {**columns, "id": job.id, "attempt": job.attempt},
+        ).rowcount
+        if changed:
+            self._live.pop(job.id, None)
+        return changed == 1
+
+    def give_back(self, job: RenderJob, *, died: bool) -> None:
+        """Return a claimed job that was not finished.
+
+        Args:
+            job: As it was claimed.
+            died: True if its worker died on it; False if the worker was stopped on purpose.
+        """
+        with self._lock, self._database.transaction() as db:
+            row = db.execute(
+                "SELECT * FROM jobs WHERE id = ? AND attempt = ? AND state = 'rendering'",
+                (job.id, job.attempt),
+            ).fetchone()
+            if row is not None:
+                self._return(db, row, deaths=row["deaths"] + died)
+        self._changed(job.id)
+
+    def _return(self, db: sqlite3.Connection, row: sqlite3.Row, deaths: int) -> None:
+        """Queue a job again, or end it: by its engine's `Recovery` and by how many died on it."""
+        job = RenderJob(row["id"], self._request(row), row["handle"], row["attempt"])
+        if row["recovery"] == Recovery.NEITHER.value:
+            self._end(db, job, JobState.FAILED, detail=MAYBE_MADE)
+        elif deaths >= MAX_DEATHS:
+            self._end(db, job, JobState.FAILED, detail=DIED_ON_IT)
+        else:
+            db.execute(
+                "UPDATE jobs SET state = 'queued', deaths = ?, started_at = NULL WHERE id = ?",
+                (deaths, job.id),
+            )
+            self._live.pop(job.id, None)
+
+    def is_wanted(self, job: RenderJob) -> bool:
+        """Return False if a claimed job was cancelled, or belongs to a later attempt."""
+        with self._lock:
+            row = self._row(job.id)
+            return row is not None and (row["state"], row["attempt"]) == ("rendering", job.attempt)
+
+    def adopt(self, engine: EngineConfig) -> None:
+        """Fail the jobs that another engine began and only that one could resume."""
+        with self._lock, self._database.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET state = 'failed', ended_at = ?, request = '', detail = ?"
+                " WHERE state = 'queued' AND attempt > 0 AND recovery = ? AND engine <> ?",
+                (self._clock(), MAYBE_MADE, Recovery.RESUMABLE.value, engine.name),
+            )
+
+    # Asking -------------------------------------------------------------------------------
+
+    def status(self, task_id: str) -> JobStatus | None:
+        """Return how a job stands; None if it is not known (any more)."""
+        with self._lock:
+            row = self._row(task_id)
+            if row is None:
+                return None
+            live = self._live.get(task_id, _Live())
+            state = JobState(row["state"])
+            return JobStatus(
+                id=task_id,
+                state=state,
+                detail=row["detail"],
+                attempt=row["attempt"],
+                position=self._position(row) if state is JobState.QUEUED else None,
+                fraction=1.0 if state is JobState.DONE else live.fraction,
+                version=live.version,
+                has_preview=live.preview is not None,
+                media_type=row["media_type"] if state is JobState.DONE else None,
+                size=row["size"],
+                info=None if row["info"] is None else json.loads(row["info"]),
+            )
+
+    def _row(self, task_id: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._database.connection.execute(
+            "SELECT seq, state, detail, attempt, priority, media_type, size, info, ended_at"
+            " FROM jobs WHERE id = ?",
+            (task_id,),
+        ).fetchone()
+        if row is None or self._is_expired(row["ended_at"]):
+            return None
+        return row
+
+    def _position(self, row: sqlite3.Row) -> int:
+        ahead: int = self._database.connection.execute(
+            "SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND (priority, seq) < (?, ?)",
+            (row["priority"], row["seq"]),
+        ).fetchone()[0]
+        return 1 + ahead
+
+    def preview(self, task_id: str) -> bytes | None:
+        """Return the latest preview of a job that renders; None if there is none."""
+        with self._lock:
+            live = self._live.get(task_id)
+            preview = live.preview if live else None
+        return preview() if preview else None
+
+    def image(self, status: JobStatus) -> bytes | None:
+        """Return the image of a job that is done; None if it is not there any more."""
+        if status.media_type is None:
+            return None
+        return self._images.read(_image_name(status.id, status.attempt, status.media_type))
+
+    def mark_fetched(self, task_id: str) -> None:
+        """Note that a job's image has been sent as a whole: from now on it may make room."""
+        with self._lock, self._database.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET fetched = 1 WHERE id = ? AND ended_at IS NOT NULL AND NOT fetched",
+                (task_id,),
+            )
+
+    def cancel(self, task_id: str) -> bool | None:
+        """Cancel a job that has not ended.
+
+        Returns:
+            True if it is cancelled, now or before; False if it has ended otherwise; None if it is
+            not known.
+        """
+        with self._lock:
+            with self._database.transaction() as db:
+                changed = db.execute(
+                    "UPDATE jobs SET state = 'cancelled', ended_at = ?, request = ''"
+                    " WHERE id = ? AND ended_at IS NULL",
+                    (self._clock(), task_id),
+                ).rowcount
+            self._requests.pop(task_id, None)
+            self._live.pop(task_id, None)
+            row = self._row(task_id)
+        if changed:
+            self._changed(task_id)
+        return None if row is None else row["state"] == "cancelled"
+
+    def counts(self) -> Counts:
+        """Return what the store holds now."""
+        with self._lock:
+            row = self._database.connection.execute(
+                "SELECT COUNT(*) FILTER (WHERE state = 'queued'),"
+                " COUNT(*) FILTER (WHERE state = 'rendering'),"
+                " COUNT(*) FILTER (WHERE ended_at IS NOT NULL), TOTAL(size),"
+                " MIN(submitted_at) FILTER (WHERE state = 'queued') FROM jobs"
+            ).fetchone()
+            queued, rendering, kept, size, first = row
+            oldest = 0.0 if first is None else max(0.0, self._clock() - first)
+            return Counts(queued, rendering, kept, int(size), oldest)
+
+    # Keeping within the limits --------------------------------------------------------------
+
+    def expire(self) -> None:
+        """Forget jobs that ended more than `keep` seconds ago."""
+        with self._lock:
+            with self._database.transaction() as db:
+                names = self._expire(db)
+            self._delete(names)
+
+    def _is_expired(self, ended_at: float | None) -> bool:
+        return ended_at is not None and ended_at + self.limits.keep <= self._clock()
+
+    def _expire(self, db: sqlite3.Connection) -> list[str]:
+        before = self._clock() - self.limits.keep
+        return _remove(db, "ended_at <= ?", (before,))
+
+    def _evict(self, db: sqlite3.Connection) -> list[str]:
+        """Remove fetched jobs, oldest first, until what is kept fits; return their images."""
+        excess = _kept_bytes(db) - self.limits.max_image_bytes
+        rows = db.execute("SELECT seq, size FROM jobs WHERE fetched ORDER BY ended_at, seq")
+        doomed = []
+        while excess > 0 and (row := rows.fetchone()) is not None:
+            doomed.append(row["seq"])
+            excess -= row["size"] + _ROW_BYTES
+        return [name for seq in doomed for name in _remove(db, "seq = ?", (seq,))]
+
+    def _delete(self, names: Iterable[str]) -> None:
+        """Remove images whose rows are gone; what cannot be removed is swept at the next start."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                self._images.delete(name)
+
+    # After a crash --------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Return what was rendered when the last server stopped, and compare rows with images.
+
+        The end of a server is no fault of the jobs that it rendered: it counts no death.
+        """
+        with self._database.transaction() as db:
+            for row in db.execute("SELECT * FROM jobs WHERE state = 'rendering'").fetchall():
+                self._return(db, row, deaths=row["deaths"])
+            names = set()
+            for row in db.execute("SELECT * FROM jobs WHERE state = 'done'").fetchall():
+                name = _image_name(row["id"], row["attempt"], row["media_type"])
+                if self._images.size(name) == row["size"]:
+                    names.add(name)
+                    continue
+                db.execute(
+                    "UPDATE jobs SET state = 'failed', size = 0, detail = ? WHERE seq = ?",
+                    ("its image is missing from the store", row["seq"]),
+                )
+        self._images.sweep(names)
+
+    def _changed(self, task_id: str) -> None:
+        for listener in tuple(self._listeners):
+            listener(task_id)
+
+
+def _admit_owner(db: sqlite3.Connection, owner: str, most: int | None) -> None:
+    """Raise `StoreFullError` if an owner has `most` unfinished jobs; None: there is no limit."""
+    if most is None:
+        return
+    jobs = db.execute(
+        "SELECT COUNT(*) FROM jobs WHERE ended_at IS NULL AND owner = ?", (owner,)
+    ).fetchone()[0]
+    if jobs >= most:
+        raise StoreFullError(f"your token allows {most} unfinished jobs")
+
+
+def _remove(db: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> list[str]:
+    """Remove rows; return the names of their images."""
+    rows = db.execute(
+        f"DELETE FROM jobs WHERE {where} RETURNING id, state, attempt, media_type",  # noqa: S608 - ours
+        values,
+    ).fetchall()
+    return [
+        _image_name(row["id"], row["attempt"], row["media_type"])
+        for row in rows
+        if row["state"] == "done"
+    ]
+
+
+def _kept_bytes(db: sqlite3.Connection, condition: str = "") -> float:
+    total: float = db.execute(
+        f"SELECT TOTAL(size + {_ROW_BYTES}) FROM jobs"  # noqa: S608 - two constants
+        f" WHERE ended_at IS NOT NULL {condition}"
+    ).fetchone()[0]
+    return total
+
+
+def _reserved(request: ImageRequest) -> int:
+    """Return the bytes that the image of a request may need: its pixels do not always compress."""
+    return 3 * request.width * request.height + _FORMAT_BYTES
+
+
+def _image_name(task_id: str, attempt: int, media_type: str) -> str:
+    """A late writer of an earlier attempt cannot touch the image of a later one."""
+    return f"{task_id}.{attempt}.{EXTENSIONS[media_type]}"
+
+
+def _anchored_clock(
+    wall: Callable[[], float], monotonic: Callable[[], float]
+) -> Callable[[], float]:
+    begin = wall() - monotonic()
+    return lambda: begin + monotonic()

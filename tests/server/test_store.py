@@ -1,0 +1,459 @@
+"""What the store keeps, through restarts, full disks and foreign files."""
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from imagelabs_sdk import ImageRequest, InvalidRequestError
+from imagelabs_sdk.server.engines.base import Recovery, RenderJob
+from imagelabs_sdk.server.store import jobs as store_jobs
+from imagelabs_sdk.server.store.database import Database, StoreError
+from imagelabs_sdk.server.store.images import ImageFiles, MemoryImages
+from imagelabs_sdk.server.store.jobs import (
+    Claim,
+    JobState,
+    JobStatus,
+    JobStore,
+    StoreFullError,
+    StoreLimits,
+    Submission,
+)
+from tests.conftest import FakeTime
+from tests.server.conftest import PNG, Easel
+
+SMALL = ImageRequest("x", width=64, height=48, seed=1, subseed=2)
+RESERVED = 3 * 64 * 48 + 64 * 1024
+
+
+@pytest.fixture
+def store(tmp_path: Path, time: FakeTime) -> Iterator[JobStore]:
+    opened = JobStore.open(tmp_path / "store", clock=time.clock)
+    yield opened
+    opened.close()
+
+
+def reopen(store: JobStore, tmp_path: Path, time: FakeTime) -> JobStore:
+    """As the next server does after this one was killed."""
+    store.close()
+    return JobStore.open(tmp_path / "store", clock=time.clock)
+
+
+def submit(store: JobStore, request: ImageRequest = SMALL, **fields: object) -> str:
+    return store.submit(Submission(request=request, **fields))  # type: ignore[arg-type]
+
+
+def claim(store: JobStore, engine: Easel | None = None) -> RenderJob:
+    (job,) = store.claim(engine or Easel()).jobs
+    return job
+
+
+def finish(store: JobStore, job: RenderJob, data: bytes = PNG) -> None:
+    assert store.finish(job, data, "image/png", {})
+
+
+def state(store: JobStore, task_id: str) -> JobState | None:
+    found = store.status(task_id)
+    return None if found is None else found.state
+
+
+def status(store: JobStore, task_id: str) -> JobStatus:
+    found = store.status(task_id)
+    assert found is not None
+    return found
+
+
+# Restarts -----------------------------------------------------------------------------
+
+
+def test_jobs_and_images_survive_a_restart(store: JobStore, tmp_path: Path, time: FakeTime) -> None:
+    """Also their order and their seeds."""
+    done, rendering, queued = (submit(store) for _ in range(3))
+    finish(store, claim(store))
+    begun = claim(store)
+    again = reopen(store, tmp_path, time)
+    assert again.image(status(again, done)) == PNG
+    assert state(again, rendering) is state(again, queued) is JobState.QUEUED
+    repeated = claim(again)
+    assert repeated == attrs.evolve(begun, attempt=2)
+    assert repeated.request == SMALL
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("recovery", "expected"),
+    [
+        (Recovery.REPEATABLE, JobState.QUEUED),
+        (Recovery.RESUMABLE, JobState.QUEUED),
+        (Recovery.NEITHER, JobState.FAILED),
+    ],
+)
+def test_what_rendered_at_a_crash_goes_on_as_its_engine_allows(
+    store: JobStore, tmp_path: Path, time: FakeTime, recovery: Recovery, expected: JobState
+) -> None:
+    """What may have been made and cannot be asked for fails, and says why."""
+    task_id = submit(store)
+    claim(store, Easel(recovery=recovery))
+    again = reopen(store, tmp_path, time)
+    assert state(again, task_id) is expected
+    if expected is JobState.FAILED:
+        assert "may have been made" in status(again, task_id).detail
+    again.close()
+
+
+def test_only_the_engine_that_began_a_resumable_job_resumes_it(
+    store: JobStore, tmp_path: Path, time: FakeTime
+) -> None:
+    """Another one does not know its handle, and would make it twice."""
+    task_id, fresh = submit(store), submit(store)
+    claim(store, Easel(recovery=Recovery.RESUMABLE))
+    again = reopen(store, tmp_path, time)
+    again.adopt(Easel(recovery=Recovery.RESUMABLE))
+    assert state(again, task_id) is JobState.QUEUED
+    again.adopt(Easel(name="other", recovery=Recovery.RESUMABLE))
+    assert state(again, task_id) is JobState.FAILED
+    assert state(again, fresh) is JobState.QUEUED
+    again.close()
+
+
+def test_a_server_that_is_killed_often_fails_no_job(
+    store: JobStore, tmp_path: Path, time: FakeTime
+) -> None:
+    """Its end is no fault of what it rendered."""
+    task_id = submit(store)
+    for _ in range(5):
+        claim(store)
+        store = reopen(store, tmp_path, time)
+    assert state(store, task_id) is JobState.QUEUED
+    store.close()
+
+
+def test_images_without_jobs_are_swept_and_jobs_without_images_fail(
+    store: JobStore, tmp_path: Path, time: FakeTime
+) -> None:
+    """A crash may leave the one; the other says so instead of serving half an image."""
+    whole, short = submit(store), submit(store)
+    finish(store, claim(store))
+    finish(store, claim(store))
+    images = tmp_path / "store/images"
+    (images / f"{short}.1.png").write_bytes(PNG[:5])
+    (images / "orphan.1.png").write_bytes(PNG)
+    (images / "half.1.png.part").write_bytes(PNG)
+    again = reopen(store, tmp_path, time)
+    assert [path.name for path in images.iterdir()] == [f"{whole}.1.png"]
+    assert state(again, whole) is JobState.DONE
+    assert "missing" in status(again, short).detail
+    again.close()
+
+
+def test_everything_is_for_the_owner_alone(store: JobStore, tmp_path: Path) -> None:
+    """Prompts and images are private."""
+    submit(store)
+    finish(store, claim(store))
+    folder = tmp_path / "store"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"jobs.db", "jobs.db-wal", "lock"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_second_server_is_refused(store: JobStore, tmp_path: Path) -> None:
+    """Two would render each job twice."""
+    with pytest.raises(StoreError, match="another server uses this store"):
+        JobStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize("kind", ["text", "foreign", "newer", "torn"])
+def test_a_file_that_is_no_store_is_refused_by_name_and_kept(tmp_path: Path, kind: str) -> None:
+    """Overwriting it would lose what somebody else keeps there."""
+    folder = tmp_path / "store"
+    if kind in ("text", "foreign"):
+        folder.mkdir()
+    if kind == "text":
+        (folder / "jobs.db").write_bytes(b"my diary\n" * 1000)
+    elif kind == "foreign":
+        with sqlite3.connect(folder / "jobs.db") as db:
+            db.execute("CREATE TABLE diary (day TEXT)")
+        db.close()
+    else:
+        store = JobStore.open(folder)
+        for _ in range(50):
+            submit(store)
+        store.close()
+        if kind == "newer":
+            with sqlite3.connect(folder / "jobs.db") as db:
+                db.execute("PRAGMA user_version = 99")
+            db.close()
+        else:
+            data = (folder / "jobs.db").read_bytes()
+            (folder / "jobs.db").write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+    before = (folder / "jobs.db").read_bytes()
+    with pytest.raises(StoreError, match=r"jobs\.db"):
+        JobStore.open(folder)
+    assert (folder / "jobs.db").read_bytes() == before
+
+
+def test_setting_the_clock_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time within one run is counted by the monotonic clock."""
+    store = JobStore.open(tmp_path / "store", StoreLimits(keep=60.0))
+    task_id = submit(store)
+    finish(store, claim(store))
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    store.expire()
+    assert state(store, task_id) is JobState.DONE
+    store.close()
+
+
+# Limits -------------------------------------------------------------------------------
+
+
+def memory_store(time: FakeTime, **limits: float) -> JobStore:
+    return JobStore.in_memory(StoreLimits(**limits), clock=time.clock)  # type: ignore[arg-type]
+
+
+def test_finished_images_that_nobody_fetched_are_never_thrown_away(time: FakeTime) -> None:
+    """New submits are refused instead, and say when to come again."""
+    store = memory_store(time, max_image_bytes=3 * RESERVED)
+    done = [submit(store) for _ in range(3)]
+    for _ in done:
+        finish(store, claim(store), PNG + b"x" * (RESERVED - 2000))
+    with pytest.raises(StoreFullError, match="wait to be fetched"):
+        submit(store)
+    store.mark_fetched(done[1])
+    submit(store)
+    finish(store, claim(store), PNG + b"x" * (RESERVED - 2000))
+    assert [state(store, each) is None for each in done] == [False, True, False]
+
+
+def test_fetched_images_go_first_and_only_when_their_bytes_are_needed(time: FakeTime) -> None:
+    """Who comes back for one finds it as long as possible; the oldest goes first."""
+    store = memory_store(time, max_image_bytes=3 * RESERVED)
+    done = []
+    for _ in range(5):
+        done.append(submit(store))
+        finish(store, claim(store), PNG + b"x" * (RESERVED - 2000))
+        store.mark_fetched(done[-1])
+        time.now += 1.0
+    assert [state(store, each) is None for each in done] == [True, True, False, False, False]
+
+
+def test_max_jobs_counts_unfinished_jobs_only(time: FakeTime) -> None:
+    """Finished ones wait to be fetched and take nobody's place in the queue."""
+    store = memory_store(time, max_jobs=2)
+    for _ in range(5):
+        submit(store)
+        finish(store, claim(store))
+    submit(store)
+    submit(store)
+    with pytest.raises(StoreFullError, match="too many unfinished jobs"):
+        submit(store)
+
+
+def test_requests_are_bounded_in_bytes(time: FakeTime) -> None:
+    """Reference images of 30 MB each fill the memory long before a thousand jobs do."""
+    store = memory_store(time, max_request_bytes=100_000)
+    large = attrs.evolve(SMALL, reference_image="x" * 60_000)
+    submit(store, large)
+    with pytest.raises(StoreFullError, match="requests are too large together"):
+        submit(store, large)
+    submit(store)
+    finish(store, claim(store))
+    submit(store, large)
+
+
+def test_an_image_that_could_never_be_kept_is_refused_for_good(time: FakeTime) -> None:
+    """Coming again later would not help."""
+    store = memory_store(time, max_image_bytes=RESERVED)
+    submit(store)
+    with pytest.raises(InvalidRequestError, match="would not fit"):
+        submit(store, attrs.evolve(SMALL, width=4096, height=4096))
+
+
+def test_jobs_are_forgotten_some_time_after_their_end(time: FakeTime) -> None:
+    """Their images with them; unfinished ones stay, however long it takes."""
+    store = memory_store(time, keep=60.0)
+    waiting, done = submit(store, priority=7), submit(store)
+    job = claim(store)
+    time.now += 1000.0
+    finish(store, job)
+    finished = status(store, done)
+    time.now += 59.0
+    store.expire()
+    assert state(store, done) is JobState.DONE
+    time.now += 1.0
+    assert state(store, done) is None
+    store.expire()
+    assert store.image(finished) is None
+    assert state(store, waiting) is JobState.QUEUED
+
+
+# Claiming -----------------------------------------------------------------------------
+
+
+def test_a_batch_is_of_one_kind_and_keeps_the_order(time: FakeTime) -> None:
+    """The first in the queue chooses the kind; nobody else is rendered before."""
+    store, engine = memory_store(time), Easel(max_batch=3)
+    wide = attrs.evolve(SMALL, width=128)
+    sizes = [SMALL, wide, SMALL, wide, SMALL, SMALL]
+    ids = [submit(store, request) for request in sizes]
+    batches = [[ids.index(job.id) for job in store.claim(engine).jobs] for _ in range(3)]
+    assert batches == [[0, 2, 4], [1, 3], [5]]
+    assert store.claim(engine) == Claim()
+
+
+def test_a_batch_waits_for_more_but_not_for_long(time: FakeTime) -> None:
+    """A full one starts at once."""
+    store, engine = memory_store(time), Easel(max_batch=2, batch_wait=1.0)
+    submit(store)
+    assert store.claim(engine) == Claim(retry_in=1.0)
+    time.now += 0.75
+    assert store.claim(engine) == Claim(retry_in=0.25)
+    time.now += 0.25
+    assert len(store.claim(engine).jobs) == 1
+    submit(store)
+    submit(store)
+    assert len(store.claim(engine).jobs) == 2
+
+
+def test_tokens_take_turns(time: FakeTime) -> None:
+    """Who submits a thousand jobs does not starve who submits one."""
+    store = memory_store(time)
+    owners = [*["alice"] * 3, "bob", "bob", ""]
+    ids = {submit(store, owner=owner): owner for owner in owners}
+    assert [ids[claim(store).id] for _ in owners] == ["alice", "bob", "", "alice", "bob", "alice"]
+
+
+def test_a_job_on_which_workers_die_is_rendered_alone_and_fails_in_the_end(time: FakeTime) -> None:
+    """It must not take others with it; after three it is to blame."""
+    store, engine = memory_store(time), Easel(max_batch=2)
+    poison, innocent = submit(store), submit(store)
+    for job in store.claim(engine).jobs:
+        store.give_back(job, died=True)
+    alone = store.claim(engine).jobs
+    assert [job.id for job in alone] == [poison]
+    store.give_back(alone[0], died=True)
+    (alone,) = [store.claim(engine).jobs]
+    store.give_back(alone[0], died=True)
+    assert "3 workers died" in status(store, poison).detail
+    (job,) = store.claim(engine).jobs
+    assert job.id == innocent
+    finish(store, job)
+    assert status(store, innocent).attempt == 2
+
+
+def test_the_outcome_of_an_earlier_attempt_changes_nothing(store: JobStore, tmp_path: Path) -> None:
+    """A worker that was given up may still deliver; the later attempt counts."""
+    task_id = submit(store)
+    early = claim(store)
+    store.give_back(early, died=True)
+    late = claim(store)
+    assert not store.finish(early, b"early", "image/png", {})
+    assert not store.fail(early, "late words")
+    store.give_back(early, died=True)
+    store.progress(early, 0.5)
+    finish(store, late)
+    assert store.image(status(store, task_id)) == PNG
+    assert os.listdir(tmp_path / "store/images") == [f"{task_id}.2.png"]  # noqa: PTH208
+
+
+def test_progress_never_goes_backwards(time: FakeTime) -> None:
+    """What is shown to a person only grows."""
+    store = memory_store(time)
+    task_id = submit(store)
+    job = claim(store)
+    for fraction in (0.5, 0.25, 7.0):
+        store.progress(job, fraction)
+    assert status(store, task_id).fraction == 1.0
+    assert status(store, task_id).version == 3
+
+
+def test_what_the_store_holds_can_be_counted(time: FakeTime) -> None:
+    """For metrics and for who watches the queue."""
+    store = memory_store(time)
+    assert store.counts().oldest == 0.0
+    for _ in range(3):
+        submit(store)
+    finish(store, claim(store))
+    claim(store)
+    time.now += 5.0
+    counts = store.counts()
+    assert (counts.queued, counts.rendering, counts.kept) == (1, 1, 1)
+    assert (counts.image_bytes, counts.oldest) == (len(PNG), 5.0)
+
+
+def test_a_listener_hears_of_every_change_until_it_leaves(time: FakeTime) -> None:
+    """Workers and parked polls wait for it."""
+    store, heard = memory_store(time), list[str]()
+    leave = store.subscribe(heard.append)
+    task_id = submit(store)
+    job = claim(store)
+    store.progress(job, 0.5)
+    finish(store, job)
+    assert heard == [task_id] * 4
+    leave()
+    submit(store)
+    assert len(heard) == 4
+
+
+# Disks --------------------------------------------------------------------------------
+
+
+def test_an_image_that_cannot_be_written_leaves_nothing_and_may_be_tried_again(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is mended by somebody; the image is in the worker's hands till then."""
+    task_id = submit(store)
+    job = claim(store)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.finish(job, PNG, "image/png", {})
+    assert list((tmp_path / "store/images").iterdir()) == []
+    assert state(store, task_id) is JobState.RENDERING
+    finish(store, job)
+    assert state(store, task_id) is JobState.DONE
+
+
+def test_a_submit_that_cannot_be_written_is_not_accepted() -> None:
+    """All of a change or nothing of it; and when there is room again, it goes on."""
+    database = Database.in_memory()
+    store = JobStore(database, MemoryImages())
+    database.connection.execute("PRAGMA max_page_count = 20")
+    large = attrs.evolve(SMALL, reference_image="x" * 100_000)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        submit(store, large)
+    assert store.counts().queued == 0
+    database.connection.execute("PRAGMA max_page_count = 100000")
+    submit(store, large)
+    assert store.counts().queued == 1
+
+
+def test_images_in_memory_and_in_files_behave_alike(tmp_path: Path) -> None:
+    """One contract, two places."""
+    for images in (MemoryImages(), ImageFiles(tmp_path)):
+        images.write("a", b"1")
+        images.write("b", b"22")
+        assert (images.read("b"), images.size("b"), images.read("c"), images.size("c")) == (
+            b"22",
+            2,
+            None,
+            None,
+        )
+        images.delete("c")
+        assert images.sweep({"b"}) == 1
+        assert images.read("a") is None
+        images.delete("b")
+        assert images.size("b") is None
+
+
+def test_three_strikes_are_what_the_words_say() -> None:
+    """The message names the number."""
+    assert str(store_jobs.MAX_DEATHS) in store_jobs.DIED_ON_IT
