@@ -378,11 +378,11 @@ class Job:
 
     def _refresh(self, deadline: Deadline) -> Progress:
         endpoints = self._context.endpoints
-        progress = endpoints.progress(self._id, deadline=deadline, request=self._request)
+        latest = endpoints.progress(self._id, deadline=deadline, request=self._request)
         elapsed = self._elapsed()
-        self._progress = progress
+        self._progress = progress = wire.merge_progress(self._progress, latest)
         self._poll_count += 1
-        self._polls.append(Poll(elapsed, progress))
+        self._polls.append(Poll(elapsed, latest))
         if progress.state is not State.QUEUED and self._queued is None:
             self._queued = elapsed
         if progress.state.ended and self._ended is None:

@@ -4,6 +4,7 @@ The only module that knows field names and reads status words. There is no offic
 specification: the fields are those on which several independent public clients agree.
 """
 
+import enum
 import json
 import re
 import string
@@ -29,6 +30,7 @@ __all__ = [
     "encode_progress_query",
     "encode_submission",
     "find_task_id",
+    "merge_progress",
     "request_from_json",
     "request_to_json",
 ]
@@ -37,7 +39,9 @@ MAX_TASK_ID = 4096  # characters; the ids that were seen are far shorter
 _PROGRESS = ("status", "progress", "current_image_url", "final_image_url")
 _REASONS = ("error", "detail", "message", "status")
 _MENTIONS_ID = re.compile(r"task.?id", re.IGNORECASE)
-_FAILURE = re.compile(r"(failed|cancelled|canceled|rejected)\b", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"\s*(\d{1,400}(?:[.,]\d{0,400})?(?:e[+-]?\d{1,3})?)\s*(%?)\s*", re.ASCII | re.IGNORECASE
+)
 _WAITING = re.compile(r"queue|pending|waiting|^\W*\d+\W*$", re.IGNORECASE)
 _SEEDS = ("seed", "subseed")
 _NAMED = tuple(
@@ -246,17 +250,18 @@ def _status(value: object) -> str:
 
 
 def _fraction(value: object) -> float | None:
-    """Return 0.0 to 1.0, also for ``"0.5"`` and ``"50%"``; `None` for anything else."""
-    try:
-        if isinstance(value, str):
-            number = float(value[:-1]) / 100 if value.endswith("%") else float(value[:20])
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            number = float(value)
-        else:
-            return None
-    except (ValueError, OverflowError):
+    """Return 0.0 to 1.0, or `None` for anything that is not such a number.
+
+    A number over 1 and up to 100 is percent, and so is a text with ``%``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    return number if 0.0 <= number <= 1.0 else None
+    found = _NUMBER.fullmatch(value if isinstance(value, str) else repr(value))
+    if found is None:
+        return None
+    number = float(found[1].replace(",", "."))
+    fraction = number / 100 if found[2] or number > 1 else number
+    return fraction if fraction <= 1 else None
 
 
 def _progress(fields: Mapping[str, Any]) -> Progress:
@@ -278,8 +283,122 @@ def _address(value: object) -> str | None:
 def _state(status: str, fraction: float | None, image_url: str | None) -> State:
     if image_url:
         return State.DONE
-    if status.lower() == "done" or "error" in status.lower() or _FAILURE.match(status):
+    if status.lower() == "done" or _failure(status) is _Failure.CERTAIN:
         return State.FAILED
     if _WAITING.search(status) and not fraction:
         return State.QUEUED
     return State.RUNNING
+
+
+# Status words -----------------------------------------------------------------------------
+#
+# The set of words is not known. A word that is not listed here means that the job is running.
+
+
+FAILURE_WORDS = {
+    # word: where it was seen
+    "error errors errored": "ImageLabs: the reference client fails on a status with `error`",
+    "fail failed fails failure failures": "ImageLabs: the reference client never saw it as an end",
+    "cancelled canceled": "our own server; not seen at ImageLabs",
+    "abort aborted": "not seen at ImageLabs; common at services of this kind",
+    "expired": "not seen at ImageLabs; common at services of this kind",
+    "timeout timeouts timedout": "not seen at ImageLabs; common at services of this kind",
+    "rejected": "not seen at ImageLabs; common at services of this kind",
+    "moderated": "not seen at ImageLabs; common at services of this kind",
+    "blocked": "not seen at ImageLabs; common at services of this kind",
+    "nsfw": "not seen at ImageLabs; common at services of this kind",
+}
+"""The words that may say that a job failed, and where each of them was seen."""
+
+_FAILURES = {word for words in FAILURE_WORDS for word in words.split()}
+_NOUNS = {"error", "errors", "failure", "failures", "timeout", "nsfw"}
+_NEGATIONS = {"no", "not", "never", "without", "zero", "0"}
+_NOTHING_AT_ALL = {"0", "none", "null", "nil", "false", "nothing"}
+_NOTHING = {*_NOTHING_AT_ALL, "no", "off", "ok", "clear", "clean"}
+_ABSENT = {"passed", "ok", "clear", "clean", "negative", "off", "disabled", "ignored", "fixed",
+           "resolved", "skipped"}  # fmt: skip
+_COMPOUNDS = {"check", "checks", "checking", "checker", "filter", "filtering", "scan", "scanning",
+              "detection", "detector", "score", "test", "classifier", "free", "rate", "handling",
+              "correction", "diffusion", "map", "margin", "tolerance"}  # fmt: skip
+_SEARCHES = {"checking", "check", "scanning", "testing", "looking", "filtering", "detecting",
+             "handling", "fixing", "ignoring", "skipping", "avoiding"}  # fmt: skip
+_RETRYING = re.compile(
+    r"\b(?<!please )(?<!not )(?<!no )(?<!no more )(?<!never )(?<!without )(?<!max )"
+    r"(?<!maximum )(?:retry|retrying|retried|retries (?:left|remaining)|recover(?:y|ed|ing)"
+    r"|resuming|re ?(?:queue(?:d|ing)|queuing|start(?:ed|ing)|submitt(?:ed|ing)|schedul(?:ed|ing)|running"
+    r"|attempt(?:ed|ing)?)|trying again|(?:will|going to) try again|falling back|fallback)\b"
+    r"(?! later| limit| exhausted| exceeded)"
+    r"|\b(?:attempt|try) (\d+)\b(?! (?:of )?\1\b)"
+    r"|\b(?:first|second|third|previous|earlier|one|an) (?:attempt|try)\b"
+)
+_OTHERS_BEFORE = re.compile(
+    r"\b(?:others?|another|previous|earlier|preceding|prior) (?:\w+ )?"
+    r"(?:jobs?|tasks?|requests?|ones?|users?|images?|workers?|nodes?|steps?)\b"
+    r"|\b(?:jobs|tasks|requests|workers|nodes|users|others?)\b"
+    r"|\b\d+ (?:job|task|request|worker|node|user)\b"
+    r"|\b(?:job|task|request|one) (?:before|ahead|in front)\b"
+)
+_OTHERS_AFTER = re.compile(
+    r"^(?:jobs|tasks|requests|workers|nodes|users)\b|\b(?:before|ahead of|in front of) "
+    r"(?:you|yours|your|this|it|us)\b"
+)
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_")
+_CLAUSE_END = re.compile(r"[,;|()\[\]{}\n]|[.!?](?=\s|$)|\s[-\u2013\u2014]\s")
+_WORD = re.compile(r"[^\W\d_]+|\d\w*")
+
+
+class _Failure(enum.Enum):
+    """What a status says about a failure of the job."""
+
+    NONE = enum.auto()
+    SUSPECTED = enum.auto()
+    CERTAIN = enum.auto()
+
+
+def merge_progress(previous: Progress | None, latest: Progress) -> Progress:
+    """Return the latest progress of a job in the light of the poll before it.
+
+    The fraction never goes backwards. A status with a failure word that does not stand at its
+    beginning ("Generation failed") is a failure when two polls in a row have one.
+    """
+    if previous is None:
+        return latest
+    fractions = [each for each in (previous.fraction, latest.fraction) if each is not None]
+    state = latest.state
+    if not state.ended and all(_failure(p.status) is not _Failure.NONE for p in (previous, latest)):
+        state = State.FAILED
+    return attrs.evolve(latest, fraction=max(fractions, default=None), state=state)
+
+
+def _failure(status: str) -> _Failure:
+    text = _CAMEL_CASE.sub(" ", status).lower()
+    for written, meant in (("timed out", "timedout"), ("time out", "timeout"), ("n't", " not")):
+        text = text.replace(written, meant)
+    clauses = [_WORD.findall(clause) for clause in _CLAUSE_END.split(text)]
+    words = [word for clause in clauses for word in clause]
+    if _FAILURES.isdisjoint(words) or _RETRYING.search(" ".join(words)):
+        return _Failure.NONE
+    position = 0
+    for clause in clauses:
+        for number, word in enumerate(clause):
+            if word in _FAILURES and not _is_negated(clause, number):
+                before, after = " ".join(words[: position + number]), words[position + number + 1 :]
+                if not (_OTHERS_BEFORE.search(before) or _OTHERS_AFTER.search(" ".join(after))):
+                    return _Failure.SUSPECTED if before else _Failure.CERTAIN
+        position += len(clause)
+    return _Failure.NONE
+
+
+def _is_negated(clause: list[str], number: int) -> bool:
+    """Return True if a clause says that there is no failure, or looks for one."""
+    word, before, after = clause[number], clause[:number], clause[number + 1 :]
+    if not _NEGATIONS.isdisjoint(before[-2:]):
+        return True
+    if 1 <= len(after) <= 4 and after[-1] in (_NOTHING if len(after) == 1 else _NOTHING_AT_ALL):
+        return True
+    if after[:1] == ["0"] and word.endswith("s"):
+        return True
+    if word not in _NOUNS:
+        return False
+    absent = not _ABSENT.isdisjoint(after[:3]) or re.search("not (found|detected)", " ".join(after))
+    return bool(absent or not _SEARCHES.isdisjoint(before) or not _COMPOUNDS.isdisjoint(after[:1]))

@@ -176,7 +176,6 @@ def test_an_answer_without_meaning_is_an_error_of_ours(body: bytes) -> None:
         ({"status": "Done"}, State.FAILED),
         ({"status": "DONE", "final_image_url": ""}, State.FAILED),
         ({"status": "done", "final_image_url": None}, State.FAILED),
-        ({"status": "Internal ERROR"}, State.FAILED),
         ({"status": "Failed"}, State.FAILED),
         ({"status": "cancelled"}, State.FAILED),
         ({"status": "Canceled"}, State.FAILED),
@@ -195,17 +194,230 @@ def test_a_status_is_read_once_for_all(answer: dict[str, Any], state: State) -> 
     assert progress_of(**answer).state is state
 
 
-SENSELESS: list[object] = [-0.1, 1.5, 45, "x", "%", "nan", "inf", [], {}, 10**400]
+# Each status is a story that a service could tell; the words are split by spaces, underscores and
+# camel case.
+FAILED_AT_ONCE = [
+    "Error: 0 bytes received",
+    "Error: received 0 bytes",
+    "NSFW content not allowed",
+    "Failed: will not retry",
+    "Error: won't retry",
+    "error; max retry exceeded",
+    "Errors were found",
+    "Failed",
+    "failed",
+    "FAILED",
+    "Failure",
+    "fail",
+    "error",
+    "Error: out of memory",
+    "ERROR_OOM",
+    "Errored",
+    "Aborted",
+    "expired",
+    "Timed out",
+    "TIMED_OUT",
+    "TimedOut",
+    "Timeout",
+    "rejected: not allowed",
+    "Cancelled",
+    "canceled by user",
+    "Moderated",
+    "Blocked by policy",
+    "NSFW",
+    "NSFWDetected",
+    "nsfw content detected",
+    "[ERROR] cuda",
+    "❌ Failed",
+    "FailedPermanently",
+    "failed_permanently",
+    "Error 500",
+    "Error: no GPU available",
+    "Failed: not enough memory",
+    "Failed after 3 retries",
+    "Failed after 3 attempts",
+    "Failed, please try again later",
+    "Error. Please retry",
+    "Blocked: NSFW",
+    "Error 0x80004005",
+    "Failed: none of the workers is up",
+    "Failed NSFW check",
+    "failed (max retries exceeded)",
+    "Failed - not retrying",
+    "Error: another process uses the GPU",
+]
+FAILED_IF_REPEATED = [
+    "Generation failed",
+    "Internal ERROR",
+    "JobFailed",
+    "JOB_FAILED",
+    "generation_error",
+    "InternalServerError",
+    "Request Moderated",
+    "Content Moderated",
+    "task aborted",
+    "Job 17 failed",
+    "status: failed",
+    "An error occurred",
+    "the request has timed out",
+    "All attempts failed",
+    "Job was cancelled",
+    "Prompt rejected",
+    "NSFW check failed",
+    "Render timed out",
+    "imageGenerationFailed",
+    "renderTimedOut",
+    "Attempt 3 of 3 failed",
+    "Generation failed, please try again",
+    "could not render (error)",
+    "Your session expired",
+    "Rendering failed: out of memory",
+    "Generation failed, no more retries",
+    "Generation failed after 2 retries",
+]
+GOING_ON = [
+    "failed_attempts: 0",
+    "error_count: 0",
+    "errors so far: none",
+    "NSFW content not detected",
+    "nsfw_detected: false",
+    "No NSFW content found",
+    "is_failed: false",
+    "rescheduled after timeout",
+    "resubmitted after an error",
+    "error, re-running",
+    "Timeout, retrying…",
+    "Error (will retry)",
+    "retry in 5s after error",
+    "",
+    "Processing",
+    "Terror scene: drawing",
+    "errors: 0",
+    "Errors=0",
+    "0 errors",
+    "no errors so far",
+    "errors: none",
+    "Error: none",
+    "failed: 0",
+    "NSFW check passed",
+    "Checking for NSFW content",
+    "nsfw: false",
+    "NSFW filter: off",
+    "NSFW filter is off",
+    "Running NSFW check",
+    "NSFW check",
+    "2 jobs failed before yours",
+    "attempt 1 failed, retrying",
+    "Attempt 1/3 failed",
+    "Failed once, retrying",
+    "failed, will retry",
+    "Error, retry 2/5",
+    "Retrying after error",
+    "RETRYING_AFTER_ERROR",
+    "Recovered from error",
+    "1 other job failed",
+    "Another job was cancelled",
+    "previous job failed, yours is next",
+    "3 failed jobs ahead of you",
+    "Queue position 3; 2 jobs failed before yours",
+    "failure-free",
+    "error-free",
+    "Error diffusion dithering",
+    "failover",
+    "unblocked",
+    "not failed",
+    "has not failed yet",
+    "did not fail",
+    "without error",
+    "terrorist attack",
+    "mirrored",
+    "Failed jobs before yours: 2",
+    "Failed jobs: 2",
+    "job before yours errored",
+    "retry 1 failed",
+    "Retry scheduled after failure",
+    "Trying again after failure",
+    "2 retries left after error",
+    "Connection error - reattempting",
+    "failed 0",
+    "drawing 40% (errors: 0)",
+    "first attempt failed",
+    "errors 0 warnings 2",
+    "Blockedges",
+    "Failsafe mode",
+    "other tasks were aborted",
+    "error rate 0.01",
+    "nsfw score 0.01",
+    "NSFW: no",
+    "nsfw=0",
+    "Requeued after timeout",
+    "re-queued after an error",
+    "Restarting after failure",
+]
+
+
+@pytest.mark.parametrize("status", FAILED_AT_ONCE)
+def test_a_failure_word_at_the_beginning_ends_the_job_at_once(status: str) -> None:
+    """Nobody should wait for minutes for a job that has failed."""
+    assert progress_of(status=status).state is State.FAILED
+
+
+@pytest.mark.parametrize("status", FAILED_IF_REPEATED)
+def test_a_failure_word_elsewhere_ends_the_job_when_the_next_poll_repeats_it(status: str) -> None:
+    """One such status may be about a step that is tried again."""
+    latest = progress_of(status=status)
+    assert latest.state is State.RUNNING
+    running = progress_of(status="Processing")
+    assert wire.merge_progress(None, latest) == latest
+    assert wire.merge_progress(running, latest).state is State.RUNNING
+    assert wire.merge_progress(latest, running).state is State.RUNNING
+    assert wire.merge_progress(latest, latest).state is State.FAILED
+
+
+@pytest.mark.parametrize("status", GOING_ON)
+def test_a_status_about_retries_about_no_failure_or_about_other_jobs_is_no_failure(
+    status: str,
+) -> None:
+    """The image is being made: giving it up would lose it."""
+    latest = progress_of(status=status, progress=0)
+    assert not latest.state.ended
+    assert not wire.merge_progress(latest, latest).state.ended
+
+
+def test_every_failure_word_says_where_it_was_seen() -> None:
+    """What nobody has seen at the service must not be presented as a fact."""
+    assert all("ImageLabs" in seen for seen in wire.FAILURE_WORDS.values())
+    for word in " ".join(wire.FAILURE_WORDS).split():
+        assert progress_of(status=word).state is State.FAILED
+
+
+def test_what_is_shown_never_goes_backwards() -> None:
+    """A bar that jumps back says that the image is lost, which it is not."""
+    shown, previous = [], None
+    for fraction in (0.2, None, 0.1, 0.6, 0.0, None, 0.7):
+        previous = wire.merge_progress(previous, progress_of(status="x", progress=fraction))
+        shown.append(previous.fraction)
+    assert shown == [0.2, 0.2, 0.2, 0.6, 0.6, 0.6, 0.7]
+
+
+SENSELESS: list[object] = [
+    -0.1, -1, 100.5, 101, "x", "", "%", "-1%", "101%", "1 2", "nan", "inf", [], {}, 10**400,
+    "1e999", "9" * 5000, float("nan"), float("inf"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("told", "fraction"),
-    [(0, 0.0), (1, 1.0), (0.25, 0.25), ("0.5", 0.5), ("50%", 0.5), (True, None), (None, None)]
+    [(0, 0.0), (1, 1.0), (1.0, 1.0), (0.25, 0.25), ("0.5", 0.5), ("50%", 0.5), (True, None)]
+    + [(told, 0.45) for told in (45, 45.0, "45", "45%", " 45 % ", 0.45, "0.45", "0,45", "45.0%")]
+    + [("1", 1.0), ("1%", 0.01), ("0.5%", 0.005), (100, 1.0), ("100%", 1.0), (2, 0.02)]
+    + [(1e-7, 1e-7), (None, None)]
     + [(bad, None) for bad in SENSELESS],
 )
 def test_a_fraction_is_between_0_and_1_or_not_known(told: object, fraction: float | None) -> None:
-    """A number outside the range is no number to draw a bar from."""
-    assert progress_of(status="Processing", progress=told).fraction == fraction
+    """Services give a fraction or percent, as a number or as text."""
+    found = progress_of(status="Processing", progress=told).fraction
+    assert found == (fraction and pytest.approx(fraction))
 
 
 def test_the_servers_word_is_kept_but_made_safe_to_print() -> None:
@@ -389,6 +601,7 @@ def test_a_refusal_carries_the_services_own_words() -> None:
         (b"[]", ""),
         (b"nonsense", ""),
         (b'{"prompt": " "}', "prompt"),
+        (b'{"prompt": "x", "extra": NaN}', ""),
         (b'{"prompt": "x", "seed": "7x"}', "seed"),
         (b'{"prompt": "x", "seed": "-7"}', "seed"),
         (b'{"prompt": "x", "seed": true}', "seed"),
