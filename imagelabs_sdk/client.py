@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .deadline import Deadline
     from .images import RequestedImage
     from .jobs import Job, OnProgress
-    from .models import ImageRequest
+    from .models import ImageRequest, Progress
     from .polling import PollingStrategy
     from .transports.base import Transport
 
@@ -270,6 +270,7 @@ class ImageLabs(ReferenceProvider):
         *,
         request: "ImageRequest | None" = None,
         submitted_at: float | None = None,
+        progress: "Progress | None" = None,
     ) -> "Job":
         """Return a job that was submitted before, perhaps elsewhere. Makes no request.
 
@@ -278,10 +279,12 @@ class ImageLabs(ReferenceProvider):
             request: The request, if you kept it; `None`: the image's `request` is `None`, too.
             submitted_at: When it was submitted, in seconds since 1970; the polling strategy uses
                 the age of a job. `None`: now.
+            progress: The latest progress, if you kept it: what is shown then does not go
+                backwards, and a failure that two polls report is recognised.
         """
         from .jobs import Job  # loaded with the context, on first use
 
-        return Job.restore(self._context, task_id, request, submitted_at)
+        return Job.restore(self._context, task_id, request, submitted_at, progress)
 
     def job_from_dict(self, data: Mapping[str, Any]) -> "Job":
         """Return the job that `Job.to_dict` described. Makes no request.

@@ -241,9 +241,10 @@ def _status_error(response: HttpResponse) -> APIStatusError:
     if 300 <= status < 400:
         message += "; redirects of the API are not followed, check base_url"
     sane = asked is not None and asked <= _MAX_RETRY_AFTER
-    task_id = wire.find_task_id(body)  # then it was taken up, whatever the status says
-    turned_away = (status == 429 or (status == 503 and sane)) and task_id is None
     judged = 400 <= status < 500 and status not in _TRANSIENT
+    # An id says that the request was taken up, unless the status says that it was refused.
+    task_id = None if judged else wire.find_task_id(body)
+    turned_away = (status == 429 or (status == 503 and sane)) and task_id is None
     return kind(
         message,
         task_id=task_id,

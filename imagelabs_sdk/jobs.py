@@ -100,6 +100,7 @@ class Job:
         task_id: object,
         request: ImageRequest | None,
         submitted_at: object,
+        progress: Progress | None = None,
     ) -> "Job":
         """Return a job that was submitted before; see `ImageLabs.get_job`."""
         if not isinstance(task_id, str) or not task_id.strip():
@@ -107,7 +108,9 @@ class Job:
                 "task_id", task_id, "must be the text that the service gave", code="blank"
             )
         when = None if submitted_at is None else _moment(submitted_at)
-        return cls(task_id, context, request=request, submitted_at=when)
+        job = cls(task_id, context, request=request, submitted_at=when)
+        job._progress = progress
+        return job
 
     @classmethod
     def from_dict(cls, context: ClientContext, data: Mapping[str, Any]) -> "Job":
@@ -123,7 +126,9 @@ class Job:
             remedy = "must be an object or null"
             raise invalid("request", type(request).__name__, remedy, code="not_mapping")
         wanted = None if request is None else wire.request_from_json(request)
-        return cls.restore(context, data.get("task_id"), wanted, when)
+        seen = data.get("progress")
+        progress = wire.progress_from_json(seen) if isinstance(seen, Mapping) else None
+        return cls.restore(context, data.get("task_id"), wanted, when, progress)
 
     # What is known ---------------------------------------------------------------------
 
@@ -291,15 +296,19 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON for `ImageLabs.job_from_dict`, in any process, on any day.
 
-        It holds the request with its prompt, and no cookie, header or proxy.
+        It holds the request with its prompt and the latest progress of a job that has not ended,
+        and no cookie, header or proxy.
         """
-        return {
+        job = {
             "version": 1,
             "task_id": self._id,
             "base_url": self._context.settings.base_url,
             "submitted_at": self._submitted_at,
             "request": self._request and wire.request_to_json(self._request),
         }
+        if self._progress is not None and not self.done:
+            job["progress"] = wire.progress_to_json(self._progress)
+        return job
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Job):

@@ -31,6 +31,8 @@ __all__ = [
     "encode_submission",
     "find_task_id",
     "merge_progress",
+    "progress_from_json",
+    "progress_to_json",
     "request_from_json",
     "request_to_json",
 ]
@@ -158,7 +160,7 @@ def encode_error(message: str) -> bytes:
     return _dump({"error": message})
 
 
-# A request as JSON, for the wire and for keeping ---------------------------------------
+# Requests and progress as JSON, for keeping ---------------------------------------
 
 
 def request_to_json(request: ImageRequest) -> dict[str, Any]:
@@ -179,6 +181,16 @@ def request_from_json(fields: Mapping[str, Any]) -> ImageRequest:
     named.update({name: _digits(name, named[name]) for name in _SEEDS if name in named})
     extra = {name: value for name, value in fields.items() if name not in _NAMED}
     return ImageRequest(**named, extra_body=extra)
+
+
+def progress_to_json(progress: Progress) -> dict[str, Any]:
+    """Return what the next poll has to know of this one; `progress_from_json` is the inverse."""
+    return {"status": progress.status, "progress": progress.fraction}
+
+
+def progress_from_json(fields: Mapping[str, Any]) -> Progress:
+    """Return the progress that a JSON object describes."""
+    return _progress(fields)
 
 
 # Reading what a peer says ---------------------------------------------------------------
@@ -325,8 +337,9 @@ _SEARCHES = {"checking", "check", "scanning", "testing", "looking", "filtering",
 _RETRYING = re.compile(
     r"\b(?<!please )(?<!not )(?<!no )(?<!no more )(?<!never )(?<!without )(?<!max )"
     r"(?<!maximum )(?:retry|retrying|retried|retries (?:left|remaining)|recover(?:y|ed|ing)"
-    r"|resuming|re ?(?:queue(?:d|ing)|queuing|start(?:ed|ing)|submitt(?:ed|ing)|schedul(?:ed|ing)|running"
-    r"|attempt(?:ed|ing)?)|trying again|(?:will|going to) try again|falling back|fallback)\b"
+    r"|resuming|re ?(?:queue(?:d|ing)|queuing|start(?:ed|ing)|submitt(?:ed|ing)|schedul(?:ed|ing)"
+    r"|running|attempt(?:ed|ing)?)|trying again"
+    r"|(?:will|going to) try again|falling back|fallback)\b"
     r"(?! later| limit| exhausted| exceeded)"
     r"|\b(?:attempt|try) (\d+)\b(?! (?:of )?\1\b)"
     r"|\b(?:first|second|third|previous|earlier|one|an) (?:attempt|try)\b"

@@ -114,7 +114,8 @@ def save_image(  # noqa: D417 - Celery passes self
         _raise_if_over(accepted, left, trouble, failures)
     if trouble is not None:
         pause, trouble = after_failures(failures, pause, 0.0), _fit(trouble)
-    raise self.retry((job, path), {"failures": failures}, exc=trouble, countdown=min(pause, left))
+    message, pause = (accepted.to_dict(), path), min(pause, left)
+    raise self.retry(message, {"failures": failures}, exc=trouble, countdown=pause)
 
 
 def _left(client: ImageLabs, job: Job) -> float:

@@ -678,6 +678,18 @@ def test_what_is_hopeless_ends_the_job(
 
 
 @db
+def test_a_failure_that_two_polls_report_ends_the_job(service: Service) -> None:
+    """Each poll is a process of its own; the row remembers what the last one said."""
+    service.progress = lambda _: answer(status="Generation failed")
+    job = due(start())
+    assert advance(job)
+    assert row(job).state == "running"
+    job = due(job)
+    assert advance(job)
+    assert (row(job).state, row(job).error_code) == ("failed", "JobFailedError")
+
+
+@db
 @pytest.mark.parametrize(
     ("reply", "code"),
     [

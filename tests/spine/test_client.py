@@ -608,6 +608,31 @@ def test_a_job_can_be_kept_as_json(time: FakeTime) -> None:
     assert client.job_from_dict(client.get_job("x").to_dict()).request is None
 
 
+def test_a_failure_that_two_polls_report_is_recognised_across_processes(time: FakeTime) -> None:
+    """A queue's worker makes a job anew for each poll."""
+    peer = service([ok(status="Generation failed", progress=0.4), ok(status="Render failed")])
+    client = client_of(peer, time)
+    job = client.submit("x")
+    assert job.refresh().state is State.RUNNING
+    again = client.job_from_dict(json.loads(json.dumps(job.to_dict())))
+    other = client.get_job("t1", progress=job.progress)
+    assert again.progress == other.progress == job.progress
+    assert again.refresh().state is State.FAILED
+    assert other.refresh().fraction == 0.4
+
+
+def test_progress_never_goes_backwards(time: FakeTime) -> None:
+    """Not even when the service renders the image again."""
+    told = [0.5, 0.1, None, 0.7]
+    peer = service([*[ok(status="Processing", progress=fraction) for fraction in told], DONE])
+    assert [p.fraction for p in client_of(peer, time).submit("x").events()][:4] == [
+        0.5,
+        0.5,
+        0.5,
+        0.7,
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -26,6 +26,7 @@ from imagelabs_sdk import (
     JobFailedError,
     JobTimeoutError,
     Progress,
+    State,
     sanitize_text,
 )
 
@@ -60,6 +61,7 @@ class ClaimedJob:
         storage: Where its image belongs.
         name: Makes the image's name there from a name with the right extension.
         max_length: Characters that this name may have.
+        progress: The latest progress; `None`: not polled yet.
     """
 
     key: object
@@ -73,6 +75,7 @@ class ClaimedJob:
     storage: Storage
     name: Callable[[str], str]
     max_length: int | None
+    progress: Progress | None = None
 
     @classmethod
     def of(cls, row: "AbstractImageJob", leased_until: datetime) -> "ClaimedJob":
@@ -90,6 +93,7 @@ class ClaimedJob:
             storage=field.storage,
             name=lambda file: field.generate_filename(row, file),
             max_length=field.max_length,
+            progress=_latest(row),
         )
 
     def job(self) -> Job:
@@ -98,6 +102,7 @@ class ClaimedJob:
             self.task_id,
             request=ImageRequest(**self.request),
             submitted_at=self.submitted_at.timestamp(),
+            progress=self.progress,
         )
 
 
@@ -188,6 +193,12 @@ def _lost() -> ColumnUpdates:
     """Whoever was to send the request has died, before or after."""
     change = final_columns(JobState.UNKNOWN)
     return {**change, "error_code": "SubmissionUnknownError", "error": "the sender was interrupted"}
+
+
+def _latest(row: "AbstractImageJob") -> Progress | None:
+    if not row.status and row.fraction is None:
+        return None
+    return Progress(state=State.RUNNING, status=row.status, fraction=row.fraction)
 
 
 def _running(claimed: ClaimedJob, progress: Progress, delay: float) -> ColumnUpdates:
