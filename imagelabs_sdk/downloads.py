@@ -2,16 +2,12 @@
 
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from typing import IO
-from urllib.parse import urljoin, urlsplit
 
 import attrs
 
-from ._redact import sanitize_text
 from .deadline import Deadline
 from .errors import (
     APIConnectionError,
@@ -21,18 +17,16 @@ from .errors import (
 )
 from .formats import ImageFormat, StructureParser
 from .transports.base import HttpRequest, HttpResponse, Transport, origin_of
+from .urls import RefusedURLError, from_header, resolve, without_query
 
-__all__ = ["ImageDownloader", "ImageLink", "without_query"]
+__all__ = ["ImageDownloader", "ImageLink"]
 
 log = logging.getLogger(__name__)
 
-_MAX_URL = 4096  # characters
 _MAX_REDIRECTS = 5  # of one image
 _PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to fetch one image
 _STALE = (403, 404, 410)  # the link has expired, or never worked
 _REDIRECTS = (301, 302, 303, 307, 308)
-_ODD = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")  # what no URL needs unescaped
-_HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")  # a name or an IPv6 literal
 
 
 @attrs.define
@@ -82,8 +76,14 @@ class ImageDownloader:
     sleep: Callable[[float], None] = time.sleep
 
     def absolute(self, url: str) -> str:
-        """Return the URL as it is; a path alone belongs to the API's host."""
-        return urljoin(self.base_url, url) if re.match("/[^/]", url) else url
+        """Return the URL that a poll named, relative to the API's if need be.
+
+        One that cannot be fetched is returned as it is: fetching it says why.
+        """
+        try:
+            return resolve(url, self.base_url + "/")
+        except RefusedURLError:
+            return url
 
     def download(self, link: ImageLink, file: IO[bytes], deadline: Deadline) -> ImageFormat:
         """Write the whole image to `file`, trying again after a failure that may pass.
@@ -179,9 +179,9 @@ class ImageDownloader:
     def _open(self, url: str, transfer: "_Transfer", deadline: Deadline) -> HttpResponse:
         """Return a response with an image's status, after redirects; the caller closes it."""
         deadline = deadline.within(self.request_timeout)
-        url = self.absolute(url)
+        base = self.base_url + "/"
         for _ in range(_MAX_REDIRECTS + 1):
-            self._check(url)
+            base = url = self._resolve(url, base)
             response = self._get(url, transfer, deadline)
             if response.status in (200, 206):
                 return self._check_length(response, url)
@@ -193,9 +193,17 @@ class ImageDownloader:
                 raise _failure(
                     f"the image's address answered {response.status}", url, response.status
                 )
-            with suppress(ValueError):  # malformed: the same URL again, until the limit
-                url = urljoin(url, location)
+            url = from_header(location)
         raise _failure("the image's address redirects without end", url)
+
+    def _resolve(self, url: str, base: str) -> str:
+        try:
+            absolute = resolve(url, base)
+        except RefusedURLError as exc:
+            raise _failure(str(exc), url) from exc
+        if absolute.startswith("http:") and self.base_url.startswith("https:"):
+            raise _failure("the image's URL may not be http: where the service is https:", url)
+        return absolute
 
     def _get(self, url: str, transfer: "_Transfer", deadline: Deadline) -> HttpResponse:
         own = origin_of(url) == origin_of(self.base_url)
@@ -218,23 +226,6 @@ class ImageDownloader:
             response.close()
             raise _failure(f"the image is larger than {self.max_bytes} bytes", url)
         return response
-
-    def _check(self, url: str) -> None:
-        """Refuse a URL that is not plain enough for every parser to read it the same way.
-
-        The transport checks where its host leads to, when it connects.
-        """
-        try:
-            parts, own = urlsplit(url), origin_of(self.base_url)
-            scheme, host, _ = origin_of(url)
-        except ValueError as exc:
-            raise _failure("the image's address is malformed", url) from exc
-        if scheme not in ("http", "https") or (scheme == "http" and own[0] == "https"):
-            raise _failure(f"an image's address may not be {sanitize_text(scheme, 20)}:", url)
-        if not host or parts.username is not None or parts.password is not None:
-            raise _failure("an image's address needs a host and no credentials", url)
-        if len(url) > _MAX_URL or _ODD.search(url) or not _HOST.fullmatch(host):
-            raise _failure("the image's address is too long, or has odd characters", url)
 
 
 @attrs.define
@@ -311,11 +302,6 @@ def _validator(headers: Mapping[str, str]) -> str:
     if etag:
         return etag if etag.startswith('"') else ""  # a weak one does not promise equal bytes
     return modified if modified != headers.get("date") else ""  # it may have changed within 1 s
-
-
-def without_query(url: str) -> str:
-    """Return a URL that may be shown: without its query, which may be a key, and cut."""
-    return sanitize_text(url.partition("?")[0])
 
 
 def _failure(message: str, url: str, status: int | None = None) -> DownloadError:

@@ -124,9 +124,11 @@ class Endpoints:
         secrets = self._secrets(request)
         with _described("POST /progress", secrets, task_id):
             answer = self._post("/progress", wire.encode_progress_query(task_id), deadline, _read)
-            progress = wire.decode_progress(answer)
+            progress = wire.decode_progress(answer, self.settings.base_url + "/progress")
         if progress.status not in _PLAIN_WORDS:
             progress = attrs.evolve(progress, status=redact(progress.status, secrets))
+        if progress.refused:
+            progress = attrs.evolve(progress, refused=redact(progress.refused, secrets))
         return progress
 
     def _secrets(self, request: ImageRequest | None) -> tuple[str, ...]:

@@ -12,10 +12,11 @@ import attrs
 
 from ._files import atomic_write, is_writable
 from .deadline import Deadline
-from .downloads import ImageDownloader, ImageLink, without_query
+from .downloads import ImageDownloader, ImageLink
 from .errors import AcceptedJob, ImageLabsError, attach_job
 from .formats import ImageFormat, format_of_name, has_image_suffix
 from .models import ImageRequest
+from .urls import without_query
 from .validation import invalid
 
 __all__ = ["GeneratedImage", "RequestedImage", "Timings"]

@@ -423,6 +423,8 @@ class Job:
         message = f"the service says that the job failed: {word!r}"
         if word.lower() == "done":
             message = "the service says that the job is done and names no image"
+            if self._progress.refused:
+                message = f"the service says that the job is done, but {self._progress.refused}"
         raise JobFailedError(message, status=word, waited=self._ended or 0.0)
 
     def _timeout_error(self) -> JobError:

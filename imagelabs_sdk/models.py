@@ -249,6 +249,8 @@ class Progress:
             while the job waits, and reach 1.0 before the image is there.
         preview_url: Address of a half-drawn image, or `None`.
         image_url: Address of the finished image; set if and only if `state` is ``DONE``.
+        refused: Why the address that the service gave for the finished image cannot be used;
+            empty if it can, or there is none.
     """
 
     state: State
@@ -260,3 +262,4 @@ class Progress:
     image_url: str | None = attrs.field(
         default=None, repr=lambda url: repr(url and sanitize_text(url))
     )
+    refused: str = ""

@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from . import urls
+
 if TYPE_CHECKING:
     from .errors import InvalidRequestError
 
@@ -238,6 +240,8 @@ def base_url(url: object) -> str:
     try:
         parts = urlsplit(given)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if usable and not given.isascii():
+            given = urls.resolve(given, "")  # an international host's name as DNS knows it
     except ValueError:
         usable = False
     if not usable or parts.username is not None or parts.query or parts.fragment:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import attrs
 
+from . import urls
 from ._json import Answer, parse_answer
 from ._redact import sanitize_text
 from .errors import APIResponseError, InvalidRequestError
@@ -89,18 +90,27 @@ def encode_progress_query(task_id: str) -> bytes:
     return _dump({"task_id": task_id})
 
 
-def decode_progress(body: bytes) -> Progress:
+def decode_progress(body: bytes, url: str = "") -> Progress:
     """Return the state of a job, from the answer to ``POST /progress``.
 
     An image's URL means done, whatever the status says; "Done" without one is a failure. An
     unknown status means that the job is still running.
 
+    Args:
+        body: The answer.
+        url: The one that answered, to which the URLs of images may be relative; empty: they
+            must be absolute.
+
     Raises:
         APIResponseError: The answer says nothing about a job.
     """
     answer = parse_answer(body, _PROGRESS)
-    found = [_progress(fields) for fields in answer.objects(stop_at="error")]
-    useful = [each for each in found if each.status or each.fraction is not None or each.image_url]
+    found = [_progress(fields, url) for fields in answer.objects(stop_at="error")]
+    useful = [
+        each
+        for each in found
+        if each.status or each.fraction is not None or each.image_url or each.refused
+    ]
     if not useful:
         raise APIResponseError(f"the answer says nothing about the job: {_excerpt(answer.text)}")
     return next((each for each in useful if each.image_url), useful[0])
@@ -276,20 +286,26 @@ def _fraction(value: object) -> float | None:
     return fraction if fraction <= 1 else None
 
 
-def _progress(fields: Mapping[str, Any]) -> Progress:
+def _progress(fields: Mapping[str, Any], url: str) -> Progress:
     status, fraction = _status(fields.get("status")), _fraction(fields.get("progress"))
-    image_url = _address(fields.get("final_image_url"))
+    image_url, refused = _image_url(fields.get("final_image_url"), url)
+    preview_url, _ = _image_url(fields.get("current_image_url"), url)
     return Progress(
         state=_state(status, fraction, image_url),
         status=status,
         fraction=fraction,
-        preview_url=_address(fields.get("current_image_url")),
+        preview_url=preview_url,
         image_url=image_url,
+        refused=refused,
     )
 
 
-def _address(value: object) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
+def _image_url(value: object, base: str) -> tuple[str | None, str]:
+    """Return an image's URL, `None` if there is none, and why the one named was refused."""
+    try:
+        return urls.image_url(value, base), ""
+    except urls.RefusedURLError as exc:
+        return None, str(exc)
 
 
 def _state(status: str, fraction: float | None, image_url: str | None) -> State:

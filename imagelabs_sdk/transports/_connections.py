@@ -12,6 +12,7 @@ import socket
 import time
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 from urllib3 import HTTPConnectionPool, PoolManager, Retry
@@ -37,13 +38,23 @@ class Exchange:
         deadline: When everything about it is over.
         public_only: True: connect to public addresses only.
         dialled: True once a connection was opened for it.
+        exact_url: The URL, if its percent-encodings must be sent to the letter; else empty.
+            requests and urllib3 rewrite some, which breaks URLs that are signed.
         sent: True once any byte of the request may have left.
     """
 
     deadline: Deadline
     public_only: bool
+    exact_url: str = ""
     dialled: bool = False
     sent: bool = False
+
+    def target(self, target: str) -> str:
+        """Return the request target that urllib3 is about to send, to the letter."""
+        if not self.exact_url or not target.startswith("/"):  # a proxy wants the whole URL
+            return self.exact_url or target
+        parts = urlsplit(self.exact_url)
+        return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 current: ContextVar[Exchange | None] = ContextVar("imagelabs_exchange", default=None)
@@ -135,14 +146,15 @@ class _DeadlineConnection:
         finally:
             self._tunnelling = False
 
-    def request(self: Any, *args: Any, **kwargs: Any) -> None:
+    def request(self: Any, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         """Send head and body in one piece; http.client makes two writes, packets, TLS records."""
-        if current.get() is None:
-            super().request(*args, **kwargs)  # type: ignore[misc]
+        exchange = current.get()
+        if exchange is None:
+            super().request(method, url, *args, **kwargs)  # type: ignore[misc]
             return
         self._held = []
         try:
-            super().request(*args, **kwargs)  # type: ignore[misc]
+            super().request(method, exchange.target(url), *args, **kwargs)  # type: ignore[misc]
         finally:
             held, self._held = self._held, None
         self.send(b"".join(held))

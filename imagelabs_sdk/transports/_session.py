@@ -72,7 +72,9 @@ class DeadlineSession:
         """Send one request; see `Transport.send`."""
         if deadline.passed:
             raise APITimeoutError("no time was left to ask", delivered="no")
-        exchange = _connections.Exchange(deadline, request.public_only)
+        has_params = self._user_session and self._user_session.params  # which it adds to the URL
+        exact_url = request.url if "%" in request.url and not has_params else ""
+        exchange = _connections.Exchange(deadline, request.public_only, exact_url)
         token = _connections.current.set(exchange)
         try:
             answer = (self._send_with_user_session if self._user_session else self._send_own)(
@@ -132,6 +134,9 @@ class DeadlineSession:
         prepared, jar = _unprepared(request, b"").prepare(), RequestsCookieJar()
         prepared.headers = _plain(prepared.headers)
         if request.cookies is None:
+            return _Route(request.headers, prepared, adapter, proxies, jar)
+        if request.method != "POST":  # an image, whose URL is used once
+            jar = self._jars.get(origin_of(request.url), jar)
             return _Route(request.headers, prepared, adapter, proxies, jar)
         if len(self._routes) >= _MAX_ROUTES:
             self.close()

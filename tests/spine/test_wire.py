@@ -51,7 +51,7 @@ progress_answers = st.fixed_dictionaries(
 
 
 def progress_of(**answer: Any) -> Progress:
-    return wire.decode_progress(json.dumps(answer).encode())
+    return wire.decode_progress(json.dumps(answer).encode(), "https://api.test/progress")
 
 
 def test_the_body_is_the_reference_implementations() -> None:
@@ -169,10 +169,10 @@ def test_an_answer_without_meaning_is_an_error_of_ours(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("answer", "state"),
     [
-        ({"status": "Done", "final_image_url": "u"}, State.DONE),
-        ({"status": "Processing", "final_image_url": "u"}, State.DONE),
-        ({"status": "Some error", "final_image_url": "u"}, State.DONE),
-        ({"final_image_url": "u"}, State.DONE),
+        ({"status": "Done", "final_image_url": "u.png"}, State.DONE),
+        ({"status": "Processing", "final_image_url": "u.png"}, State.DONE),
+        ({"status": "Some error", "final_image_url": "u.png"}, State.DONE),
+        ({"final_image_url": "u.png"}, State.DONE),
         ({"status": "Done"}, State.FAILED),
         ({"status": "DONE", "final_image_url": ""}, State.FAILED),
         ({"status": "done", "final_image_url": None}, State.FAILED),
