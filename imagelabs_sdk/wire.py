@@ -200,7 +200,7 @@ def progress_to_json(progress: Progress) -> dict[str, Any]:
 
 def progress_from_json(fields: Mapping[str, Any]) -> Progress:
     """Return the progress that a JSON object describes."""
-    return _progress(fields)
+    return _progress(fields, "")
 
 
 # Reading what a peer says ---------------------------------------------------------------
