@@ -141,7 +141,7 @@ MAY_IMPORT = {
     "cli.single": [*PUBLIC, "cli.display", "cli.exits", "cli.options", "cli.output"],
     "cli.batch": [*PUBLIC, "cli.__init__", "cli.contact_sheet", "cli.display", "cli.exits",
                   "cli.files", "cli.options", "cli.output"],
-    "cli.serve": ["cli.exits", "cli.options", "cli.output", "server.local",
+    "cli.serve": ["testing.scenario", "cli.exits", "cli.options", "cli.output", "server.local",
                   "server.engines.landscape.__init__", "server.http"],
     "cli.commands": [*PUBLIC, "cli.batch", "cli.exits", "cli.options", "cli.output",
                      "cli.runtime", "cli.serve", "cli.single"],

@@ -27,9 +27,20 @@ __all__ = ["serve"]
 @click.option(
     "--workers", metavar="N", type=int, default=2, show_default=True, help="Images drawn at once."
 )
+@click.option(
+    "--script",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Play the failures in this JSON file instead of drawing: a fake service for tests.",
+)
 @debug_option
-def serve(host: str, port: int, duration: float, workers: int) -> None:
+def serve(host: str, port: int, duration: float, workers: int, script: str | None) -> None:
     """Serve images of the built-in engine over HTTP, as the service does, until Ctrl-C."""
+    if script is not None:
+        from ..testing.scenario import serve_scenario  # the kit for tests is loaded for this alone
+
+        serve_scenario(script, host=host, port=port, on_ready=_print_invitation)
+        return
     with require_extra("server"):
         # They need an extra that the other commands do without.
         from ..server.engines.landscape import LandscapeEngine

@@ -3,9 +3,11 @@
 import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from imagelabs_sdk import ImageLabs, JobFailedError
 from imagelabs_sdk.server import http
 from imagelabs_sdk.server.local import LocalServer
 from tests.cli.conftest import Start
@@ -55,3 +57,28 @@ def test_what_is_served_can_be_asked_for_until_ctrl_c(
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 0
+
+
+def test_a_script_is_played_until_ctrl_c(start: Start, tmp_path: Path) -> None:
+    """A fake service for programs of any language; it needs no extra but the command's."""
+    script = tmp_path / "scenario.json"
+    script.write_text('{"every_job": [{"fails": "NSFW"}]}')
+    process = start("serve", "--port", "0", "--script", str(script))
+    assert process.stdout is not None
+    found = re.search(r"http://[^ ]+", process.stdout.readline())
+    assert found is not None
+    with ImageLabs(found[0], poll_interval=0.01) as client, pytest.raises(JobFailedError) as caught:
+        client.generate("a cat")
+    assert caught.value.status == "Error: NSFW"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_a_script_that_makes_no_sense_is_exit_code_2(imagelabs: Command, tmp_path: Path) -> None:
+    """With the place in the file."""
+    script = tmp_path / "scenario.json"
+    script.write_text('{"every_job": ["explode"]}')
+    result = imagelabs("serve", "--script", script)
+    assert result.exit_code == 2
+    assert "every_job[0]='explode': must be a step: challenge, done" in result.stderr
