@@ -1,4 +1,4 @@
-"""Many images: from a list of prompts to a folder, with one report for all."""
+"""Many images: from a list of items to files, with one report for all."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,10 +7,11 @@ from typing import Any
 import attrs
 import click
 
-from .. import GeneratedImage, ImageLabs, ImageLabsError, ImageRequest, Job, Outcome
+from .. import GeneratedImage, ImageLabs, ImageLabsError, Job, Outcome
 from .display import ProgressDisplay
 from .exits import error_line, exit_code, report_error, require_extra
 from .files import check_writable
+from .items import BatchItem, check_not_overwritten
 from .options import BatchOptions, CommonOptions
 from .output import image_facts, say, to_json
 
@@ -19,10 +20,10 @@ __all__ = ["ItemResult", "generate_batch", "save_outcome"]
 
 @attrs.frozen
 class ItemResult:
-    """What became of one prompt.
+    """What became of one item.
 
     Attributes:
-        index: Its place among the prompts.
+        index: Its place among the items.
         error: Why there is no image. `None`: there is one.
         image: `None` if there is none.
         path: Where it is. `None` if there is none.
@@ -36,20 +37,18 @@ class ItemResult:
     new: bool = False
 
 
-def generate_batch(
-    requests: Sequence[ImageRequest], options: CommonOptions, batch: BatchOptions
-) -> None:
+def generate_batch(items: Sequence[BatchItem], options: CommonOptions, batch: BatchOptions) -> None:
     """Draw and save all images. The exit code is that of the first failure in the file."""
-    _check_folder(batch)
+    _check_files(items, batch)
     with options.make_client() as client:
-        results = _run(client, requests, options, batch)
-    _save_contact_sheet(results, batch)
+        results = _run(client, items, options, batch)
+    _save_contact_sheet(results, items, batch)
     failed = [(result.index, exit_code(result.error)) for result in results if result.error]
     if failed:
         raise click.exceptions.Exit(min(failed)[1])
 
 
-def save_outcome(outcome: Outcome, batch: BatchOptions) -> ItemResult:
+def save_outcome(outcome: Outcome, item: BatchItem) -> ItemResult:
     """Save the image of an outcome, unless an earlier run has saved it.
 
     Raises:
@@ -59,40 +58,48 @@ def save_outcome(outcome: Outcome, batch: BatchOptions) -> ItemResult:
     if image is None:
         return ItemResult(outcome.index, outcome.error)
     # A job that was not polled in this run was finished by an earlier one.
-    saved = None if image.job.done else batch.saved_path(outcome.index)
+    saved = None if image.job.done else item.saved_path()
     if saved is not None:
         return ItemResult(outcome.index, None, image, saved)
     try:
-        path = image.save(batch.stem(outcome.index))
+        path = image.save(item.stem)
     except ImageLabsError as error:
         return ItemResult(outcome.index, error)
     return ItemResult(outcome.index, None, image, path, new=True)
 
 
-def _check_folder(batch: BatchOptions) -> None:
-    """Refuse, before anything is bought, what could not be saved or would replace an image."""
+def _check_files(items: Sequence[BatchItem], batch: BatchOptions) -> None:
+    """Refuse, before anything is bought, what could not be saved or would replace a file."""
+    inputs = {"--batch": batch.source, "--checkpoint": batch.checkpoint}
     if batch.sheet is not None:
         with require_extra("server"):
             from . import contact_sheet  # noqa: F401 - a missing package is reported before paying
-    batch.folder.mkdir(parents=True, exist_ok=True)
-    check_writable(batch.stem(0))
+        check_not_overwritten("--contact-sheet", batch.sheet, items, inputs)
+    if batch.checkpoint is not None:
+        check_not_overwritten("--checkpoint", batch.checkpoint, items, {"--batch": batch.source})
+    folder = items[0].stem.parent
+    if batch.folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    check_writable(items[0].stem)
+    if batch.sheet is not None:
+        check_writable(batch.sheet)
     if batch.checkpoint is None or not batch.checkpoint.exists():
-        for path in filter(None, map(batch.saved_path, range(len(batch.prompts)))):
+        for path in filter(None, (item.saved_path() for item in items)):
             raise click.UsageError(
                 f"{str(path)!r} exists already: give the --checkpoint of the run that drew it, "
-                "or another --out-dir."
+                "or another name."
             )
 
 
 def _run(
-    client: ImageLabs, requests: Sequence[ImageRequest], options: CommonOptions, batch: BatchOptions
+    client: ImageLabs, items: Sequence[BatchItem], options: CommonOptions, batch: BatchOptions
 ) -> list[ItemResult]:
-    """Return the result of each prompt. On Ctrl-C or a full disk, report how to resume."""
-    display = ProgressDisplay(len(requests))
+    """Return the result of each item. Whatever ends it early: report how to resume."""
+    display = ProgressDisplay(len(items))
     results: list[ItemResult] = []
     saving: dict[int, Job] = {}
     outcomes = client.generate_many(
-        requests,
+        [item.request for item in items],
         max_in_flight=batch.max_in_flight,
         on_progress=display.show_poll,
         checkpoint=batch.checkpoint,
@@ -101,61 +108,68 @@ def _run(
         with display, outcomes:
             for outcome in outcomes:
                 saving = {outcome.index: outcome.job} if outcome.job else {}
-                results.append(save_outcome(outcome, batch))
+                results.append(save_outcome(outcome, items[outcome.index]))
                 saving.clear()
-                _report(results[-1], options, batch, display)
+                _report(results[-1], items, options, display)
     except BaseException as error:  # whatever it is: list what goes on at the service
         code, left = report_error(error), {**saving, **outcomes.unfinished}
-        for line in (*_summary_lines(results, options, batch), *_hints(left, options, batch)):
+        for line in _summary_lines(results, items, options):
+            say(line)
+        for line in _hints(left, items, options, batch):
             say(line)
         raise click.exceptions.Exit(code) from error
-    for line in _summary_lines(results, options, batch):
+    for line in _summary_lines(results, items, options):
         say(line)
     return results
 
 
 def _report(
-    result: ItemResult, options: CommonOptions, batch: BatchOptions, display: ProgressDisplay
+    result: ItemResult,
+    items: Sequence[BatchItem],
+    options: CommonOptions,
+    display: ProgressDisplay,
 ) -> None:
     """Count one result in the display, and print it."""
-    failed = f"{_place(result.index, batch)} failed"
-    display.show_end(result.index, str(result.path or failed), failed=result.error is not None)
+    item = items[result.index]
+    what = str(result.path or f"{item.place} failed")
+    display.show_end(result.index, what, failed=result.error is not None)
     if options.as_json:
-        display.print_result(to_json(_facts(result, batch)))
+        display.print_result(to_json(_facts(result, item)))
     elif result.path is not None:
         display.print_result(str(result.path))
 
 
-def _facts(result: ItemResult, batch: BatchOptions) -> dict[str, Any]:
-    line = {"line": batch.prompts[result.index].line}
+def _facts(result: ItemResult, item: BatchItem) -> dict[str, Any]:
+    place = {"line": item.line, "name": item.stem.name}
     if result.image is not None and result.path is not None:
-        return {**line, **image_facts(result.image, result.path)}
+        return {**place, **image_facts(result.image, result.path)}
     error = result.error
-    return {**line, "task_id": error and error.task_id, "error": str(error)}
-
-
-def _place(index: int, batch: BatchOptions) -> str:
-    return f"line {batch.prompts[index].line} ({batch.stem(index).name})"
+    return {**place, "task_id": error and error.task_id, "error": str(error)}
 
 
 def _summary_lines(
-    results: Sequence[ItemResult], options: CommonOptions, batch: BatchOptions
+    results: Sequence[ItemResult], items: Sequence[BatchItem], options: CommonOptions
 ) -> Iterator[str]:
     """Yield a line of counts, then a line for each failure with its reason."""
     failed = sorted((r for r in results if r.error is not None), key=lambda r: r.index)
     saved = sum(result.new for result in results)
     skipped = len(results) - saved - len(failed)
-    left = len(batch.prompts) - len(results)
+    left = len(items) - len(results)
     counts = {"saved": saved, "there already": skipped, "failed": len(failed), "not finished": left}
     shown = [f"{n} {word}" for word, n in counts.items() if n or word == "saved"]
     yield ", ".join(shown) + (":" if failed else "")
     for result in failed:
         assert result.error is not None
         reason = error_line(result.error, resumable=not options.embedded)
-        yield f"  {_place(result.index, batch)}: {reason}"
+        yield f"  {items[result.index].place}: {reason}"
 
 
-def _hints(left: Mapping[int, Job], options: CommonOptions, batch: BatchOptions) -> Iterator[str]:
+def _hints(
+    left: Mapping[int, Job],
+    items: Sequence[BatchItem],
+    options: CommonOptions,
+    batch: BatchOptions,
+) -> Iterator[str]:
     """Yield how to get the images of the jobs that go on at the service."""
     if batch.checkpoint:
         yield f"To resume: run the same command again; {batch.checkpoint} keeps what was bought."
@@ -163,18 +177,20 @@ def _hints(left: Mapping[int, Job], options: CommonOptions, batch: BatchOptions)
         yield options.resume_hint("")
     else:
         for index, job in left.items():
-            yield attrs.evolve(options, output=batch.stem(index)).resume_hint(job.id)
+            yield attrs.evolve(options, output=items[index].stem).resume_hint(job.id)
 
 
-def _save_contact_sheet(results: Sequence[ItemResult], batch: BatchOptions) -> None:
+def _save_contact_sheet(
+    results: Sequence[ItemResult], items: Sequence[BatchItem], batch: BatchOptions
+) -> None:
     paths = {result.index: result.path for result in results if result.path}
     if batch.sheet is None or not paths:
         return
     with require_extra("server"):
-        from .contact_sheet import Tile, draw_sheet  # needs an extra that others do without
+        from .contact_sheet import Tile, save_sheet  # needs an extra that others do without
     tiles = [
-        Tile(paths[index], batch.stem(index).name, batch.prompts[index].text)
+        Tile(paths[index], items[index].stem.name, items[index].request.prompt)
         for index in sorted(paths)
     ]
-    draw_sheet(tiles).save(batch.sheet)
+    save_sheet(tiles, batch.sheet)
     say(f"contact sheet: {batch.sheet}")

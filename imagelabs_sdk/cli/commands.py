@@ -1,5 +1,7 @@
 """The commands: what a person types, checked and passed on."""
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -8,17 +10,20 @@ from click.core import ParameterSource
 from .. import ImageRequest, __version__
 from .batch import generate_batch
 from .exits import EXIT_CODES_HELP, CommandGroup
+from .fields import with_request_options
+from .files import unused_name
+from .items import BatchItem, plan_items
 from .options import (
     BatchOptions,
     CommonOptions,
     as_json_option,
     base_url_option,
     debug_option,
-    parse_size,
     with_batch_options,
     with_common_options,
 )
 from .output import describe_progress, print_result, to_json
+from .prompts import Row, read_rows
 from .runtime import current_runtime
 from .serve import serve
 from .single import generate_one, wait_for_one
@@ -62,18 +67,7 @@ def cli(context: click.Context) -> None:
 
 @cli.command(epilog=_GENERATE_GUIDE)
 @click.argument("prompt", required=False)
-@click.option(
-    "--negative-prompt",
-    "--negative",
-    metavar="TEXT",
-    default="",
-    help="What to keep out of the image.",
-)
-@click.option("--width", metavar="PIXELS", type=int, help="[default: 1152]")
-@click.option("--height", metavar="PIXELS", type=int, help="[default: 896]")
-@click.option("--size", type=parse_size, metavar="WxH", help="Width and height, such as 512x768.")
-@click.option("--aspect-ratio", metavar="W:H", help="Such as 16:9, instead of width and height.")
-@click.option("--seed", type=int, help="Start of the noise. [default: picked at random]")
+@with_request_options
 @click.option("--embedded", is_flag=True, help="Render here, with the built-in engine; no network.")
 @click.option("--no-wait", is_flag=True, help="Print the task id and exit; see imagelabs wait.")
 @with_common_options
@@ -82,51 +76,36 @@ def generate(
     common: CommonOptions,
     *,
     prompt: str | None,
-    negative_prompt: str,
-    width: int | None,
-    height: int | None,
-    size: tuple[int, int] | None,
-    aspect_ratio: str | None,
-    seed: int | None,
+    fields: Mapping[str, Any],
     no_wait: bool,
     batch: BatchOptions | None,
 ) -> None:
-    """Generate the image of PROMPT and save it; with --batch, generate many.
+    """Generate the image of PROMPT and save it; with --batch or -n, generate many.
 
-    Prints the file's path on stdout, and the seed that was used on stderr.
+    Prints the file's path on stdout, and the seeds that were used on stderr.
     """
     _check_combination(common, prompt, no_wait, batch)
-    fields: dict[str, Any] = {
-        "negative_prompt": negative_prompt,
-        "aspect_ratio": aspect_ratio,
-        "seed": seed,
-        **_sides(size, width, height),
-    }
     if batch is None:
         generate_one(ImageRequest(prompt or "", **fields), common, no_wait=no_wait)
     else:
-        requests = [ImageRequest(each.text, **fields) for each in batch.prompts]
-        generate_batch(requests, common, batch)
+        generate_batch(_items(prompt, fields, common, batch), common, batch)
 
 
-def _sides(size: tuple[int, int] | None, width: int | None, height: int | None) -> dict[str, int]:
-    """Return the sides that were given, under the names of the request's fields."""
-    if size is None:
-        return {name: side for name, side in _named_sides(width, height) if side is not None}
-    for name, side in _named_sides(width, height):
-        if side is not None:
-            raise click.UsageError(f"Give either --size or --{name}.")
-    return {"width": size[0], "height": size[1]}
-
-
-def _named_sides(width: int | None, height: int | None) -> tuple[tuple[str, int | None], ...]:
-    return ("width", width), ("height", height)
+def _items(
+    prompt: str | None, fields: Mapping[str, Any], common: CommonOptions, batch: BatchOptions
+) -> list[BatchItem]:
+    rows = [Row(None, {"prompt": prompt})] if batch.source is None else read_rows(batch.source)
+    if batch.folder is not None:
+        return plan_items(rows, fields, count=batch.count, stem=batch.folder, numbered=True)
+    name = common.output or unused_name(time.strftime("imagelabs-%Y%m%d-%H%M%S"))
+    stem = name.with_suffix("") if common.output else name
+    return plan_items(rows, fields, count=batch.count, stem=stem, numbered=False)
 
 
 def _check_combination(
     common: CommonOptions, prompt: str | None, no_wait: bool, batch: BatchOptions | None
 ) -> None:
-    if (prompt is None) is (batch is None):
+    if (prompt is None) is not bool(batch and batch.source):
         raise click.UsageError("Give either a PROMPT or --batch.")
     given = {
         "--no-wait": no_wait,
@@ -134,12 +113,14 @@ def _check_combination(
         "--checkpoint": batch and batch.checkpoint,
         "--output": common.output,
         "--json": common.as_json,
+        "-n": batch,
     }
     embedded = common.embedded and "--embedded renders in this process: it"
     for subject, others in (
         (embedded, ("--no-wait", "--base-url", "--checkpoint")),
-        (batch and "--batch", ("--no-wait", "--output")),
-        (common.to_stdout and "--output -", ("--json", "--no-wait")),
+        (batch and ((batch.source and "--batch") or "-n"), ("--no-wait",)),
+        (batch and batch.folder and "--out-dir", ("--output",)),
+        (common.to_stdout and "--output -", ("--json", "--no-wait", "-n")),
     ):
         for other in others:
             if subject and given[other]:

@@ -1,14 +1,16 @@
 """Draw many images on one sheet, each with its number and its prompt."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import attrs
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-__all__ = ["Tile", "draw_sheet"]
+from .._files import atomic_write
+from .captions import draw_text, wrap_text
+
+__all__ = ["Tile", "draw_sheet", "on_paper", "save_sheet"]
 
 _PAPER, _INK, _FAINT, _EMPTY = "#f5f2ec", "#33302c", "#938b80", "#e4dfd6"
 _MAX_WIDTH = 5000  # pixels
@@ -25,7 +27,7 @@ class Tile:
     """One image of a sheet.
 
     Attributes:
-        path: The image file; one that cannot be read becomes an empty frame.
+        path: The image file; one that cannot be read becomes a crossed frame.
         name: Such as ``"0001"``.
         text: The prompt; cut after two lines.
     """
@@ -33,6 +35,16 @@ class Tile:
     path: Path
     name: str
     text: str
+
+
+def save_sheet(tiles: Sequence[Tile], path: Path) -> None:
+    """Draw a sheet and write it atomically, in the format that the path's extension names.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with atomic_write(path) as draft:
+        draw_sheet(tiles).save(draft.file, Image.registered_extensions()[path.suffix.lower()])
 
 
 def draw_sheet(tiles: Sequence[Tile], *, max_width: int = _MAX_WIDTH) -> Image.Image:
@@ -65,18 +77,62 @@ def _row(tiles: Sequence[Tile], columns: int, side: int, gap: int, caption: int)
         left = gap + number * (side + gap)
         _paste_framed(row, image, left + (side - image.width) // 2, height - image.height)
         if caption:
-            pen.text((left, height + 10), tile.name, _FAINT, _font(12))
-            for line, words in enumerate(_wrapped(tile.text, side), 1):
-                pen.text((left, height + 10 + line * _LINE), words, _INK, _font(15))
+            draw_text(pen, left, height + 10, tile.name, size=12, color=_FAINT)
+            for line, words in enumerate(wrap_text(tile.text, side, size=15, lines=2), 1):
+                top = height + 10 + line * _LINE
+                draw_text(pen, left, top, words, size=15, color=_INK)
     return row
 
 
 def _thumbnail(path: Path, side: int) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return ImageOps.contain(image.convert("RGB"), (side, side))
-    except (OSError, Image.DecompressionBombError):
-        return Image.new("RGB", (side, side * 3 // 4), _EMPTY)
+            return _fit(on_paper(ImageOps.exif_transpose(image)), side)
+    except Exception:  # noqa: BLE001 - decoders raise anything for a broken file
+        return _broken(side)
+
+
+def _fit(image: Image.Image, side: int) -> Image.Image:
+    scale = side / max(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def on_paper(image: Image.Image) -> Image.Image:
+    """Return an image of any mode in RGB, its transparent parts in the colour of the sheet."""
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        paper = Image.new("RGBA", image.size, _PAPER)
+        image = Image.alpha_composite(paper, _to_rgba(image))
+    if image.mode == "LAB":
+        image = image.getchannel("L")
+    return image.convert("RGB")
+
+
+def _to_rgba(image: Image.Image) -> Image.Image:
+    # Pillow converts premultiplied alpha to straight alpha, but not from one to the other kind.
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    return (image.convert(straight) if straight else image).convert("RGBA")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale grey values of 16 bits, or of any range, to 0 to 255."""
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    else:
+        low, high = (float(str(value)) for value in image.convert("F").getextrema())
+    scale = 255.0 / (high - low) if high > low else 0.0
+    return image.convert("F").point(lambda value: value * scale - low * scale).convert("L")
+
+
+def _broken(side: int) -> Image.Image:
+    """Return an empty frame with a cross for a file that cannot be read."""
+    frame = Image.new("RGB", (side, max(1, side * 3 // 4)), _EMPTY)
+    pen = ImageDraw.Draw(frame)
+    pen.line((0, 0, frame.width, frame.height), _FAINT)
+    pen.line((0, frame.height, frame.width, 0), _FAINT)
+    return frame
 
 
 def _paste_framed(row: Image.Image, image: Image.Image, left: int, top: int) -> None:
@@ -102,34 +158,3 @@ def _shadow(size: tuple[int, int]) -> Image.Image:
     shadow = Image.new("L", (size[0] + 2 * edge, size[1] + 2 * edge))
     shadow.paste(70, (edge, edge), _rounded_mask(size))
     return shadow.filter(ImageFilter.GaussianBlur(edge / 2.5))
-
-
-@lru_cache(16)
-def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
-    return ImageFont.load_default(size)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Return the first two lines of a text, the second one cut with an ellipsis."""
-    first, rest = _take_line(text.split(), width)
-    second, more = _take_line(rest, width)
-    if more:
-        second = _cut(second + " " + more[0], width)
-    return [_cut(line, width) for line in (first, second) if line]
-
-
-def _take_line(words: list[str], width: int) -> tuple[str, list[str]]:
-    """Return as many words as fit into a line (one at least), and the other words."""
-    count = 1
-    while count < len(words) and _font(15).getlength(" ".join(words[: count + 1])) <= width:
-        count += 1
-    return " ".join(words[:count]), words[count:]
-
-
-def _cut(line: str, width: int) -> str:
-    font = _font(15)
-    if font.getlength(line) <= width:
-        return line
-    lengths = range(len(line))
-    most = bisect_right(lengths, float(width), key=lambda n: font.getlength(line[:n] + "…"))
-    return line[: most - 1].rstrip() + "…"

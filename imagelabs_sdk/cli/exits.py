@@ -63,6 +63,7 @@ _TYPED = "imagelabs_sdk.typed"  # where a context keeps the words that were type
 _PARAMETERS = {
     "width": ("width", "size"),
     "height": ("height", "size"),
+    "extra_body": ("extra",),
     "interval": ("poll_interval",),
     "max_in_flight": ("jobs",),
     "path": ("output", "out_dir"),

@@ -17,7 +17,7 @@ def unused_name(stem: str) -> Path:
     """
     numbered = (f"{stem}-{number}" for number in itertools.count(2))
     names = itertools.chain([stem], numbered)
-    return next(Path(name) for name in names if not any(Path().glob(f"{name}.*")))
+    return next(Path(name) for name in names if not any(Path().glob(f"{name}[.-]*")))
 
 
 def check_writable(path: Path) -> Path:

@@ -1,10 +1,9 @@
 """Options that commands share, and the values that they become."""
 
 import logging
-import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import click
 
 from .. import Adaptive, ImageLabs
 from .files import check_writable, unused_name
-from .prompts import Prompt, read_prompts
 from .runtime import current_runtime
 
 __all__ = [
@@ -23,12 +21,10 @@ __all__ = [
     "as_json_option",
     "base_url_option",
     "debug_option",
-    "parse_size",
     "with_batch_options",
     "with_common_options",
 ]
 
-_EXTENSIONS = (".png", ".jpg", ".webp", ".gif", ".avif")  # of a saved image
 _IN_FLIGHT = 64  # jobs of a batch at once, by default
 _WATCHED_INTERVAL = 1.0  # seconds; the reference client polls as often
 _STDOUT = Path("-")
@@ -93,38 +89,23 @@ class CommonOptions:
 
 @attrs.frozen(kw_only=True)
 class BatchOptions:
-    """What to draw in a batch, and where the images go.
+    """How to generate many images.
 
     Attributes:
-        prompts: In the file's order.
-        folder: Where the images go.
+        source: The file of prompts; ``-``: stdin. `None`: one prompt, from the command line.
+        folder: Where the images go. `None`: the name of `CommonOptions.output`, with numbers.
+        count: Images of each prompt.
         max_in_flight: How many jobs run at once.
         checkpoint: The file that keeps what was bought for the next run. `None`: none.
         sheet: The file of the contact sheet. `None`: none.
     """
 
-    prompts: Sequence[Prompt]
-    folder: Path
+    source: Path | None
+    folder: Path | None
+    count: int
     max_in_flight: int
     checkpoint: Path | None
     sheet: Path | None
-
-    def stem(self, index: int) -> Path:
-        """Return the path of an image without its extension."""
-        return self.folder / f"{index + 1:04}"
-
-    def saved_path(self, index: int) -> Path | None:
-        """Return the path of an image that an earlier run has saved, if there is one."""
-        paths = (self.stem(index).with_suffix(extension) for extension in _EXTENSIONS)
-        return next((path for path in paths if path.is_file()), None)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return width and height in pixels of a text such as ``512x768``."""
-    found = re.fullmatch(r"([0-9]{1,5})[xX×]([0-9]{1,5})", text)
-    if found is None:
-        raise click.BadParameter(f"{text!r} is not like 1152x896")
-    return int(found[1]), int(found[2])
 
 
 def _check_output(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
@@ -138,7 +119,7 @@ def _check_output(_: click.Context, __: click.Parameter, path: Path | None) -> P
 def _check_sheet(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
     if path and path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise click.BadParameter(f"{str(path)!r} must end in .png, .jpg or .webp")
-    return path and check_writable(path)
+    return path
 
 
 def _start_debugging(_: click.Context, __: click.Parameter, wanted: bool) -> None:
@@ -224,8 +205,15 @@ _batch_options = (
         "--batch",
         metavar="FILE",
         type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
-        help="Draw many images: one prompt a line, # begins a comment; - is stdin. "
-        "Needs --out-dir.",
+        help="Draw many images: a prompt, or a JSON object with the fields of a request, on each "
+        "line; # begins a comment; - is stdin. Needs --out-dir.",
+    ),
+    click.option(
+        "-n",
+        "count",
+        metavar="N",
+        type=click.IntRange(1, 1000),
+        help="Images of each prompt, with different seeds. [default: 1]",
     ),
     click.option(
         "--out-dir",
@@ -261,9 +249,9 @@ def with_batch_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(
-        options: CommonOptions,
-        *,
+        *args: Any,
         batch: Path | None,
+        count: int | None,
         out_dir: Path | None,
         jobs: int | None,
         checkpoint: Path | None,
@@ -276,21 +264,22 @@ def with_batch_options(command: Callable[..., None]) -> Callable[..., None]:
             "--checkpoint": checkpoint,
             "--contact-sheet": sheet,
         }
-        if batch is None:
+        if batch is None and count is None:
             for name in (name for name, value in given.items() if value is not None):
-                raise click.UsageError(f"{name} needs --batch.")
-            command(options, batch=None, **own)
+                raise click.UsageError(f"{name} needs --batch or -n.")
+            command(*args, batch=None, **own)
             return
-        if out_dir is None:
+        if batch is not None and out_dir is None:
             raise click.UsageError("--batch needs --out-dir.")
-        batch_options = BatchOptions(
-            prompts=read_prompts(batch),
+        options = BatchOptions(
+            source=batch,
             folder=out_dir,
+            count=count or 1,
             max_in_flight=jobs or _IN_FLIGHT,
             checkpoint=checkpoint,
             sheet=sheet,
         )
-        command(options, batch=batch_options, **own)
+        command(*args, batch=options, **own)
 
     for option in reversed(_batch_options):
         run = option(run)

@@ -26,7 +26,8 @@ def _stderr_console() -> Console:
 def _embedded_client(**settings: Any) -> ImageLabs:
     with require_extra("server"):
         from ..embedded import embedded_client  # needs an extra that others do without
-    return embedded_client(**settings)
+
+        return embedded_client(**settings)  # loads the engine, which needs Pillow
 
 
 @attrs.frozen

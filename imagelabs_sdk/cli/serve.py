@@ -1,12 +1,20 @@
 """``imagelabs serve``: the built-in service behind a socket."""
 
+import logging
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
 import click
 
+from .. import HttpRequest, HttpResponse
 from .exits import Command, require_extra
 from .options import debug_option
 from .output import print_result, say
 
 __all__ = ["serve"]
+
+log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -46,9 +54,25 @@ def serve(host: str, port: int, duration: float, workers: int, script: str | Non
         from ..server.engines.landscape import LandscapeEngine
         from ..server.http import serve as serve_http
         from ..server.local import LocalServer
-    engine = LandscapeEngine(duration=duration, workers=workers)
-    serve_http(LocalServer(engine), host=host, port=port, on_ready=_print_invitation)
+
+        server = LocalServer(LandscapeEngine(duration=duration, workers=workers))
+    serve_http(_with_request_log(server), host=host, port=port, on_ready=_print_invitation)
     say("")  # a terminal has shown ^C without an end of line
+
+
+def _with_request_log(
+    handle: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Return a handler that also logs each request, for ``--debug``; no prompt."""
+
+    def logged(request: HttpRequest) -> HttpResponse:
+        started = time.monotonic()
+        response = handle(request)
+        path, spent = urlsplit(request.url).path, 1000 * (time.monotonic() - started)
+        log.debug("%s %s: %d in %.0f ms", request.method, path, response.status, spent)
+        return response
+
+    return logged
 
 
 def _print_invitation(url: str) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import attrs
 from click.testing import CliRunner, Result
@@ -86,7 +87,7 @@ class Gallery:
     fetched: list[str] = attrs.Factory(list)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        path = request.url.rpartition("/")[2]
+        path = unquote(request.url.rpartition("/")[2])
         if path == "txt2img":
             return self._accept(json.loads(request.body))
         if path == "progress":
@@ -94,7 +95,7 @@ class Gallery:
             task = json.loads(request.body)["task_id"]
             assert task not in self.held or self.fetching.wait(5)
             script = self.polls.setdefault(task, [HALF])
-            return as_answer(script.pop(0) if script else poll("Done", 1, f"/{task}"))
+            return as_answer(script.pop(0) if script else poll("Done", 1, "/" + quote(task)))
         self.fetched.append(path)
         self.fetching.set()
         return as_answer(self.images.get(path, HttpResponse(200, {}, PNG)))

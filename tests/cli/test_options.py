@@ -114,7 +114,7 @@ def test_the_timeout_may_come_from_the_environment(
         ("generate --batch prompts.txt --out-dir y --size 0x8", "width=0"),
         ("generate --batch prompts.txt --out-dir y --contact-sheet x.txt", "must end in .png"),
         ("generate --batch prompts.txt --out-dir y --contact-sheet z/x.png", "folder that exists"),
-        ("generate --batch prompts.txt --out-dir y --checkpoint prompts.txt", "no checkpoint of"),
+        ("generate --batch prompts.txt --out-dir y --checkpoint prompts.txt", "the same file"),
         (
             "generate --batch prompts.txt --out-dir y --embedded --checkpoint z",
             "does not go with --checkpoint",

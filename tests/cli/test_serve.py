@@ -82,3 +82,18 @@ def test_a_script_that_makes_no_sense_is_exit_code_2(imagelabs: Command, tmp_pat
     result = imagelabs("serve", "--script", script)
     assert result.exit_code == 2
     assert "every_job[0]='explode': must be a step: challenge, done" in result.stderr
+
+
+def test_debug_shows_each_request(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nobody sees if a client has come through. Prompts stay out of it."""
+    process = start("serve", "--port", "0", "--duration", "0", "--debug")
+    assert process.stdout is not None
+    found = re.search(r"http://\S+", process.stdout.readline())
+    assert found is not None
+    words = ["generate", "secret", "-o", "x.png", "--size", "64x48", "--poll-interval", 0.01]
+    assert invoke([*words, "--base-url", found[0]]).exit_code == 0
+    process.send_signal(signal.SIGINT)
+    log = process.communicate(timeout=20)[1]
+    assert re.search(r"POST /txt2img: 200 in \d+ ms", log)
+    assert re.search(r"POST /progress: 200 in \d+ ms", log)
+    assert "secret" not in log

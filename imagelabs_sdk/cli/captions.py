@@ -1,0 +1,184 @@
+"""Write text of any language below an image, with the fonts that this machine has."""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from PIL import ImageDraw, ImageFont
+
+__all__ = ["draw_text", "text_width", "wrap_text"]
+
+_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf",
+    "SourceHanSansSC-Regular.otf",
+    "wqy-zenhei.ttc",
+    "wqy-microhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "DroidSansFallback.ttf",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "AppleGothic.ttf",
+    "msyh.ttc",
+    "msgothic.ttc",
+    "malgun.ttf",
+    "NotoSans-Regular.ttf",
+    "DejaVuSans.ttf",
+    "arialuni.ttf",
+    "arial.ttf",
+)
+"""Asked in this order for a character that Pillow's own font lacks: Linux, macOS, Windows."""
+
+_MISSING = "\U0010ffff"  # no font has it: it shows the font's sign for a missing character
+_DIGIT = 7  # pixels, the font of the digits in a box
+_BOX = 5  # pixels, the width of one digit
+
+Font = ImageFont.FreeTypeFont
+
+
+def text_width(text: str, size: int) -> float:
+    """Return the width of one line in pixels."""
+    return sum(_width(font, run, size) for font, run in _runs(text, size))
+
+
+def draw_text(
+    pen: ImageDraw.ImageDraw, left: float, top: float, text: str, *, size: int, color: str
+) -> None:
+    """Draw one line. A character that no font has becomes a box with its code point."""
+    for font, run in _runs(text, size):
+        if font is None:
+            _draw_box(pen, (left, top), run, size, color)
+        else:
+            pen.text((left, top + size), run, color, font, anchor="ls")
+        left += _width(font, run, size)
+
+
+def wrap_text(text: str, width: float, *, size: int, lines: int) -> list[str]:
+    """Break a text into lines that fit.
+
+    What does not fit into `lines` is cut with an ellipsis and a short fingerprint, so that two
+    texts with one beginning are told apart.
+    """
+    wrapped = list(_wrap(" ".join(text.split()), width, size))
+    if len(wrapped) <= lines:
+        return wrapped
+    mark = f"… {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:4]}"
+    last = wrapped[lines - 1]
+    while last and text_width(last + mark, size) > width:
+        last = last[:-1]
+    return [*wrapped[: lines - 1], last.rstrip() + mark]
+
+
+def _wrap(text: str, width: float, size: int) -> Iterator[str]:
+    """Yield lines, broken at a space where there is one, else between two characters."""
+    line = ""
+    for piece in _pieces(text):
+        if line and text_width((line + piece).rstrip(), size) > width:
+            yield line.rstrip()
+            line = ""
+        line += piece if line else piece.lstrip()
+        while text_width(line.rstrip(), size) > width and len(line.rstrip()) > 1:
+            fits = _fitting(line, width, size)
+            yield line[:fits]
+            line = line[fits:]
+    if line.strip():
+        yield line.rstrip()
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield what may begin a new line: words, and each character of East Asian text."""
+    piece = ""
+    for character in text:
+        wide = unicodedata.east_asian_width(character) in "WF"
+        if piece and (wide or piece.endswith(" ") or _is_wide(piece)):
+            yield piece
+            piece = ""
+        piece += character
+    yield piece
+
+
+def _is_wide(piece: str) -> bool:
+    return unicodedata.east_asian_width(piece[-1]) in "WF"
+
+
+def _fitting(line: str, width: float, size: int) -> int:
+    """Return how many characters fit, at least one."""
+    count = 1
+    while text_width(line[: count + 1], size) <= width:
+        count += 1
+    return count
+
+
+# Fonts --------------------------------------------------------------------------------------
+
+
+def _runs(text: str, size: int) -> Iterator[tuple[Font | None, str]]:
+    """Yield parts of the text with one font each; `None`: a character that no font has."""
+    run = ""
+    font: Font | None = None
+    for character in text:
+        # A space stays with the word before it: the width of a space differs between fonts.
+        own = font if character == " " and font else _font_for(character, size)
+        if run and (own is not font or own is None):
+            yield font, run
+            run = ""
+        run, font = run + character, own
+    if run:
+        yield font, run
+
+
+@lru_cache(4096)
+def _font_for(character: str, size: int) -> Font | None:
+    if unicodedata.category(character)[0] == "C":  # controls, formats, surrogates, unassigned
+        return None
+    return next((font for font in _fonts(size) if _has(font, character)), None)
+
+
+@lru_cache(4)
+def _fonts(size: int) -> tuple[Font, ...]:
+    return tuple(_load(size))
+
+
+def _load(size: int) -> Iterable[Font]:
+    default = ImageFont.load_default(size)
+    assert isinstance(default, Font)  # a size is refused where Pillow lacks FreeType
+    yield default
+    for name in _FONTS:
+        try:
+            yield ImageFont.truetype(name, size)
+        except OSError:  # not on this machine
+            continue
+
+
+def _has(font: Font, character: str) -> bool:
+    if character.isspace():
+        return True
+    shown, missing = font.getmask(character), font.getmask(_MISSING)
+    return shown.size != missing.size or bytes(shown) != bytes(missing)
+
+
+def _width(font: Font | None, run: str, size: int) -> float:
+    return _box_width(run) + 3 if font is None else font.getlength(run)
+
+
+def _box_width(character: str) -> int:
+    return (len(f"{ord(character):04X}") + 1) // 2 * _BOX + 3
+
+
+def _draw_box(
+    pen: ImageDraw.ImageDraw, corner: tuple[float, float], character: str, size: int, color: str
+) -> None:
+    left, top = corner
+    code = f"{ord(character):04X}"
+    half = (len(code) + 1) // 2
+    pen.rectangle((left, top, left + _box_width(character), top + size + 2), outline=color)
+    for row, digits in enumerate((code[:half], code[half:])):
+        for column, digit in enumerate(digits):
+            place = (left + 2 + column * _BOX, top + 8 + row * 8)
+            pen.text(place, digit, color, _digit_font(), anchor="ls")
+
+
+@lru_cache(1)
+def _digit_font() -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    return ImageFont.load_default(_DIGIT)

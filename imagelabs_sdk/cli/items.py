@@ -1,0 +1,113 @@
+"""What a batch draws: one request and one file name for each image."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from .. import ImageRequest, InvalidRequestError
+from .fields import override
+from .prompts import Row
+
+__all__ = ["BatchItem", "check_not_overwritten", "plan_items"]
+
+_EXTENSIONS = (".png", ".jpg", ".webp", ".gif", ".avif")  # of a saved image
+
+
+@attrs.frozen
+class BatchItem:
+    """One image of a batch.
+
+    Attributes:
+        line: The line of its prompt, counted from 1; `None`: from the command line.
+        request: What to draw.
+        stem: The path of the image without its extension.
+    """
+
+    line: int | None
+    request: ImageRequest
+    stem: Path
+
+    @property
+    def place(self) -> str:
+        """Where a person finds it, such as ``line 5 (0003)``."""
+        return self.stem.name if self.line is None else f"line {self.line} ({self.stem.name})"
+
+    def saved_path(self) -> Path | None:
+        """Return the path of the image if an earlier run has saved it."""
+        return next((path for path in self.paths() if path.is_file()), None)
+
+    def paths(self) -> Iterator[Path]:
+        """Yield each path that the image may get."""
+        for extension in _EXTENSIONS:
+            yield self.stem.with_name(self.stem.name + extension)
+
+
+def plan_items(
+    rows: Sequence[Row], fields: Mapping[str, Any], *, count: int, stem: Path, numbered: bool
+) -> list[BatchItem]:
+    """Return the items of all rows, in order.
+
+    Args:
+        rows: What the file asks for.
+        fields: What the options ask for; a row's own fields win.
+        count: Images of each row. Those after the first get the next seed each, if one is given.
+        stem: A folder if `numbered`, else a path that the numbers are added to.
+        numbered: True: ``0001``, ``0002`` ... in a folder, one number a row.
+
+    Raises:
+        InvalidRequestError: A value of the options cannot be used.
+        click.BadParameter: A value of a row cannot be used.
+    """
+    ImageRequest("x", **fields)  # so that a bad option is not blamed on a row
+    items = []
+    for number, row in enumerate(rows, 1):
+        request = _request(row, fields)
+        for copy in range(count):
+            name = f"{number:04}" if numbered else stem.name
+            name += f"-{copy + 1}" if count > 1 else ""
+            path = stem / name if numbered else stem.with_name(name)
+            items.append(BatchItem(row.line, _with_seed(request, copy), path))
+    return items
+
+
+def _request(row: Row, fields: Mapping[str, Any]) -> ImageRequest:
+    values = override(fields, row.fields)
+    try:
+        return ImageRequest(values.pop("prompt"), **values)
+    except InvalidRequestError as error:
+        if row.line is None:
+            raise
+        raise click.BadParameter(f"line {row.line}: {error}") from error
+
+
+def _with_seed(request: ImageRequest, copy: int) -> ImageRequest:
+    if copy == 0 or request.seed is None:
+        return request
+    return attrs.evolve(request, seed=request.seed + copy)
+
+
+def check_not_overwritten(
+    option: str, path: Path, items: Sequence[BatchItem], inputs: Mapping[str, Path | None]
+) -> None:
+    """Refuse an output file that is an image of the batch or one of its inputs.
+
+    Raises:
+        click.UsageError: It is.
+    """
+    real = Path(os.path.realpath(path))
+    for name, other in inputs.items():
+        if other is not None and _is_same(real, Path(os.path.realpath(other))):
+            raise click.UsageError(f"{option} and {name} are the same file, {str(path)!r}.")
+    if any(_is_same(real, Path(os.path.realpath(p))) for item in items for p in item.paths()):
+        raise click.UsageError(f"{option} {str(path)!r} is the name of an image of this run.")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    # Some file systems do not tell "A.png" from "a.png".
+    if str(path).lower() == str(other).lower():
+        return True
+    return path.exists() and other.exists() and path.samefile(other)
