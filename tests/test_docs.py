@@ -1,74 +1,137 @@
-"""The pages' examples, run as they stand."""
+"""Every block of code in README.md and docs/ runs as it stands, against a real service."""
 
-import json
-import os
+import configparser
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from imagelabs_sdk.testing import JobScript, load_scenario
+import attrs
+import pytest
+
+from imagelabs_sdk.server.engines.landscape import LandscapeEngine
+from imagelabs_sdk.server.http import running
+from imagelabs_sdk.server.local import LocalServer
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ELSEWHERE = ("docs/django.md", "docs/testing.md", "docs/performance.md")
+"""Pages with a test of their own, or without code to run."""
 
-SETTINGS = """
-SECRET_KEY = "for tests alone"
-USE_TZ = True
-INSTALLED_APPS = [
-    "django.contrib.auth",
-    "django.contrib.contenttypes",
-    "imagelabs_sdk.contrib.django",
-]
-DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
-ROOT_URLCONF = "urls"
-"""
-URLS = """
-from django.urls import path
-from views import poster
-
-urlpatterns = [path("poster", poster)]
-"""
+_BLOCK = re.compile(
+    r"^(?P<mark><!-- docs: (?P<how>[^>]+) -->\n)?```(?P<kind>\w+)[^\n]*\n(?P<code>.*?)^```",
+    re.M | re.S,
+)
+_EXTRA = re.compile(r"imagelabs_sdk\[([^\]]*)\]|\"\.\[([^\]]*)\]")
 
 
-def blocks(page: str, language: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+@attrs.frozen
+class Block:
+    """One fenced block.
+
+    Attributes:
+        how: The comment above it: ``raises NAME``, or ``not run: REASON``; empty: it runs.
+    """
+
+    kind: str
+    code: str
+    how: str
 
 
-def test_every_example_of_the_page_about_tests_passes(tmp_path: Path) -> None:
-    """As a project of its own, file by file, with nothing but a site around it."""
-    (tmp_path / "settings.py").write_text(SETTINGS)
-    (tmp_path / "urls.py").write_text(URLS)
-    for block in blocks("docs/testing.md", "python"):
-        found = re.match(r"# (\w+\.py)\n", block)
-        assert found, f"an example without the name of its file: {block}"
-        assert not (tmp_path / found[1]).exists(), found[1]
-        (tmp_path / found[1]).write_text(block)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider",
-         "-p", "no:xdist", "--ds", "test_settings", "--rootdir", str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    found = re.search(r"(\d+) passed", done.stdout)
-    assert found is not None
-    written = sum(block.count("def test_") for block in blocks("docs/testing.md", "python"))
-    assert int(found[1]) == written > 15
+def blocks(page: Path) -> list[Block]:
+    found = _BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [Block(m["kind"], m["code"], m["how"] or "") for m in found]
 
 
-def test_the_scenario_of_the_page_about_tests_is_one(tmp_path: Path) -> None:
-    """It is what `imagelabs serve --script` takes."""
-    (scenario,) = blocks("docs/testing.md", "json")
-    path = tmp_path / "scenario.json"
-    path.write_text(scenario)
-    service = load_scenario(path)
-    assert json.loads(scenario)["jobs"]
-    assert service.submits == []
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
-def test_the_table_of_the_page_about_tests_has_every_word() -> None:
-    """It is what people look at first."""
-    table = re.findall(r"^\| `(.*?)\|", (ROOT / "docs/testing.md").read_text(), re.MULTILINE)
-    words = set(re.findall(r"(\w+)\(", " ".join(table))) - {"HttpResponse"}
-    assert words == {name for name in vars(JobScript) if name[0] != "_"} - {"begin"}
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    with running(LocalServer(LandscapeEngine(duration=0.0))) as url:
+        yield url
+
+
+def run_python(block: Block, namespace: dict[str, object], page: str) -> None:
+    code = compile(block.code, f"<{page}>", "exec")
+    expected = block.how.removeprefix("raises ") if block.how.startswith("raises ") else ""
+    try:
+        exec(code, namespace)
+    except Exception as error:
+        if type(error).__name__ != expected:
+            raise
+    else:
+        assert not expected
+
+
+def run_shell(block: Block) -> None:
+    """Run the lines that call our command or prepare for it; installing is not repeated here."""
+    command = f'imagelabs() {{ {shlex.quote(sys.executable)} -m imagelabs_sdk "$@"; }}'
+    for line in block.code.replace("\\\n", " ").splitlines():
+        if line.startswith(("imagelabs ", "printf ", "mkdir ")):
+            done = subprocess.run(
+                ["bash", "-c", f"{command}; {line}"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if name(p) not in ELSEWHERE], ids=name)
+def test_the_code_on_a_page_runs_as_it_stands(
+    page: Path, service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader copies it, from top to bottom, and wants it to work."""
+    monkeypatch.setenv("IMAGELABS_BASE_URL", service)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.how.startswith("not run"):
+            continue
+        if block.kind == "python":
+            run_python(block, namespace, name(page))
+        elif block.kind == "sh":
+            run_shell(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_what_a_page_installs_exists(page: Path) -> None:
+    """An extra that setup.cfg does not know is installed as nothing, with a warning at most."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    known = set(config["options.extras_require"])
+    named = {
+        e
+        for m in _EXTRA.finditer(page.read_text(encoding="utf-8"))
+        for e in (m[1] or m[2]).split(",")
+    }
+    assert named <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_link_on_a_page_leads_somewhere(page: Path) -> None:
+    """Relative links and images point to files that exist, with anchors that their page has."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+            assert anchor in slugs, target
+
+
+def test_a_block_that_is_not_run_says_why() -> None:
+    """A block is left out for a reason that its source tells."""
+    for page in PAGES:
+        for block in blocks(page):
+            assert not block.how.startswith("not run") or len(block.how) > len("not run: ") + 10
