@@ -1,9 +1,9 @@
 """Make text from peers safe to show: sanitize it, and take secrets out of it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-__all__ = ["redact", "sanitize_text"]
+__all__ = ["Secrets", "redact", "sanitize_text"]
 
 _TELLING = 12  # characters at the start of a secret that give it away
 _TOO_SHORT = 4  # characters; a shorter text occurs in ordinary sentences
@@ -15,6 +15,16 @@ def sanitize_text(text: object, limit: int = 200) -> str:
     raw = str(text)[: 4 * limit]
     words = " ".join("".join(c if c.isprintable() else " " for c in raw).split())
     return words if len(words) <= limit else words[: limit - 1] + "…"
+
+
+class Secrets:
+    """Texts that must not be shown. Its repr does not, and it is no sequence to be printed."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = tuple(texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

@@ -44,6 +44,7 @@ class ImageLabs(ReferenceProvider):
         max_retries: int = 2,
         headers: Mapping[str, str | None] | None = None,
         cookies: Mapping[str, str] | str | None = None,
+        image_headers: Mapping[str, str] | None = None,
         proxy: str | None = None,
         verify: bool | str = True,
         allow_private_hosts: bool = False,
@@ -67,6 +68,8 @@ class ImageLabs(ReferenceProvider):
                 out. They are sent to `base_url`'s origin alone.
             cookies: By name, or as a browser's ``cookie`` header; ``IMAGELABS_COOKIE``. They are
                 sent to `base_url`'s origin alone.
+            image_headers: Replace or add to the headers for hosts of images other than
+                `base_url`'s origin, such as a ``referer`` or a key of that host.
             proxy: Such as ``"http://user:password@host:3128"``; ``IMAGELABS_PROXY``; without
                 either, the standard variables.
             verify: `True`, or the path of a CA bundle; `False`: any certificate (dangerous).
@@ -87,7 +90,7 @@ class ImageLabs(ReferenceProvider):
         if transport is None:
             proxy = proxy or os.environ.get("IMAGELABS_PROXY")
         self._transport, self._polling = transport, polling
-        self._settings = Settings.of(
+        self._settings = Settings(
             base_url=base_url,
             timeout=timeout,
             poll_interval=poll_interval,
@@ -95,6 +98,7 @@ class ImageLabs(ReferenceProvider):
             max_retries=max_retries,
             headers=headers,
             cookies=cookies,
+            image_headers=image_headers,
             proxy=proxy,
             verify=verify,
             allow_private_hosts=allow_private_hosts,
@@ -136,7 +140,7 @@ class ImageLabs(ReferenceProvider):
             width: In pixels, 1 to 4096.
             height: In pixels, 1 to 4096.
             seed: Start of the noise, 0 or more; `None`: picked at random, the result has it.
-            subseed: As `seed`, of the variation.
+            subseed: As `seed`, of the variation; `None`: the number after a given `seed`.
             attention: Passed through; its meaning is not known.
             tiling: True: the image repeats without a seam.
             reference_image: Passed through; which encoding the service wants is not known.

@@ -6,7 +6,7 @@ from .deadline import Deadline
 from .downloads import ImageDownloader
 from .endpoints import Endpoints
 from .polling import Adaptive, FixedInterval, PollingStrategy
-from .settings import USER_AGENT, Settings
+from .settings import Settings
 from .transports.base import Transport
 from .transports.requests import RequestsTransport
 
@@ -54,7 +54,7 @@ class ClientContext:
             base_url=settings.base_url,
             headers={k: v for k, v in settings.headers.items() if k != "content-type"},
             cookies=settings.cookies,
-            foreign_headers={"accept": "image/*,*/*;q=0.8", "user-agent": USER_AGENT},
+            foreign_headers=settings.image_headers,
             allow_private_hosts=settings.allow_private_hosts,
             max_bytes=settings.max_image_bytes,
             request_timeout=settings.request_timeout,

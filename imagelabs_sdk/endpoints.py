@@ -17,16 +17,25 @@ a Cloudflare page                            never                         asked
 
 import logging
 import random
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from functools import partial
+from typing import Generic, NoReturn, TypeVar
 
 import attrs
 
 from . import wire
-from ._redact import redact
+from ._answers import (
+    MAX_RETRY_AFTER,
+    TRANSIENT,
+    describe_answer,
+    is_challenge,
+    remedy_for,
+    status_error,
+    with_body,
+)
+from ._redact import Secrets, redact, sanitize_text
 from .deadline import Deadline
 from .errors import (
     APIConnectionError,
@@ -36,27 +45,41 @@ from .errors import (
     ChallengeError,
     ImageLabsError,
     InvalidRequestError,
-    RateLimitError,
     SubmissionUnknownError,
 )
 from .models import ImageRequest, Progress
 from .settings import Settings
 from .transports.base import HttpRequest, HttpResponse, Transport
 
-__all__ = ["Endpoints", "is_permanent_poll_error", "submit_retry_delay"]
+__all__ = ["Endpoints", "is_permanent_poll_error", "job_log", "submit_retry_delay"]
 
 log = logging.getLogger(__name__)
+job_log = logging.getLogger("imagelabs_sdk.job")  # a line when a job is accepted, one at its end
+
+_T = TypeVar("_T")
 
 _MAX_ANSWER = 1024 * 1024  # bytes; the answers that were seen have a few hundred
-_MAX_RETRY_AFTER = 300.0  # seconds; a longer pause is left to the caller
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between attempts to submit
-_TRANSIENT = (408, 425, 429)  # the statuses below 500 that another try may cure
 _PLAIN_WORDS = ("", "Done", "Processing")  # quote nothing; most answers have one of them
-_CHALLENGE = re.compile(rb"<title>\s*just a moment", re.IGNORECASE)
-_REMEDY = (
-    "a Cloudflare check stands in front: give the client the cookies (cf_clearance) and the exact "
-    "user-agent of a browser that passed it, or use a transport with a browser's TLS handshake"
-)
+
+
+@attrs.frozen
+class _Call(Generic[_T]):
+    """One request to an endpoint, which may be sent several times.
+
+    Attributes:
+        request: What is sent.
+        read: Reads the body of the answer.
+        decode: Makes the result of it.
+        secrets: What an answer may quote and nobody must see.
+        task_id: The job that it is about; `None`: one that is to be accepted.
+    """
+
+    request: HttpRequest
+    read: Callable[[HttpResponse], bytes]
+    decode: Callable[[bytes], _T]
+    secrets: Secrets
+    task_id: str | None = None
 
 
 @attrs.frozen
@@ -90,23 +113,24 @@ class Endpoints:
             APIConnectionError: It surely never arrived (``delivered == "no"``).
         """
         retries = self.settings.max_retries if max_retries is None else max_retries
-        body, secrets = wire.encode_image_request(request), self._secrets(request)
-        shown = request.prompt if self.settings.log_prompts else f"{len(request.prompt)} characters"
+        call = _Call(
+            self._post("/txt2img", wire.encode_image_request(request)),
+            _read_submission,
+            wire.decode_submission,
+            self._secrets(request),
+        )
         attempt = 0
         while True:
             attempt += 1
-            log.debug("submit, attempt %d: %s", attempt, shown)
             try:
-                with _described("POST /txt2img", secrets):
-                    answer = self._post("/txt2img", body, deadline, _read_submission)
-                    task_id = wire.decode_submission(answer)
+                task_id = self._exchange(call, deadline, attempt)
             except ImageLabsError as error:
                 pause = submit_retry_delay(error, attempt)
                 if attempt > retries or pause is None or pause >= deadline.remaining():
                     _give_up(error)
                 log.info("not accepted, sending again in %.1f s: %s", pause, error)
             else:
-                log.debug("task %s accepted", task_id)
+                self._log_accepted(task_id, request)
                 return task_id
             self.sleep(pause)
 
@@ -121,57 +145,77 @@ class Endpoints:
             request: What was asked for, so that nothing shows a prompt that the answer quotes;
                 `None`: not known.
         """
+        query = self._post("/progress", wire.encode_progress_query(task_id))
         secrets = self._secrets(request)
-        with _described("POST /progress", secrets, task_id):
-            answer = self._post("/progress", wire.encode_progress_query(task_id), deadline, _read)
-            progress = wire.decode_progress(answer, self.settings.base_url + "/progress")
+        decode = partial(wire.decode_progress, url=query.url)
+        call = _Call(query, _read, decode, secrets, task_id)
+        progress = self._exchange(call, deadline)
         if progress.status not in _PLAIN_WORDS:
             progress = attrs.evolve(progress, status=redact(progress.status, secrets))
         if progress.refused:
             progress = attrs.evolve(progress, refused=redact(progress.refused, secrets))
         return progress
 
-    def _secrets(self, request: ImageRequest | None) -> tuple[str, ...]:
-        """Return what an answer may quote and nobody must see."""
-        prompts = (request.prompt, request.negative_prompt) if request else ()
-        return (*prompts, *self.settings.cookies.values())
-
-    def _post(
-        self,
-        path: str,
-        body: bytes,
-        deadline: Deadline,
-        read: Callable[[HttpResponse], bytes],
-    ) -> bytes:
+    def _post(self, path: str, body: bytes) -> HttpRequest:
         settings = self.settings
-        request = HttpRequest(
+        return HttpRequest(
             method="POST",
             url=settings.base_url + path,
             headers=settings.headers,
             body=body,
             cookies=settings.cookies,
         )
-        if deadline.passed:
-            raise APITimeoutError("no time is left for the request", delivered="no")
-        within = deadline.within(settings.request_timeout)
-        with self.transport.send(request, deadline=within) as response:
-            if not 200 <= response.status < 300:
-                raise _status_error(response)
-            answer = read(response)
-            if _is_challenge(response, answer):
-                raise _challenge_error(response)
-            return answer
+
+    def _log_accepted(self, task_id: str, request: ImageRequest) -> None:
+        if job_log.isEnabledFor(logging.INFO):
+            prompt = request.prompt
+            shown = repr(prompt) if self.settings.log_prompts else f"{len(prompt)} characters"
+            job_log.info("task %s accepted, prompt: %s", sanitize_text(task_id), shown)
+
+    def _secrets(self, request: ImageRequest | None) -> Secrets:
+        prompts = (request.prompt, request.negative_prompt) if request else ()
+        return Secrets((*prompts, *self.settings.secrets))
+
+    def _exchange(self, call: _Call[_T], deadline: Deadline, attempt: int = 1) -> _T:
+        """Send a request once and decode the answer."""
+        with _described(call, attempt):
+            if deadline.passed:
+                raise APITimeoutError("no time is left for the request", delivered="no")
+            within = deadline.within(self.settings.request_timeout)
+            with self.transport.send(call.request, deadline=within) as response:
+                log.debug("%s %s: %d", call.request.method, call.request.url, response.status)
+                if not 200 <= response.status < 300:
+                    body = _refusal(response)
+                    raise with_body(status_error(response, body), response, body)
+                body = call.read(response)
+                if is_challenge(response, body):
+                    raise with_body(status_error(response, body), response, body)
+                try:
+                    return call.decode(body)
+                except APIResponseError as error:
+                    error.message = f"{describe_answer(response)}: {error.message}"
+                    with_body(error, response, body)
+                    raise
 
 
 @contextmanager
-def _described(endpoint: str, secrets: Iterable[str], task_id: str | None = None) -> Iterator[None]:
-    """Complete the error of an exchange: where it happened, and without any secret."""
+def _described(call: _Call[_T], attempt: int) -> Iterator[None]:
+    """Complete the error of an exchange: method, URL, attempts, remedy; without any secret.
+
+    This is the one place where the words of a service and of a transport are redacted.
+    """
     try:
         yield
     except ImageLabsError as error:
-        error.endpoint, error.task_id = endpoint, task_id or error.task_id
-        error.delivered = error.delivered or "maybe"  # the transport may be the caller's own
-        error.redact(secrets)
+        is_new = not error.endpoint  # a transport of the caller's may raise the same one again
+        error.endpoint = f"{call.request.method} {call.request.url.partition('?')[0]}"
+        error.task_id = call.task_id or error.task_id
+        error.delivered = error.delivered or "maybe"  # ... or one that does not tell
+        error.redact(call.secrets)
+        if is_new:
+            tried = "once" if attempt == 1 else f"{attempt} times"
+            remedy = remedy_for(error, is_submit=call.task_id is None)
+            error.set_message(f"{error.endpoint} {error.message} (tried {tried}); {remedy}")
         raise
 
 
@@ -179,7 +223,7 @@ def is_permanent_poll_error(error: ImageLabsError) -> bool:
     """Return True for a 4xx status that another poll cannot cure."""
     if not isinstance(error, APIStatusError) or isinstance(error, ChallengeError):
         return False
-    return 400 <= error.status_code < 500 and error.status_code not in _TRANSIENT
+    return 400 <= error.status_code < 500 and error.status_code not in TRANSIENT
 
 
 def submit_retry_delay(error: ImageLabsError, attempt: int) -> float | None:
@@ -191,7 +235,7 @@ def submit_retry_delay(error: ImageLabsError, attempt: int) -> float | None:
     if error.delivered != "no" or isinstance(error, ChallengeError | InvalidRequestError):
         return None
     asked = error.retry_after
-    if asked is not None and asked > _MAX_RETRY_AFTER:
+    if asked is not None and asked > MAX_RETRY_AFTER:
         return None
     pause = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
     return max(pause * (0.75 + random.random() / 4), asked or 0.0)
@@ -204,6 +248,8 @@ def _give_up(error: ImageLabsError) -> NoReturn:
             f"the request may or may not have been accepted, so it was not sent again: "
             f"{error.message}",
             endpoint=error.endpoint,
+            request_id=error.request_id,
+            body=error.body,
         ) from error
     raise error
 
@@ -229,62 +275,9 @@ def _read_submission(response: HttpResponse) -> bytes:
     return bytes(body)
 
 
-# Reading an error status --------------------------------------------------------------
-
-
-def _status_error(response: HttpResponse) -> APIStatusError:
-    body, status = _refusal(response), response.status
-    asked = _retry_after(response.headers.get("retry-after", ""))
-    if _is_challenge(response, body):
-        return _challenge_error(response)
-    kind = RateLimitError if status == 429 else APIStatusError
-    words = wire.decode_error(body)
-    message = f"the service answered {status}" + (f": {words}" if words else "")
-    if 300 <= status < 400:
-        message += "; redirects of the API are not followed, check base_url"
-    sane = asked is not None and asked <= _MAX_RETRY_AFTER
-    judged = 400 <= status < 500 and status not in _TRANSIENT
-    # An id says that the request was taken up, unless the status says that it was refused.
-    task_id = None if judged else wire.find_task_id(body)
-    turned_away = (status == 429 or (status == 503 and sane)) and task_id is None
-    return kind(
-        message,
-        task_id=task_id,
-        status_code=status,
-        retry_after=asked,
-        delivered="no" if turned_away else "yes" if judged else "maybe",
-    )
-
-
-def _is_challenge(response: HttpResponse, body: bytes) -> bool:
-    """Return True for a Cloudflare check, which is also sent with status 200."""
-    if "challenge" in response.headers.get("cf-mitigated", "").lower():
-        return True
-    is_page = body[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
-    return response.status in (200, 403, 503) and is_page and bool(_CHALLENGE.search(body))
-
-
-def _challenge_error(response: HttpResponse) -> ChallengeError:
-    asked = _retry_after(response.headers.get("retry-after", ""))
-    return ChallengeError(_REMEDY, status_code=response.status, retry_after=asked, delivered="no")
-
-
 def _refusal(response: HttpResponse) -> bytes:
     """Return the body of an error, or nothing if it breaks off: the status says enough."""
     try:
         return response.read(_MAX_ANSWER)
     except ImageLabsError:
         return b""
-
-
-def _retry_after(value: str) -> float | None:
-    """Return seconds, from seconds or an HTTP date; `None`: absent, or it makes no sense."""
-    value = value.strip()
-    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", value):
-        return float(value)
-    from email.utils import parsedate_to_datetime  # heavy, and hardly ever needed
-
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

@@ -117,12 +117,16 @@ class ImageLabsError(Exception):
         code: A stable name of what happened, for programs, such as ``"api_timeout"``.
         job: The job that the error is about; `None` when none had been accepted.
             `job.wait()` goes on where the error happened.
-        endpoint: Such as ``"POST /progress"``; empty when no request was involved.
+        endpoint: Method and URL without its query, such as ``"POST https://host/progress"``;
+            empty when no request was involved.
         task_id: The service's name of the job, also in another process; `None` without one.
         delivered: ``"no"``: no image was bought, sending again is safe; ``"maybe"``: nobody can
             tell; ``"yes"``: the service accepted or judged the request. `None`: no request was
             involved. With a `job` it is ``"yes"``: the job has been accepted.
         retry_after: Seconds that the service asks to wait, or `None`.
+        request_id: The service's name of the exchange (``x-request-id`` or ``cf-ray``), to be
+            quoted when you ask its people; `None` without one.
+        body: The first 2 KB of the answer, sanitized; empty when there was none.
     """
 
     message: str
@@ -132,6 +136,8 @@ class ImageLabsError(Exception):
     task_id: str | None = attrs.field(default=None, kw_only=True)
     delivered: Delivered | None = attrs.field(default=None, kw_only=True)
     retry_after: float | None = attrs.field(default=None, kw_only=True)
+    request_id: str | None = attrs.field(default=None, kw_only=True)
+    body: str = attrs.field(default="", kw_only=True)
 
     def attach_job(self, job: AcceptedJob) -> None:
         """Attach the job that this error is about, unless one is attached already."""
@@ -139,12 +145,17 @@ class ImageLabsError(Exception):
             self.job, self.task_id, self.delivered = job, job.id, "yes"
 
     def redact(self, secrets: Iterable[str]) -> None:
-        """Cut the message where it reveals one of `secrets`."""
-        self.message = redact(self.message, secrets)
-        self.args = (self.message,)
+        """Cut message and body where they reveal one of `secrets`."""
+        self.body = redact(self.body, secrets)
+        self.set_message(redact(self.message, secrets))
+
+    def set_message(self, message: str) -> None:
+        """Replace the message."""
+        self.message = message
+        self.args = (message,)
 
     def __str__(self) -> str:
-        where = [self.endpoint] if self.endpoint else []
+        where = [self.endpoint] if self.endpoint and self.endpoint not in self.message else []
         if self.task_id:
             where.append(f"task {sanitize_text(self.task_id, 64)}")
         return f"{self.message} ({', '.join(where)})" if where else self.message
@@ -302,23 +313,20 @@ class JobError(ImageLabsError):
 
     Attributes:
         waited: Seconds since submit, by a monotonic clock.
+        status: The service's latest word for how the job stands; empty before the first.
     """
 
     code: str = "job"
     delivered: Delivered | None = "yes"
     waited: float = 0.0
+    status: str = ""
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class JobFailedError(JobError):
-    """The service says that the job failed, or that it is done and names no image.
-
-    Attributes:
-        status: The service's own word, shortened.
-    """
+    """The service says that the job failed, or that it is done and names no image."""
 
     code: str = "job_failed"
-    status: str = ""
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)

@@ -13,7 +13,7 @@ from . import wire
 from ._redact import sanitize_text
 from .context import ClientContext
 from .deadline import Deadline
-from .endpoints import is_permanent_poll_error
+from .endpoints import is_permanent_poll_error, job_log
 from .errors import (
     ChallengeError,
     ImageLabsError,
@@ -80,6 +80,7 @@ class Job:
         self._polls: deque[Poll] = deque(maxlen=_MAX_POLLS)
         self._poll_count = 0
         self._failures = 0
+        self._was_queued = False
         self._queued: float | None = None
         self._ended: float | None = None
         now = self._now()
@@ -393,10 +394,15 @@ class Job:
         self._poll_count += 1
         self._polls.append(Poll(elapsed, latest))
         if progress.state is not State.QUEUED and self._queued is None:
-            self._queued = elapsed
+            # A job that was never seen queued may have waited for nothing at all.
+            self._queued = elapsed if self._was_queued else 0.0
+        self._was_queued = self._was_queued or progress.state is State.QUEUED
         if progress.state.ended and self._ended is None:
             self._ended = elapsed
         log.debug("task %s: %s %s", self._id, progress.state.value, progress.fraction)
+        if progress.state.ended:
+            polls, state = self._poll_count, progress.state.value
+            job_log.info("task %s %s after %.1f s, %d polls", self._id, state, elapsed, polls)
         return progress
 
     def _after_failure(self, error: ImageLabsError, pause: float) -> float:
@@ -408,8 +414,9 @@ class Job:
             raise error
         if self._failures >= _MAX_FAILURES:
             raise JobStalledError(
-                f"cannot reach the service: {self._failures} polls in a row failed, the last one: "
-                f"{error.message}; the job may be healthy",
+                f"cannot reach the service: {self._failures} polls in a row failed; "
+                f"{self._last_status()}; the last failure: {error.message}",
+                status=self._progress.status if self._progress else "",
                 waited=self._elapsed(),
             ) from error
         delay = after_failures(self._failures, pause, error.retry_after or 0.0)
@@ -433,9 +440,17 @@ class Job:
         lost = self._failures > (1 if self._progress else 0)
         how = "cannot reach the service" if lost else "the job is still running"
         return JobTimeoutError(
-            f"{how} after {waited:.1f} s; it may yet finish: wait again, or ask for its id later",
+            f"{how} after {waited:.1f} s; {self._last_status()}; it may yet finish: wait again, or "
+            "ask for its id later",
             waited=waited,
+            status=self._progress.status if self._progress else "",
         )
+
+    def _last_status(self) -> str:
+        if self._progress is None:
+            return "no poll was answered"
+        shown = self._progress.status or self._progress.state.value
+        return f"its last status was {shown!r}"
 
 
 def _moment(when: object) -> float:

@@ -111,7 +111,8 @@ class ImageRequest:
         height: In pixels, 1 to 4096.
         seed: Start of the noise, 0 or more. `None`: the client picks one; the result has it.
             It is sent as digits in a text.
-        subseed: As `seed`, of the variation.
+        subseed: As `seed`, of the variation. `None`: the number after a given `seed`, so that
+            the seed alone repeats an image; else picked, too.
         attention: A whole number that the known clients send as 0; its meaning is not known.
         tiling: True: the image repeats without a seam.
         reference_image: Passed through; which encoding the service wants is not known.
@@ -186,7 +187,7 @@ class ImageRequest:
         )
 
     def with_seeds(self) -> "ImageRequest":
-        """Return this request with every seed that was left open picked at random."""
+        """Return this request with both seeds set; one that was left open is picked."""
         picked = pick_seeds({"seed": self.seed, "subseed": self.subseed})
         return attrs.evolve(self, **picked) if picked else self
 
@@ -214,8 +215,17 @@ def make_request(prompt: str | ImageRequest, options: Mapping[str, Any]) -> Imag
 
 
 def pick_seeds(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a seed for each name under which none is given."""
-    return {name: _ten_digits() for name in ("seed", "subseed") if given.get(name) is None}
+    """Return a value for each of the two seeds that is not given.
+
+    A subseed that is not given is the number after a given seed, so that the seed alone is enough
+    to repeat an image; after the largest seed it is 0. Without a seed, both are picked at random.
+    """
+    seed, subseed = plain_int(given.get("seed")), given.get("subseed")
+    picked = {} if seed is not None else {"seed": _ten_digits()}
+    if subseed is None:
+        follows = type(seed) is int and seed >= 0
+        picked["subseed"] = (seed + 1) % (LARGEST_INT + 1) if follows else _ten_digits()
+    return picked
 
 
 def _ten_digits() -> int:

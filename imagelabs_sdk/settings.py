@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from . import validation
@@ -17,31 +16,15 @@ USER_AGENT = (
 _TIMEOUT = 300.0  # seconds
 
 
-class Settings(NamedTuple):
-    """What `ImageLabs` was given; `ImageLabs.__init__` says what each field means.
+class Settings:
+    """What `ImageLabs` was given, checked; `ImageLabs.__init__` says what each field means.
 
-    A named tuple, because attrs is too expensive to import when a client is made.
+    Not to be changed. A plain class: attrs is too expensive to import when a client is made, and a
+    tuple would be shown element by element by tools that print local variables.
     """
 
-    base_url: str
-    timeout: float
-    poll_interval: float | None
-    request_timeout: float
-    max_retries: int
-    headers: Mapping[str, str]
-    cookies: Mapping[str, str]
-    proxy: str | None
-    verify: bool | str
-    allow_private_hosts: bool
-    max_image_bytes: int
-    log_prompts: bool
-
-    def __repr__(self) -> str:
-        return f"<settings for {self.base_url}>"  # cookies, headers and proxy are secrets
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         *,
         base_url: str | None,
         timeout: float | None,
@@ -50,37 +33,60 @@ class Settings(NamedTuple):
         max_retries: int,
         headers: Mapping[str, str | None] | None,
         cookies: Mapping[str, str] | str | None,
+        image_headers: Mapping[str, str] | None,
         proxy: str | None,
         verify: bool | str,
         allow_private_hosts: bool,
         max_image_bytes: int,
         log_prompts: bool,
-    ) -> "Settings":
-        """Return the settings for these arguments and the environment of now.
+    ) -> None:
+        """Check the arguments; what is `None` comes from the environment of now.
 
         Raises:
             InvalidRequestError: One cannot be used.
         """
-        base = validation.base_url(base_url or os.environ.get("IMAGELABS_BASE_URL") or BASE_URL)
-        sent = {**_default_headers(base), **validation.headers(headers)}
-        given = os.environ.get("IMAGELABS_COOKIE") if cookies is None else cookies
-        all_cookies = {**validation.cookies(sent.pop("cookie", None)), **validation.cookies(given)}
-        return cls(
-            base_url=base,
-            timeout=validation.seconds("timeout", _timeout() if timeout is None else timeout),
-            poll_interval=None
-            if poll_interval is None
-            else validation.seconds("poll_interval", poll_interval),
-            request_timeout=validation.seconds("request_timeout", request_timeout),
-            max_retries=validation.count("max_retries", max_retries, 0, 100),
-            headers={name: value for name, value in sent.items() if value is not None},
-            cookies=all_cookies,
-            proxy=validation.proxy(proxy) if proxy else None,
-            verify=validation.verify(verify),
-            allow_private_hosts=allow_private_hosts,
-            max_image_bytes=validation.count("max_image_bytes", max_image_bytes, 1, 2**40),
-            log_prompts=log_prompts,
+        given = base_url or os.environ.get("IMAGELABS_BASE_URL") or BASE_URL
+        self.base_url = validation.base_url(given)
+        sent = {**_default_headers(self.base_url), **validation.headers(headers)}
+        from_headers = validation.cookies(sent.pop("cookie", None))
+        cookies = os.environ.get("IMAGELABS_COOKIE") if cookies is None else cookies
+        self.cookies = {**from_headers, **validation.cookies(cookies)}
+        self.headers = {name: value for name, value in sent.items() if value is not None}
+        self.image_headers = _image_headers(image_headers)
+        self.timeout = validation.seconds("timeout", _timeout() if timeout is None else timeout)
+        self.poll_interval = (
+            None if poll_interval is None else validation.seconds("poll_interval", poll_interval)
         )
+        self.request_timeout = validation.seconds("request_timeout", request_timeout)
+        self.max_retries = validation.count("max_retries", max_retries, 0, 100)
+        self.proxy = validation.proxy(proxy) if proxy else None
+        self.verify = validation.verify(verify)
+        self.allow_private_hosts = allow_private_hosts
+        self.max_image_bytes = validation.count("max_image_bytes", max_image_bytes, 1, 2**40)
+        self.log_prompts = log_prompts
+        default = _default_headers(self.base_url)
+        own = (value for name, value in self.headers.items() if name not in default)
+        self.secrets = (*self.cookies.values(), *own)  # what no message may show
+
+    def __repr__(self) -> str:
+        return f"<Settings for {self.base_url}>"  # cookies, headers and proxy are secrets
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Settings):
+            return NotImplemented
+        return self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash(self.base_url)
+
+
+def _image_headers(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Return what is sent to hosts of images other than the API's."""
+    sent: dict[str, str | None] = {"accept": "image/*,*/*;q=0.8", "user-agent": USER_AGENT}
+    sent |= validation.headers(given, "image_headers")
+    if "cookie" in sent:
+        raise validation.invalid_secret("image_headers", "must not hold a cookie", code="conflict")
+    return {name: value for name, value in sent.items() if value is not None}
 
 
 def _default_headers(base: str) -> dict[str, str | None]:

@@ -121,7 +121,7 @@ class _RetryHandler(logging.Handler):
         self._show = show
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.INFO:
+        if record.levelno == logging.INFO and record.name != "imagelabs_sdk.job":
             self._show(record.getMessage())
 
 

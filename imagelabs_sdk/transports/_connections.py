@@ -157,7 +157,10 @@ class _DeadlineConnection:
             super().request(method, exchange.target(url), *args, **kwargs)  # type: ignore[misc]
         finally:
             held, self._held = self._held, None
-        self.send(b"".join(held))
+            del args, kwargs  # error trackers show local variables: none may hold a secret
+        pieces = iter(held)
+        del held
+        self.send(b"".join(pieces))
 
     def putheader(self: Any, header: Any, *values: Any) -> None:
         """Let http.client check and encode each header once: most are the same every time."""
@@ -186,18 +189,21 @@ class _DeadlineConnection:
         return outer
 
     def send(self: Any, data: Any) -> None:
-        if self._held is not None:
-            self._held.append(data)
-            return
-        exchange = current.get()
-        if exchange is not None:
-            if self.sock is None:
-                self.connect()
-            if exchange.public_only:  # a kept connection may have been opened without the check
-                _addresses.refuse_private(self.host, [(self.sock.getpeername(),)])
-            exchange.sent, self._exchange = exchange.sent or not self._tunnelling, exchange
-            _limit_socket_timeout(self.sock, exchange.deadline)
-        super().send(data)  # type: ignore[misc]
+        try:
+            if self._held is not None:
+                self._held.append(data)
+                return
+            exchange = current.get()
+            if exchange is not None:
+                if self.sock is None:
+                    self.connect()
+                if exchange.public_only:  # a kept connection may have been opened without the check
+                    _addresses.refuse_private(self.host, [(self.sock.getpeername(),)])
+                exchange.sent, self._exchange = exchange.sent or not self._tunnelling, exchange
+                _limit_socket_timeout(self.sock, exchange.deadline)
+            super().send(data)  # type: ignore[misc]
+        finally:
+            del data  # as in `request`
 
     def getresponse(self: Any) -> Any:
         self._last_used = time.monotonic()
@@ -216,7 +222,10 @@ class _NoRetryPool:
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
         if current.get() is not None:
             kwargs["retries"] = _NEVER
-        return super().urlopen(*args, **kwargs)  # type: ignore[misc]
+        try:
+            return super().urlopen(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            del args, kwargs  # error trackers show local variables: none may hold a secret
 
 
 @functools.lru_cache(maxsize=64)

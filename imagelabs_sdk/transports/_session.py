@@ -43,10 +43,10 @@ _FAILURES = (
 class _Route:
     """What requests to one URL have in common, cached because finding it out is expensive."""
 
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = attrs.field(repr=False)
     prepared: requests.PreparedRequest
     adapter: BaseAdapter
-    proxies: dict[str, str]
+    proxies: dict[str, str] = attrs.field(repr=False)
     jar: RequestsCookieJar
 
 

@@ -55,7 +55,9 @@ def test_what_failed_is_told_at_the_end_with_its_line_and_reason(
     *_, counts, first, second = result.stderr.splitlines()
     assert counts == "1 saved, 2 failed:"
     assert first.startswith("  line 2 (0001): what came is no image")
-    assert second.startswith("  line 5 (0003): the service answered 422")
+    assert second.startswith(
+        "  line 5 (0003): POST https://editor.imagelabs.net/txt2img answered 422"
+    )
     assert saved() == ["0002.png"]
 
 

@@ -220,8 +220,9 @@ def test_a_submit_that_may_have_been_accepted_is_never_sent_again(
     peer = service(submits=[answer])
     with pytest.raises(kind) as caught:
         client_of(peer, time, max_retries=5).generate("x")
-    assert getattr(caught.value, "delivered") == "maybe"  # noqa: B009 - of several classes
-    assert getattr(caught.value, "endpoint") == "POST /txt2img"  # noqa: B009
+    assert isinstance(caught.value, ImageLabsError)
+    assert caught.value.delivered == "maybe"
+    assert caught.value.endpoint == "POST https://editor.imagelabs.net/txt2img"
     assert peer.count("/txt2img") == 1
     assert not time.slept
 
@@ -250,7 +251,7 @@ def test_attempts_are_bounded(first: Say, time: FakeTime) -> None:
     peer = service(submits=[first])
     with pytest.raises((APIConnectionError, APIStatusError)) as caught:
         client_of(peer, time, max_retries=3).submit("x")
-    assert getattr(caught.value, "delivered") == "no"  # noqa: B009
+    assert caught.value.delivered == "no"
     assert peer.count("/txt2img") == 4
     assert time.slept == sorted(time.slept)
 
@@ -955,6 +956,22 @@ def test_prompts_are_logged_only_when_asked_for(
     assert "a lighthouse" in caplog.text
 
 
+def test_the_log_has_two_lines_per_job_and_one_per_request(
+    time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Enough to follow a job; and what a request was, for those who look for trouble."""
+    caplog.set_level(logging.DEBUG, "imagelabs_sdk")
+    client_of(service([HALF, DONE]), time).generate("a lighthouse")
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert lines == [
+        "task task-1 accepted, prompt: 12 characters",
+        "task task-1 done after 2.0 s, 2 polls",
+    ]
+    requests = [line for line in caplog.messages if line.startswith("POST")]
+    base = "POST https://editor.imagelabs.net"
+    assert requests == [f"{base}/txt2img: 200", f"{base}/progress: 200", f"{base}/progress: 200"]
+
+
 def test_a_handler_is_not_asked_after_the_deadline(time: FakeTime) -> None:
     """A function cannot be interrupted, but need not be begun."""
     transport = HandlerTransport(Module)
@@ -1002,3 +1019,165 @@ def test_a_tiny_png_is_an_image(time: FakeTime) -> None:
         return HttpResponse(200, {}, PNG) if request.method == "GET" else Module(request)
 
     assert client_of(peer, time).generate("x").read() == PNG
+
+
+# Messages -----------------------------------------------------------------------------
+
+HTML = {"content-type": "text/html; charset=utf-8", "cf-ray": "ray-7"}
+
+
+def reset(_: HttpRequest) -> HttpResponse:
+    raise APIConnectionError("reset by peer")
+
+
+@pytest.mark.parametrize(
+    ("submit", "words"),
+    [
+        (HttpResponse(502, HTML, b"<html>"), "answered 502 text/html (tried once); sending it"),
+        (status(401, b'{"error": "who?"}'), "answered 401: who? (tried once); check api_key"),
+        (status(404), "answered 404 (tried once); check base_url"),
+        (status(422, b'{"error": "no"}'), "answered 422: no (tried once); change the request"),
+        (status(302), "answered 302 (tried once); redirects of the API are not followed"),
+        (status(429, retry_after="3"), "answered 429 (tried 3 times); wait 3 s before"),
+        (status(429), "answered 429 (tried 3 times); wait a while before"),
+        (status(503, retry_after="0"), "answered 503 (tried 3 times); nothing was bought: try"),
+        (status(200, b"<title>Just a moment..."), "answered 200 with a Cloudflare check (tried"),
+        (ok(error="limit"), "limit (tried once); change the request"),
+        (PAGE, "answered 200 text/html: no usable task id in the answer"),
+    ],
+)
+def test_the_error_of_a_submit_says_what_was_asked_what_came_and_what_to_do(
+    submit: HttpResponse, words: str, time: FakeTime
+) -> None:
+    """One line in a log has to be enough."""
+    with pytest.raises(ImageLabsError) as caught:
+        client_of(service(submits=[submit]), time).generate("x")
+    assert f"POST https://editor.imagelabs.net/txt2img {words}" in str(caught.value) or (
+        words in str(caught.value) and caught.value.endpoint in str(caught.value)
+    )
+    assert caught.value.endpoint == "POST https://editor.imagelabs.net/txt2img"
+
+
+@pytest.mark.parametrize(
+    ("poll", "words"),
+    [
+        (status(404), "answered 404 (tried once); the service does not know this task"),
+        (status(403), "answered 403 (tried once); check api_key, cookies and headers"),
+        (HttpResponse(502, HTML, b""), "answered 502 text/html (tried once); the job may be"),
+        (PAGE, "answered 200 text/html: the answer says nothing about the job"),
+    ],
+)
+def test_the_error_of_a_poll_says_so_too(poll: HttpResponse, words: str, time: FakeTime) -> None:
+    """And names the task."""
+    with pytest.raises(ImageLabsError) as caught:
+        client_of(service([poll]), time).get_job("task-1").refresh()
+    assert f"POST https://editor.imagelabs.net/progress {words}" in str(caught.value)
+    assert "(task task-1)" in str(caught.value)
+
+
+def test_an_error_counts_the_attempts_and_says_that_nothing_was_bought(time: FakeTime) -> None:
+    """Each attempt raises anew, as a transport does."""
+
+    def refuse(_: HttpRequest) -> HttpResponse:
+        raise APIConnectionError("connection refused", delivered="no")
+
+    with pytest.raises(APIConnectionError) as caught:
+        client_of(refuse, time).submit("x")
+    assert str(caught.value) == (
+        "POST https://editor.imagelabs.net/txt2img connection refused (tried 3 times); "
+        "nothing was bought: check base_url and network, or try again"
+    )
+
+
+def test_a_transport_that_raises_one_error_again_and_again_is_understood(time: FakeTime) -> None:
+    """Scripted transports do; the text must not grow."""
+    with pytest.raises(JobStalledError) as caught:
+        client_of(service([RESET]), time, timeout=math.inf).get_job("task-1").wait()
+    assert str(caught.value).count("POST") == 1
+
+
+def test_a_stalled_wait_names_the_last_status(time: FakeTime) -> None:
+    """It is the best guess at how the job stands."""
+
+    def peer(request: HttpRequest) -> HttpResponse:
+        answered.append(request)
+        return QUEUED if len(answered) == 1 else reset(request)
+
+    answered: list[HttpRequest] = []
+    with pytest.raises(JobStalledError, match="last status was 'Queue position 2'") as caught:
+        client_of(peer, time, timeout=math.inf).get_job("task-1").wait()
+    assert caught.value.status == "Queue position 2"
+    with pytest.raises(JobTimeoutError, match="last status was 'Processing'") as late:
+        client_of(service([HALF]), time).generate("x", timeout=3)
+    assert late.value.status == "Processing"
+    with pytest.raises(JobTimeoutError, match="no poll was answered"):
+        client_of(service(), time).get_job("task-1").wait(timeout=0)
+
+
+def test_an_error_carries_the_answer_and_its_request_id(time: FakeTime) -> None:
+    """The people behind a service ask for the one, a person reads the other."""
+    answer = HttpResponse(500, HTML, b"<html>\x1b[31mOops: a lighthouse at dusk</html>" * 99)
+    with pytest.raises(APIStatusError) as caught:
+        client_of(service(submits=[answer]), time).generate("a lighthouse at dusk")
+    assert caught.value.request_id == "ray-7"
+    assert caught.value.body.startswith("<html> [31mOops: …")
+    assert "lighthouse" not in caught.value.body
+    with pytest.raises(SubmissionUnknownError) as unknown:
+        client_of(service(submits=[PAGE]), time).generate("x")
+    assert (unknown.value.request_id, unknown.value.body) == (None, "<html>Please wait</html>")
+
+
+def test_a_job_that_was_never_seen_queued_did_not_wait(time: FakeTime) -> None:
+    """The seconds before the first poll are ours, not the queue's."""
+    image = client_of(service([HALF, DONE]), time).generate("x")
+    assert attrs.astuple(image.timings) == (0.0, 2.0, 2.0, 2)
+
+
+# Settings of images and internationalized hosts ------------------------------------------
+
+
+def test_headers_for_image_hosts_go_there_alone(time: FakeTime) -> None:
+    """Some hosts of images want a referer or a key of their own."""
+
+    def peer(request: HttpRequest) -> HttpResponse:
+        asked.append(request)
+        return HttpResponse(200, {}, PNG) if request.method == "GET" else Module(request)
+
+    asked: list[HttpRequest] = []
+    headers = {"Referer": "https://gallery.test/", "x-key": "k"}
+    client = client_of(peer, time, image_headers=headers)
+    client.generate("x").read()
+    assert asked[-1].headers["referer"] == "https://gallery.test/"
+    assert asked[-1].headers["x-key"] == "k"
+    assert "x-key" not in asked[0].headers
+
+
+def test_a_cookie_for_image_hosts_is_refused() -> None:
+    """No cookie leaves the API's origin."""
+    with pytest.raises(InvalidRequestError) as caught:
+        ImageLabs(image_headers={"Cookie": "a=hush"})
+    assert caught.value.field == "image_headers"
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        (" https://h.test/base/ \n", "https://h.test/base"),
+        ("https://bücher.test:8443/x", "https://xn--bcher-kva.test:8443/x"),
+        ("https://пример.test", "https://xn--e1afmkfd.test"),
+        ("https://straße.test", "https://xn--strae-oqa.test"),
+    ],
+)
+def test_an_address_is_read_as_browsers_read_it(given: str, url: str) -> None:
+    """Copied with spaces around it, or in letters of any language; the origin is its A-label."""
+    client = ImageLabs(given)
+    assert client.url == url
+    assert client._settings.headers["origin"] == "/".join(url.split("/")[:3])
+
+
+def test_a_host_that_is_no_name_is_refused() -> None:
+    """Before any request."""
+    with pytest.raises(InvalidRequestError, match="base_url") as caught:
+        ImageLabs("https://ü..test")
+    assert caught.value.code == "malformed"

@@ -27,7 +27,8 @@ def example(kind: type[errors.ImageLabsError], **more: object) -> errors.ImageLa
     samples: Any = {
         "message": "it went wrong", "code": "too_small", "field": "width", "params": {"low": 1},
         "delivered": "no", "status_code": 429,
-        "retry_after": 2.5, "status": "Failed", "waited": 1.5, "url": "https://host/x", "job": None,
+        "retry_after": 2.5, "request_id": "ray-1", "body": "words",
+        "status": "Failed", "waited": 1.5, "url": "https://host/x", "job": None,
         **CONTEXT, **more,
     }  # fmt: skip
     return kind(**{field.name: samples[field.name] for field in attrs.fields(kind)})

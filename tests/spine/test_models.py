@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagelabs_sdk import ImageLabs, ImageRequest, InvalidRequestError, Progress, State
-from imagelabs_sdk.models import MAX_SIDE, size_for
+from imagelabs_sdk.models import MAX_SIDE, make_request, size_for
 
 
 class Odd:
@@ -95,9 +95,24 @@ def test_open_seeds_are_picked_and_given_ones_kept() -> None:
     picked = ImageRequest("x", seed=7).with_seeds()
     assert picked.seed == 7
     assert picked.subseed is not None
-    assert 10**9 <= picked.subseed < 2**32
     assert picked.with_seeds() == picked
     assert ImageRequest("x").with_seeds() != ImageRequest("x").with_seeds()
+
+
+@pytest.mark.parametrize(("seed", "subseed"), [(0, 1), (7, 8), (2**63 - 1, 0)])
+def test_the_seed_alone_repeats_an_image(seed: int, subseed: int) -> None:
+    """Whoever noted one number should get the same image by it, in every surface."""
+    assert ImageRequest("x", seed=seed).with_seeds().subseed == subseed
+    assert make_request("x", {"seed": seed}).subseed == subseed
+    assert make_request(ImageRequest("x", seed=seed), {}).subseed == subseed
+
+
+def test_a_subseed_that_is_given_is_kept() -> None:
+    """Also without a seed, which is then picked."""
+    request = make_request("x", {"subseed": 5})
+    assert request.subseed == 5
+    assert request.seed is not None
+    assert 10**9 <= request.seed < 2**32
 
 
 def test_a_request_shows_no_texts() -> None:
