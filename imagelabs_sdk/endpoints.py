@@ -164,6 +164,7 @@ class Endpoints:
             headers=settings.headers,
             body=body,
             cookies=settings.cookies,
+            repeatable=path != "/txt2img",
         )
 
     def _log_accepted(self, task_id: str, request: ImageRequest) -> None:

@@ -8,6 +8,7 @@ together end at the deadline. The address is checked before the connection is ma
 import functools
 import http.client
 import io
+import math
 import socket
 import time
 from contextvars import ContextVar
@@ -26,6 +27,8 @@ __all__ = ["Exchange", "current", "install_deadlines"]
 
 _MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without our knowing
 _MAX_LINES = 64  # of headers, that a connection keeps; cookies and lengths may change for ever
+_IDLE = 1.0  # seconds; a connection that is closed later was closed for being idle
+_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 _SLACK = 0.01  # seconds that the last wait may end too late
 _NEVER = Retry(0, read=False, redirect=False)
 
@@ -40,12 +43,14 @@ class Exchange:
         dialled: True once a connection was opened for it.
         exact_url: The URL, if its percent-encodings must be sent to the letter; else empty.
             requests and urllib3 rewrite some, which breaks URLs that are signed.
+        repeatable: False: it may go over a used connection only if that is proven to be safe.
         sent: True once any byte of the request may have left.
     """
 
     deadline: Deadline
     public_only: bool
     exact_url: str = ""
+    repeatable: bool = True
     dialled: bool = False
     sent: bool = False
 
@@ -59,6 +64,39 @@ class Exchange:
 
 current: ContextVar[Exchange | None] = ContextVar("imagelabs_exchange", default=None)
 """This thread's exchange. Without one the connections behave as urllib3's own."""
+
+
+@attrs.define
+class _Habits:
+    """What is known of how an origin treats connections that it could keep.
+
+    Attributes:
+        keeps: True if a used connection has served another request since one was last found
+            closed without notice.
+        limit: After how many requests the origin was seen to close a connection without notice.
+    """
+
+    keeps: bool = False
+    limit: float = math.inf
+
+    def served(self, number: int) -> None:
+        """Note that a connection has served its request of this number."""
+        self.keeps = self.keeps or number > 1
+
+    def closed(self, served: int, idle: float) -> None:
+        """Note that a connection was closed without notice, after so many requests and seconds."""
+        self.keeps = False
+        if idle < _IDLE:
+            self.limit = min(self.limit, served)
+
+    def allow(self, number: int) -> bool:
+        """Return True if a connection may be trusted with its request of this number."""
+        return self.keeps and number <= self.limit
+
+
+def _now() -> float:
+    """Return seconds that also pass while the machine is suspended, where it can tell them."""
+    return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
 
 
 def _limit_socket_timeout(sock: Any, deadline: Deadline) -> None:
@@ -109,8 +147,10 @@ class _DeadlineConnection:
     """Mixed into every class of connections."""
 
     response_class: Any = _DeadlineResponse
+    habits: _Habits  # shared by the connections of a pool
     _tunnelling = False
     _last_used = 0.0
+    _served = 0  # requests, since it was opened
     _held: list[bytes] | None = None  # pieces of a request that are yet to be sent
     _exchange: Exchange | None = None  # the latest; its body may be read after it has been sent
 
@@ -120,6 +160,7 @@ class _DeadlineConnection:
 
     def _new_conn(self: Any) -> socket.socket:
         exchange, plain = current.get(), super()._new_conn  # type: ignore[misc]
+        self._served = 0
         if exchange is None:
             return plain()  # type: ignore[no-any-return]
         exchange.dialled, self._exchange = True, exchange
@@ -206,18 +247,40 @@ class _DeadlineConnection:
             del data  # as in `request`
 
     def getresponse(self: Any) -> Any:
-        self._last_used = time.monotonic()
-        return super().getresponse()  # type: ignore[misc]
+        self._last_used = _now()
+        try:
+            response = super().getresponse()  # type: ignore[misc]
+        except ConnectionError:
+            if self._served:
+                self.habits.closed(self._served, 0.0)
+            raise
+        self._served += 1
+        self.habits.served(self._served)
+        return response
 
     @property
     def is_connected(self: Any) -> bool:
         """urllib3 asks before it reuses a connection, and opens another if this is False."""
-        alive: bool = super().is_connected  # type: ignore[misc]
-        return alive and time.monotonic() - self._last_used < _MAX_IDLE
+        exchange, idle = current.get(), _now() - self._last_used
+        if not super().is_connected:  # type: ignore[misc]
+            if self.sock is not None and self._served:
+                self.habits.closed(self._served, idle)
+            return False
+        safe = exchange is None or exchange.repeatable or self.habits.allow(self._served + 1)
+        return bool(safe and idle < _MAX_IDLE)
 
 
 class _NoRetryPool:
     """Mixed into every class of pools: an exchange of ours is never repeated below us."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._habits = _Habits()
+
+    def _new_conn(self: Any) -> Any:
+        connection = super()._new_conn()  # type: ignore[misc]
+        connection.habits = self._habits
+        return connection
 
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
         if current.get() is not None:

@@ -74,7 +74,9 @@ class DeadlineSession:
             raise APITimeoutError("no time was left to ask", delivered="no")
         has_params = self._user_session and self._user_session.params  # which it adds to the URL
         exact_url = request.url if "%" in request.url and not has_params else ""
-        exchange = _connections.Exchange(deadline, request.public_only, exact_url)
+        exchange = _connections.Exchange(
+            deadline, request.public_only, exact_url, request.repeatable
+        )
         token = _connections.current.set(exchange)
         try:
             answer = (self._send_with_user_session if self._user_session else self._send_own)(

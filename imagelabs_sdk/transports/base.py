@@ -55,6 +55,9 @@ class HttpRequest:
             `None`: send no cookie and keep none, as for hosts other than the API's.
         public_only: True: the transport must not connect to an address that is not on the
             public internet. It checks the very address that it connects to.
+        repeatable: False: sending it twice does harm. It needs a new connection, or one of an
+            origin that has proven to keep connections open: on one that the peer has just
+            closed its fate would be unknown.
     """
 
     method: str
@@ -63,6 +66,7 @@ class HttpRequest:
     body: bytes = attrs.field(default=b"", repr=lambda body: f"<{len(body)} bytes>")
     cookies: Mapping[str, str] | None = attrs.field(default=None, repr=False)
     public_only: bool = False
+    repeatable: bool = True
 
 
 @attrs.frozen

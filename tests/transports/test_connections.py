@@ -3,16 +3,25 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
 import pytest
+import requests
 from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection
 from urllib3.util import SKIP_HEADER
 
-from imagelabs_sdk import APIConnectionError, APITimeoutError, Deadline, ImageLabs
+from imagelabs_sdk import (
+    APIConnectionError,
+    APITimeoutError,
+    Deadline,
+    ImageLabs,
+    RequestsTransport,
+    SubmissionUnknownError,
+)
 from imagelabs_sdk.transports import _addresses, _connections
 from tests import faulty
 from tests.faulty import PNG, FaultyServer, message
@@ -248,3 +257,117 @@ def test_plain_urllib3_is_left_as_it_is(server: FaultyServer) -> None:
     answer = manager.request("POST", server.url + "/txt2img", body=b"{}")
     assert json.loads(answer.data) == {"task_id": "task-1"}
     manager.clear()
+
+
+# Submits and kept connections ---------------------------------------------------------
+
+
+def serving(count: int, server: FaultyServer) -> Callable[[faulty.Answer], faulty.Answer]:
+    """Wraps answers: a connection serves `count` requests, and is reset when another arrives.
+
+    That is the worst moment: the request was sent, and nobody can tell that it was not read.
+    """
+    served: dict[int, int] = {}
+
+    def wrap(answer: faulty.Answer) -> faulty.Answer:
+        def wrapped(wire: faulty.Wire) -> None:
+            number = wire.asked.connection
+            served[number] = served.get(number, 0) + 1
+            answer(wire)
+            if served[number] >= count:
+                wire.sock.recv(1, socket.MSG_PEEK)
+                wire.reset()
+
+        return wrapped
+
+    return wrap
+
+
+@pytest.mark.parametrize("with_session", [False, True])
+def test_no_submit_is_lost_to_a_server_that_closes_without_notice(
+    server: FaultyServer, connect: Connect, with_session: bool
+) -> None:
+    """Each goes over a new connection, as long as the origin has not kept one."""
+    closing = serving(1, server)
+    server.scripts["/txt2img"] = [closing(faulty.ACCEPTED)]
+    server.scripts["/progress"] = [closing(server.done())]
+    with requests.Session() as session:
+        how = {"transport": RequestsTransport(session=session)} if with_session else {}
+        client = connect(server, **how)
+        for _ in range(30):
+            assert client.generate("x").task_id == "task-1"
+    assert server.count("/txt2img") == 30
+
+
+def test_an_origin_is_not_trusted_beyond_what_it_was_seen_to_serve(
+    server: FaultyServer, connect: Connect
+) -> None:
+    """Some close after a number of requests: one submit may find out, no second one does."""
+    closing = serving(2, server)
+    server.scripts["/txt2img"] = [closing(faulty.ACCEPTED)]
+    server.scripts["/progress"] = [closing(server.done())]
+    client, unknown = connect(server), 0
+    for _ in range(30):
+        try:
+            client.generate("x")
+        except SubmissionUnknownError:
+            unknown += 1
+    assert unknown <= 1
+
+
+def test_an_origin_that_keeps_connections_is_asked_over_one(
+    server: FaultyServer, connect: Connect
+) -> None:
+    """A handshake is paid only where the origin has not proven itself."""
+    client = connect(server)
+    for _ in range(5):
+        client.generate("x")
+    assert server.connections == 1
+    other = connect(server)
+    for _ in range(3):
+        other.submit("x")
+    assert server.connections == 4
+
+
+def test_a_close_after_long_idleness_limits_nothing(
+    server: FaultyServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next submit is careful; the origin may prove itself again."""
+
+    def then_close(wire: faulty.Wire) -> None:
+        wire.send(message(200, b'{"status": "Painting"}'))
+        wire.close()
+
+    monkeypatch.setattr(_connections, "_IDLE", -1.0)  # any idleness counts as long
+    client = connect(server)
+    client.generate("x")
+    server.scripts["/progress"] = [then_close, server.done()]
+    for _ in range(4):
+        client.generate("x")
+    assert [each.connection for each in server.asked] == [*[1] * 4, 2, *[3] * 6]
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no such clock")
+def test_idleness_counts_while_the_machine_is_suspended(
+    server: FaultyServer, carry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer's clock went on, and it has closed the connection long ago."""
+    carry(get(server.url + "/x"))
+    real = time.clock_gettime
+
+    def later(clock: int) -> float:
+        return real(clock) + (60 if clock == time.CLOCK_BOOTTIME else 0)
+
+    monkeypatch.setattr(time, "clock_gettime", later)
+    carry(get(server.url + "/x"))
+    assert [asked.connection for asked in server.asked] == [1, 2]
+
+
+def test_without_such_a_clock_the_usual_one_counts(
+    server: FaultyServer, carry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS and Windows."""
+    monkeypatch.setattr(_connections, "_CLOCK", None)
+    carry(get(server.url + "/x"))
+    carry(get(server.url + "/x"))
+    assert server.connections == 1
