@@ -108,6 +108,22 @@ def test_what_cannot_be_an_images_url_is_refused(named: str) -> None:
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ("https://user:hush@h.test/x.png", "may not have credentials: https://…@h.test/x.png"),
+        ("javascript:alert(1)", "may not be javascript:"),
+        ("not ready yet", "is not the URL of an image: not ready yet"),
+        ("http:///x.png", "needs a host"),
+        ("https://h.test:0/x.png", "has a port that is none"),
+    ],
+)
+def test_a_refusal_says_why(named: str, reason: str) -> None:
+    """In words for who has to ask the service about it."""
+    with pytest.raises(RefusedURLError, match=reason):
+        image_url(named, BASE)
+
+
 @pytest.mark.parametrize("named", [None, 7, [], {}, "", "  ", "null", "None", "N/A", "undefined"])
 def test_no_url_is_no_url(named: object) -> None:
     """Services have many words for nothing."""

@@ -17,6 +17,7 @@ import pytest
 from imagelabs_sdk import (
     APIConnectionError,
     APITimeoutError,
+    Deadline,
     FixedInterval,
     ImageLabs,
     ImageLabsError,
@@ -412,3 +413,17 @@ def test_files_and_sockets_are_closed_after_failures(
     client.close()
     held_by_client = len(list(folder.iterdir())) - before
     assert held_by_client <= 2 * len(server.threads)
+
+
+def test_a_url_is_sent_to_the_letter(server: FaultyServer, carry: Any) -> None:
+    """Also through a proxy, which is told the whole of it: its query may be signed."""
+    carry(get(f"{server.url}/a%2fb?x=%7e%zz"))
+    transport = RequestsTransport(proxy=server.url)
+    for url in ("http://h.invalid/a%2fb?x=%7e%zz", "http://h.invalid/plain?x=1"):
+        transport.send(get(url), deadline=Deadline.after(5)).close()
+    transport.close()
+    assert [each.path for each in server.asked] == [
+        "/a%2fb?x=%7e%zz",
+        "http://h.invalid/a%2fb?x=%7e%zz",
+        "http://h.invalid/plain?x=1",
+    ]
