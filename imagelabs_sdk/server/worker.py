@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from .encoding import encode, media_type_of
-from .engines.base import Engine, EngineConfig, RenderedImage, RenderError, RenderJob
+from .engines.base import (
+    BackendLostError,
+    Engine,
+    EngineConfig,
+    RenderedImage,
+    RenderError,
+    RenderJob,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -147,6 +154,8 @@ def _run(
         with ThreadPoolExecutor(_ENCODERS, thread_name_prefix="imagelabs-encoder") as encoders:
             for batch in mailbox.batches():
                 _render(engine, batch, mailbox, encoders)
+    except BackendLostError as exc:  # ends like a death: the jobs go back, and it starts again
+        log.warning("the back end is gone: %s", exc)
     finally:
         engine.close()
         mailbox.close()
@@ -211,6 +220,8 @@ def _render(
         outcomes = engine.render(batch, monitor)
         if len(outcomes) != len(batch):
             raise ValueError(f"{len(outcomes)} outcomes for {len(batch)} jobs")
+    except BackendLostError:
+        raise
     except Exception:
         log.exception("the engine failed")
         outcomes = [RenderError("the engine failed")] * len(batch)

@@ -1,8 +1,10 @@
 """The engine for servers that speak the OpenAI images API, against servers with their oddities."""
 
 import base64
+import contextlib
 import io
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,18 +48,22 @@ class Setup:
     url: str
     time: FakeTime = attrs.Factory(FakeTime)
     monitor: Recorder = attrs.Factory(Recorder)
+    engines: list[OpenAIEngine] = attrs.Factory(list)
 
     def engine(self, **more: Any) -> OpenAIEngine:
         dialect = self.fake.kind
         settings = {"backend": self.url, "model": "m", "dialect": dialect, **more}
         engine = OpenAIConfig(**settings).load(0)
         assert isinstance(engine, OpenAIEngine)
+        self.engines.append(engine)
         return attrs.evolve(engine, sleep=self.time.sleep, clock=self.time.clock)
 
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()
+
     def render(self, prompt: str = "a lighthouse", **more: Any) -> RenderedImage | RenderError:
-        engine = self.engine()
-        (outcome,) = engine.render([job(prompt, **more)], self.monitor)
-        engine.close()
+        (outcome,) = self.engine().render([job(prompt, **more)], self.monitor)
         return outcome
 
     def image(self, prompt: str = "a lighthouse", **more: Any) -> RenderedImage:
@@ -77,16 +83,15 @@ Start = Callable[[str], Setup]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start a fake server of a kind."""
-    open_servers = []
+    with contextlib.ExitStack() as stack:
 
-    def begin(kind: str) -> Setup:
-        context = running(fake := FakeOpenAI(kind))
-        open_servers.append(context)
-        return Setup(fake, context.__enter__())
+        def begin(kind: str) -> Setup:
+            fake = FakeOpenAI(kind)
+            setup = Setup(fake, stack.enter_context(running(fake)))
+            stack.callback(setup.close)
+            return setup
 
-    yield begin
-    for context in open_servers:
-        context.__exit__(None, None, None)
+        yield begin
 
 
 @pytest.fixture
@@ -183,6 +188,21 @@ def test_a_server_without_model_names_is_asked_without_one(generic: Setup) -> No
     engine = generic.engine(model="")
     engine.render([job()], generic.monitor)
     assert "model" not in generic.fake.asked[0][1]
+
+
+def test_a_long_wait_gives_signs_of_life(generic: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagelabs_sdk.server.engines.openai.engine._SIGN_OF_LIFE", 0.001)
+    seen = threading.Event()
+    generic.monitor.on_progress = lambda _: (
+        seen.set() if len(generic.monitor.fractions["task-1"]) > 1 else None
+    )
+
+    def slow() -> tuple[int, dict[str, Any], dict[str, str]]:
+        assert seen.wait(10)
+        return 200, holds(png()), {}
+
+    generic.fake.script = [slow]
+    generic.image()
 
 
 # Files ----------------------------------------------------------------------------------
@@ -329,15 +349,23 @@ def test_an_endless_answer_is_cut(generic: Setup, monkeypatch: pytest.MonkeyPatc
         raise APIResponseError("as the transport says it")
 
 
+def rendered_once(config: OpenAIConfig) -> Any:
+    engine = config.load(0)
+    try:
+        return engine.render([job()], Recorder())
+    finally:
+        engine.close()
+
+
 def test_the_key_is_sent_and_never_shown() -> None:
     with running(FakeOpenAI("openai", api_key="sk-right-key-123456")) as url:
         config = OpenAIConfig(backend=url, dialect="openai", api_key="sk-wrong-key-123456")
-        (outcome,) = config.load(0).render([job()], Recorder())
+        (outcome,) = rendered_once(config)
         assert isinstance(outcome, RenderError)
         assert "status 401" in outcome.message
         assert "wrong-key" not in outcome.message
         right = attrs.evolve(config, api_key="sk-right-key-123456")
-        (image,) = right.load(0).render([job()], Recorder())
+        (image,) = rendered_once(right)
         assert isinstance(image, RenderedImage)
 
 

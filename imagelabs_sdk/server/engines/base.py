@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "BackendLostError",
     "Engine",
     "EngineConfig",
     "Recovery",
@@ -85,6 +86,14 @@ class RenderError(Exception):
         self.message = message
 
 
+class BackendLostError(Exception):
+    """Raised by `Engine.render`: the back end is gone, and the jobs may be rendered elsewhere.
+
+    The worker gives the jobs of the batch back to the queue once, with one more attempt, as if
+    it had died on them; its message is for the log.
+    """
+
+
 class RenderMonitor(Protocol):
     """Given to `Engine.render` by the worker. Safe to call from the rendering thread."""
 
@@ -112,7 +121,7 @@ class Engine(Protocol):
         """Render a batch of jobs with equal batch keys; one outcome a job, in their order.
 
         A cancelled job may end with any outcome. What this method raises fails the whole batch,
-        with the words "the engine failed".
+        with the words "the engine failed"; `BackendLostError` gives it back to the queue.
         """
         ...  # pragma: no cover - a Protocol has no body
 

@@ -3,8 +3,10 @@
 import base64
 import binascii
 import io
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -23,6 +25,7 @@ __all__ = ["OpenAIEngine"]
 
 _RETRY_AFTER = 2.0  # seconds before a server that refused without work is asked again
 _LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
+_SIGN_OF_LIFE = 30.0  # seconds between two reports while a POST blocks
 _HOPELESS = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 """Codes of a 429 that waiting does not cure."""
 
@@ -81,7 +84,8 @@ class OpenAIEngine:
         while not deadline.passed:
             if monitor.is_cancelled(job.id):
                 raise RenderError("cancelled")
-            answer, reason = self._send_once(job, deadline)
+            with _signs_of_life(job, monitor):
+                answer, reason = self._send_once(job, deadline)
             asked = None if answer is None else _no_work_done(answer)
             if answer is not None and asked is None:
                 return answer
@@ -155,6 +159,24 @@ class OpenAIEngine:
         if isinstance(usage, dict):
             info["usage"] = {k: v for k, v in usage.items() if isinstance(v, int | float)}
         return {name: value for name, value in info.items() if value is not None}
+
+
+@contextmanager
+def _signs_of_life(job: RenderJob, monitor: RenderMonitor) -> Iterator[None]:
+    """Report the job from time to time while its POST blocks: silence would mean that it hangs."""
+    done = threading.Event()
+
+    def report() -> None:
+        while not done.wait(_SIGN_OF_LIFE):
+            monitor.progress(job.id, 0.0)
+
+    thread = threading.Thread(target=report, name="imagelabs-sign-of-life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 # Reading an answer -----------------------------------------------------------------------

@@ -1,0 +1,6 @@
+"""ComfyUI servers, as an engine."""
+
+from .config import ComfyUIConfig
+from .workflow import Workflow
+
+__all__ = ["ComfyUIConfig", "Workflow"]

@@ -1,0 +1,87 @@
+"""What the operator says about ComfyUI servers; light, and checks requests."""
+
+from collections.abc import Hashable
+
+import attrs
+
+from ....models import ImageRequest
+from ....validation import base_url, invalid, invalid_secret, seconds
+from ..base import Engine, Recovery
+from ..references import check_reference, refuse_reference
+from ..tuning import Limits, read_tuning
+from .workflow import Workflow
+
+__all__ = ["ComfyUIConfig"]
+
+
+def _urls(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(base_url, addresses))
+
+
+def _at_least_one(_: object, field: "attrs.Attribute[tuple[str, ...]]", value: object) -> None:
+    if not value:
+        raise invalid_secret(field.name, "name at least one, such as http://127.0.0.1:8188")
+
+
+def _seconds(_: object, field: "attrs.Attribute[float]", value: float) -> None:
+    seconds(field.name, value, most=86_400.0)
+
+
+@attrs.frozen(kw_only=True)
+class ComfyUIConfig:
+    """One or more ComfyUI servers that run the same workflow, one worker each.
+
+    A job goes to ComfyUI under our own handle, so that a worker, or another one after it, can
+    ask for it again: the recovery is ``RESUMABLE``.
+
+    Attributes:
+        backends: Addresses such as ``"http://127.0.0.1:8188"``.
+        workflow: What they run.
+        limits: What a request may ask for.
+        timeout: Seconds for one image, waiting in ComfyUI's own queue included.
+        patience: Seconds for which a server that does not answer is waited for; then its job
+            goes back to the queue.
+    """
+
+    backends: tuple[str, ...] = attrs.field(converter=_urls, validator=_at_least_one)
+    workflow: Workflow
+    limits: Limits = attrs.field(factory=Limits)
+    timeout: float = attrs.field(default=1800.0, validator=_seconds)
+    patience: float = attrs.field(default=30.0, validator=_seconds)
+
+    name = "comfyui"
+    recovery = Recovery.RESUMABLE
+    max_batch = 1
+    batch_wait = 0.0
+    in_process = True
+
+    @property
+    def workers(self) -> int:
+        """One for each server."""
+        return len(self.backends)
+
+    def check(self, request: ImageRequest) -> None:
+        """Refuse what the workflow has no place for and cannot be left out.
+
+        Raises:
+            InvalidRequestError: Names the field.
+        """
+        read_tuning(request, self.limits)
+        if request.tiling:
+            raise invalid("tiling", True, "must be False: the workflow decides that here")
+        if "image" not in self.workflow.places:
+            refuse_reference(request, self.name, "the workflow has no place mapped for it (image)")
+        check_reference(request)
+
+    def batch_key(self, request: ImageRequest) -> Hashable:
+        """Return the same for all: there are no batches."""
+        return None
+
+    def load(self, worker: int) -> Engine:
+        """Return the engine for server number `worker`; no request is sent yet."""
+        from ....transports.requests import RequestsTransport
+        from ..backend import Backend
+        from .engine import ComfyUIEngine
+
+        backend = Backend(self.backends[worker % len(self.backends)], RequestsTransport())
+        return ComfyUIEngine(backend, self.workflow, self.limits, self.timeout, self.patience)
