@@ -140,6 +140,11 @@ class Scheduler:
         self._progress: dict[int, Progress] = {}  # not taken yet
         self._polls_since_submit = 0
         self._timer_until = math.inf  # the due time for which an idle worker waits
+        # A simulated clock jumps: it may do so only when no thread has anything else to do.
+        clock_owner = getattr(context.polling.sleep, "__self__", None)
+        self._simulated: bool = getattr(clock_owner, "simulated", False)
+        self._resting = 0  # workers that wait for work
+        self._caller_waits = False
 
     # The caller's side -----------------------------------------------------------------
 
@@ -184,7 +189,7 @@ class Scheduler:
         """
         with self._outcome_ready:
             while wait and not (self._outcomes or self._progress or self.idle):
-                self._outcome_ready.wait()
+                self._wait_for_outcome()
             if self._outcomes:
                 outcome = self._outcomes.popleft()
                 self._entries.pop(outcome.index, None)
@@ -346,13 +351,30 @@ class Scheduler:
         until = self._poll_queue[0][0] if self._poll_queue else math.inf
         if self._submit_queue:
             until = min(until, self._admission.next_submit_at)
-        if until >= self._timer_until:
+        if until >= self._timer_until or (self._simulated and not self._all_rest):
+            self._resting += 1
             self._work_ready.wait()
+            self._resting -= 1
             return
         self._timer_until = until
         self._sleep(min(until - now, _MAX_WAIT))
         if self._timer_until == until:
             self._timer_until = math.inf
+
+    @property
+    def _all_rest(self) -> bool:
+        """True if the worker that asks is the only thread that could do anything."""
+        caller_rests = self._caller_waits and not (self._outcomes or self._progress)
+        return caller_rests and self._resting == len(self._threads) - 1
+
+    def _wait_for_outcome(self) -> None:
+        self._caller_waits = True
+        if self._simulated:
+            self._work_ready.notify()  # one of the workers lets the time pass
+        try:
+            self._outcome_ready.wait()
+        finally:
+            self._caller_waits = False
 
     def _sleep(self, length: float) -> None:
         sleep = self._context.polling.sleep

@@ -29,6 +29,7 @@ class FakeBackend:
     """
 
     service: ClassVar[FakeService] = FakeService()
+    simulated: ClassVar[bool] = True  # as of the clock behind `now` and `sleep`
 
     def __init__(
         self, service: FakeService | None = None, poll_interval: float | None = None

@@ -1,6 +1,6 @@
 """The clock that nobody waits for."""
 
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
@@ -48,3 +48,32 @@ def test_the_systems_clock_is_real() -> None:
     clock, before = SystemClock(), monotonic()
     clock.sleep(0.01)
     assert before + 0.01 <= clock.now() <= monotonic()
+
+
+def test_time_does_not_overtake_a_batch() -> None:
+    """However threads are scheduled, each job is noticed as soon as with one thread."""
+    for _ in range(10):
+        service = FakeService().takes(20)
+        service.job("a sphinx").never_finishes()
+        prompts = ["a sphinx", *map(str, range(15))]
+        outcomes = list(service.client(timeout=300).generate_many(prompts))
+        assert isinstance(outcomes[-1].error, JobTimeoutError)
+        totals = [outcome.result.timings.total for outcome in outcomes[:-1] if outcome.result]
+        assert totals == [pytest.approx(totals[0])] * 15
+        assert 20 <= totals[0] < 23
+
+
+def test_time_stands_still_while_the_caller_of_a_batch_is_busy() -> None:
+    """What the caller does between two outcomes takes no time of the clock."""
+    service = FakeService()
+    service.job("a cat").takes(10)
+    service.job("a dog").takes(100)
+    clock = service.clock
+    with service.client(poll_interval=1).generate_many(["a dog", "a cat"]) as batch:
+        first = next(batch)
+        noticed = clock.now()
+        sleep(0.05)
+        assert clock.now() == noticed == 1010
+        assert next(batch).index == 0
+    assert first.index == 1
+    assert clock.now() == 1100
