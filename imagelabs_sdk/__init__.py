@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .errors import APIResponseError as APIResponseError
     from .errors import APIStatusError as APIStatusError
     from .errors import APITimeoutError as APITimeoutError
+    from .errors import BatchStoppedError as BatchStoppedError
     from .errors import ChallengeError as ChallengeError
     from .errors import DownloadError as DownloadError
     from .errors import ForbiddenAddressError as ForbiddenAddressError
@@ -65,9 +66,9 @@ _ROOMS = {
     "client": "ImageLabs",
     "deadline": "Deadline",
     "errors": "AcceptedJob APIConnectionError APIResponseError APIStatusError APITimeoutError "
-    "ChallengeError DownloadError ForbiddenAddressError ImageLabsError InvalidRequestError "
-    "JobError JobFailedError JobStalledError JobTimeoutError RateLimitError SubmissionUnknownError "
-    "attach_job",
+    "BatchStoppedError ChallengeError DownloadError ForbiddenAddressError ImageLabsError "
+    "InvalidRequestError JobError JobFailedError JobStalledError JobTimeoutError RateLimitError "
+    "SubmissionUnknownError attach_job",
     "formats": "ImageFormat sniff",
     "images": "GeneratedImage RequestedImage Timings",
     "jobs": "Job PollResult",

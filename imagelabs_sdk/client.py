@@ -6,7 +6,7 @@ Light on purpose: what it needs to make requests is loaded when the client is fi
 import os
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
 from . import validation
 from .reference import ReferenceProvider
@@ -223,12 +223,14 @@ class ImageLabs(ReferenceProvider):
         min_interval: float = 0.0,
         on_progress: "OnBatchProgress | None" = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        unknown: Literal["skip", "retry"] = "skip",
     ) -> "Batch":
         """Ask for many images; iterate over their outcomes, in the order in which they end.
 
         One failure stops nothing: it is the outcome of its item. A 429 holds back the submits
-        of all. Ctrl-C, an exception or `Batch.close` stop at once; `Batch.unfinished` then has
-        the jobs that go on at the service.
+        of all. A service that answers none of several submits in a row stops the batch with
+        `BatchStoppedError`. Ctrl-C, an exception or `Batch.close` stop at once. Then
+        `Batch.unfinished` has the jobs that go on at the service.
 
         Args:
             items: Prompts, requests, or mappings of a request's fields. Taken one by one, in
@@ -242,9 +244,14 @@ class ImageLabs(ReferenceProvider):
                 thread that iterates, while it waits for outcomes.
             checkpoint: A file in which each submit and each end is kept, durably. With the same
                 items, and new ones at the end, a later call goes on where this one ended, even
-                by kill -9: what is finished is told again, what was accepted is waited for,
-                nothing is bought twice. It holds the prompts, is created for its owner alone,
-                and is for one call at a time. `None`: nothing is kept.
+                by kill -9: finished items have the same outcomes again, accepted ones are waited
+                for, nothing is bought twice. It holds the prompts, is readable for its owner
+                alone, and is for one call at a time. `None`: nothing is kept.
+            unknown: What to do with an item that an earlier run with this checkpoint was
+                submitting when it ended, so that nobody knows whether it was accepted.
+                ``"skip"``: its outcome is `SubmissionUnknownError`; an image that was bought is
+                lost. ``"retry"``: it is submitted again; an image that was bought before is
+                bought twice.
 
         Raises:
             InvalidRequestError: A setting or the checkpoint cannot be used.
@@ -258,6 +265,7 @@ class ImageLabs(ReferenceProvider):
             workers=workers,
             timeout=timeout,
             min_interval=min_interval,
+            unknown=unknown,
         )
         return Batch(
             items,

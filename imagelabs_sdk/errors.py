@@ -12,6 +12,7 @@
     │   └── ChallengeError                         challenge           a Cloudflare check
     ├── APIResponseError                           api_response        an unusable answer
     ├── SubmissionUnknownError                     submission_unknown  accepted or not: unknown
+    ├── BatchStoppedError                          batch_stopped       the service is down
     ├── JobError                                   job
     │   ├── JobFailedError                         job_failed          the service says so
     │   ├── JobTimeoutError     (TimeoutError)     job_timeout         still running
@@ -39,6 +40,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AcceptedJob",
+    "BatchStoppedError",
     "ChallengeError",
     "Delivered",
     "DownloadError",
@@ -305,6 +307,21 @@ class SubmissionUnknownError(ImageLabsError):
 
     code: str = "submission_unknown"
     delivered: Delivered | None = "maybe"
+
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
+class BatchStoppedError(ImageLabsError):
+    """A batch stopped because the service answered none of several submits in a row.
+
+    `Batch.unfinished` has the jobs that were accepted. The last failure is the ``__cause__``.
+
+    Attributes:
+        unsubmitted: Positions of the items that were taken and not submitted, counted from 0.
+            The items behind them were not taken.
+    """
+
+    code: str = "batch_stopped"
+    unsubmitted: tuple[int, ...] = ()
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)

@@ -5,11 +5,19 @@ import math
 import attrs
 
 from ..endpoints import submit_retry_delay
-from ..errors import ImageLabsError
+from ..errors import (
+    APIConnectionError,
+    APIStatusError,
+    ChallengeError,
+    ImageLabsError,
+    SubmissionUnknownError,
+)
 
 __all__ = ["Admission", "Attempts"]
 
 _MIN_HOLD = 1.0  # seconds without submits after one that may not be sent again
+_MAX_OUTAGES = 6  # submits in a row that the service does not answer
+_MAX_OUTAGE_HOLD = 8.0  # seconds between two of them
 _MAX_HOLD = 3600.0  # seconds; a longer `Retry-After` does not stop a batch for longer
 
 
@@ -32,9 +40,10 @@ class Admission:
     """Decides when the next submit may leave, and which one may be sent again.
 
     A refused submit holds back those of all items, because a rate limit belongs to the account.
-    After the hold one item is submitted alone, as a probe; the others follow when the service
-    has accepted or judged it. Times are seconds of one monotonic clock, passed in as `now`.
-    Not thread-safe: the scheduler calls it while it holds its lock.
+    A submit that gets no answer does so, too. After the hold one item is submitted alone, as a
+    probe; the others follow when the service has accepted or judged it. Times are seconds of one
+    monotonic clock, passed in as `now`. Not thread-safe: the scheduler calls it while it holds
+    its lock.
     """
 
     def __init__(self, *, min_interval: float, max_retries: int) -> None:
@@ -48,37 +57,61 @@ class Admission:
         self._not_before = -math.inf
         self._in_flight = 0  # submits without an answer
         self._refusals = 0  # in a row
+        self._outages = 0  # in a row
 
     @property
     def next_submit_at(self) -> float:
         """The time at which the next submit may leave; infinity while a probe is in flight."""
-        return math.inf if self._refusals and self._in_flight else self._not_before
+        return math.inf if self._is_probing and self._in_flight else self._not_before
+
+    @property
+    def is_down(self) -> bool:
+        """True if so many submits in a row got no answer that the service must be down."""
+        return self._outages >= _MAX_OUTAGES
+
+    @property
+    def _is_probing(self) -> bool:
+        return self._refusals > 0 or self._outages > 0
 
     def submitting(self, attempts: Attempts, now: float) -> None:
         """Record that a submit leaves."""
-        attempts.is_probe = self._refusals > 0
+        attempts.is_probe = self._is_probing
         self._in_flight += 1
         self._not_before = now + self._min_interval
 
     def accepted(self) -> None:
         """Record that a submit was accepted."""
         self._in_flight -= 1
-        self._refusals = 0
+        self._refusals = self._outages = 0
 
     def failed(self, attempts: Attempts, error: ImageLabsError, now: float) -> bool:
         """Record that a submit failed. Return True if it has to be sent again, later."""
         self._in_flight -= 1
-        if error.delivered != "no":  # the service worked on it, so it takes submits
+        is_first = attempts.is_probe or not self._is_probing  # of those that left together
+        self._outages = self._outages + is_first if _is_outage(error) else 0
+        if error.delivered != "no":
             self._refusals = 0
+            if self._outages:
+                pause = min(_MIN_HOLD * 2.0 ** (self._outages - 2), _MAX_OUTAGE_HOLD)
+                self.hold(error, now, max(_MIN_HOLD, pause))
             return False
-        if attempts.is_probe or not self._refusals:
+        if is_first:
             self._refusals += 1
-            attempts.refused += 1
-        pause = submit_retry_delay(error, self._refusals)
-        self.hold(error, now, _MIN_HOLD if pause is None else pause)
-        return pause is not None and attempts.refused <= self._max_retries
+            # An item does not lose its attempts to a service that is down.
+            if not (isinstance(error, APIConnectionError) and self._max_retries):
+                attempts.refused += 1
+        retry_delay = submit_retry_delay(error, self._refusals)
+        self.hold(error, now, _MIN_HOLD if retry_delay is None else retry_delay)
+        return retry_delay is not None and attempts.refused <= self._max_retries
 
     def hold(self, error: ImageLabsError, now: float, least: float = _MIN_HOLD) -> None:
         """Allow no submit for `least` seconds or the error's `retry_after`, if that is longer."""
         pause = max(least, min(error.retry_after or 0.0, _MAX_HOLD))
         self._not_before = max(self._not_before, now + pause)
+
+
+def _is_outage(error: ImageLabsError) -> bool:
+    """Return True for an error that any other submit would have met as well."""
+    if isinstance(error, APIStatusError) and error.status_code >= 500:
+        return True
+    return isinstance(error, APIConnectionError | SubmissionUnknownError | ChallengeError)

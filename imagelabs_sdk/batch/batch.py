@@ -48,7 +48,7 @@ class Batch(Iterator[Outcome]):
         if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
             raise invalid("items", type(items).__name__, "must be an iterable of prompts")
         self._items: Iterator[tuple[int, Item]] = enumerate(items)
-        self._context, self._job_from_dict = context, job_from_dict
+        self._context, self._job_from_dict, self._settings = context, job_from_dict, settings
         self._on_progress = on_progress
         base_url = context.settings.base_url
         self._checkpoint = None if checkpoint is None else Checkpoint(checkpoint, base_url)
@@ -75,11 +75,17 @@ class Batch(Iterator[Outcome]):
         """Wait for the next outcome and return it.
 
         Raises:
-            InvalidRequestError: An item is not the one that the checkpoint knows for its place.
-            OSError: The checkpoint cannot be written.
+            InvalidRequestError: An item is not the one that the checkpoint has for its position;
+                or the batch was made in another process, of which this one is a fork.
+            BatchStoppedError: The service answered none of several submits in a row.
+            OSError: The checkpoint cannot be written, or was deleted or replaced.
         """
         try:
+            self._scheduler.check_process()
             outcome = self._next_outcome()
+        except StopIteration as error:  # of the caller's: it would end the loop without a word
+            self._leave(error)
+            raise RuntimeError("a callback raised StopIteration") from error
         except BaseException as error:
             self._leave(error)
             raise
@@ -146,7 +152,7 @@ class Batch(Iterator[Outcome]):
         facts = self._checkpoint.recall(index, asked)
         job = self._job_from_dict(facts["job"]) if "job" in facts else None
         event = facts.get("event")
-        if event == "sending":
+        if event == "sending" and self._settings.unknown == "skip":
             self._scheduler.put(Outcome(index, asked, error=_unknown()))
         elif job is not None and event != "accepted":
             self._scheduler.put(self._recorded_outcome(index, job, facts))
@@ -179,6 +185,7 @@ def _request(item: object) -> ImageRequest:
 def _unknown() -> SubmissionUnknownError:
     return SubmissionUnknownError(
         "an earlier run ended while it submitted this item, which may or may not have been "
-        "accepted, so it was not sent again",
+        'accepted, so it was not sent again; unknown="retry" sends it again, which may buy the '
+        "image twice",
         endpoint="POST /txt2img",
     )

@@ -15,11 +15,17 @@ import attrs
 from .._redact import sanitize_text
 from ..context import ClientContext
 from ..deadline import Deadline
-from ..errors import ImageLabsError, JobFailedError, RateLimitError
+from ..errors import (
+    BatchStoppedError,
+    ImageLabsError,
+    InvalidRequestError,
+    JobFailedError,
+    RateLimitError,
+)
 from ..images import GeneratedImage
 from ..jobs import Job
 from ..models import ImageRequest, Progress
-from ..validation import count, seconds, validator
+from ..validation import count, invalid, seconds, validator
 from .admission import Admission, Attempts
 from .checkpoint import Checkpoint
 
@@ -29,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _POLLS_PER_SUBMIT = 4  # while polls are late: after so many of them one submit goes first
 _MAX_WAIT = 86_400.0  # seconds; the wait for a lock is bounded
-_MAX_SHOWN_JOBS = 100  # in one line of the log
+_MAX_SHOWN = 100  # jobs or items in one message
 
 
 @attrs.frozen
@@ -64,6 +70,11 @@ def _seconds(_: object, field: "attrs.Attribute[Any]", value: float | None) -> N
         seconds(field.name, value)
 
 
+def _skip_or_retry(_: object, field: "attrs.Attribute[str]", value: object) -> None:
+    if value not in ("skip", "retry"):
+        raise invalid(field.name, value, 'must be "skip" or "retry"', code="unknown_option")
+
+
 @attrs.frozen(kw_only=True)
 class BatchSettings:
     """Limits of one batch; see `ImageLabs.generate_many`."""
@@ -72,6 +83,7 @@ class BatchSettings:
     workers: int = attrs.field(validator=_at_least_one)
     timeout: float | None = attrs.field(default=None, validator=_seconds)
     min_interval: float = attrs.field(default=0.0, validator=_seconds)
+    unknown: str = attrs.field(default="skip", validator=_skip_or_retry)
 
 
 @attrs.define(eq=False)
@@ -206,18 +218,35 @@ class Scheduler:
             progress, self._progress = self._progress, {}
         return progress
 
+    def check_process(self) -> None:
+        """Make sure that this is the process that made the batch.
+
+        Raises:
+            InvalidRequestError: It is a forked child, which has none of the threads, and in
+                which no thread will release the lock.
+        """
+        if os.getpid() != self._pid:
+            raise InvalidRequestError(
+                f"batch: it belongs to process {self._pid}; make another one in this process",
+                field="batch",
+                code="wrong_process",
+            )
+
     def unfinished(self) -> dict[int, Job]:
         """Return by index the jobs that were accepted and whose outcome was not taken."""
+        self.check_process()
         with self._outcome_ready:
             return {index: entry.job for index, entry in self._entries.items() if entry.job}
 
     def unfinished_message(self) -> str:
-        """Return one line that names the unfinished jobs; empty if there are none."""
+        """Return one line that names the unfinished jobs; empty if there are none here."""
+        if os.getpid() != self._pid:
+            return ""
         names = [sanitize_text(job.id, 4096) for job in self.unfinished().values()]
         if not names:
             return ""
-        more = ", ..." if names[_MAX_SHOWN_JOBS:] else ""
-        shown = ", ".join(names[:_MAX_SHOWN_JOBS]) + more
+        more = ", ..." if names[_MAX_SHOWN:] else ""
+        shown = ", ".join(names[:_MAX_SHOWN]) + more
         kept = f", {sanitize_text(self._checkpoint.path)} knows them" if self._checkpoint else ""
         return f"jobs that go on at the service{kept} ({len(names)}): task ids {shown}"
 
@@ -274,10 +303,25 @@ class Scheduler:
             send_again = self._admission.failed(entry.attempts, error, self._clock())
             if send_again:
                 self._submit_queue.appendleft(entry)
+            if self._admission.is_down and not self._stopped:
+                self._worker_error = self._stopped_error(error)
+                self._stop()
         if send_again:
             log.info("not accepted, sending again: %s", error)
         else:
             self._finish(entry, error=error)
+
+    def _stopped_error(self, error: ImageLabsError) -> BatchStoppedError:
+        left = tuple(sorted(entry.index for entry in self._submit_queue))
+        shown = ", ".join(map(str, left[:_MAX_SHOWN])) + (", ..." if left[_MAX_SHOWN:] else "")
+        stopped = BatchStoppedError(
+            "the service is down: several submits in a row failed, the last one: "
+            f"{error.message}; not submitted: items {shown or 'none'} (counted from 0) and those "
+            "behind them",
+            unsubmitted=left,
+        )
+        stopped.__cause__ = error
+        return stopped
 
     def _poll(self, entry: Entry) -> None:
         job = entry.job

@@ -7,7 +7,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """Another Python, which Ctrl-C interrupts even if these tests ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, arguments)]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: Any = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE)
     with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as running:
         signal.signal(signal.SIGINT, before)
         try:
@@ -169,7 +169,12 @@ def events(path: Path) -> list[tuple[int, str]]:
 
 
 def complete(data: bytes) -> list[bytes]:
-    return data.split(b"\n")[:-1]
+    """Return the lines that were written completely, with or without their line break."""
+    lines = data.split(b"\n")
+    with suppress(ValueError):
+        json.loads(lines[-1])
+        return lines
+    return lines[:-1]
 
 
 def one_done_others_running(server: FaultyServer) -> None:

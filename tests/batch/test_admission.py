@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from imagelabs_sdk import APIConnectionError, APIStatusError, ChallengeError, RateLimitError
+from imagelabs_sdk import (
+    APIConnectionError,
+    APIStatusError,
+    ChallengeError,
+    ImageLabsError,
+    RateLimitError,
+    SubmissionUnknownError,
+)
 from imagelabs_sdk.batch.admission import Admission, Attempts
 
 
@@ -108,25 +115,71 @@ def test_a_challenge_is_not_sent_again_but_holds_back_the_next_submit() -> None:
     assert control.next_submit_at == 1
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        APIStatusError("422", status_code=422, delivered="yes"),
-        APIConnectionError("reset", delivered="maybe"),
-    ],
-)
-def test_what_the_service_has_worked_on_is_not_sent_again_and_ends_the_probing(
-    error: APIConnectionError,
-) -> None:
-    """It may have been bought; and it shows that the service takes submits."""
+def test_a_submit_that_the_service_has_judged_ends_the_probing() -> None:
+    """It shows that the service takes submits."""
     control, refused, judged = admission(), Attempts(), Attempts()
     control.submitting(refused, 0)
     control.failed(refused, limited(1), 0)
     control.submitting(judged, 1)
+    error = APIStatusError("422", status_code=422, delivered="yes")
     assert not control.failed(judged, error, 2)
     control.submitting(refused, 3)
     assert not refused.is_probe
     assert control.next_submit_at == 3
+
+
+OUTAGES = [
+    APIConnectionError("refused", delivered="no"),
+    APIConnectionError("reset", delivered="maybe"),
+    SubmissionUnknownError("a page", delivered="maybe"),
+    ChallengeError("a check", status_code=403, delivered="no"),
+    APIStatusError("502", status_code=502, delivered="maybe"),
+    APIStatusError("503", status_code=503, delivered="no", retry_after=1.0),
+]
+
+
+@pytest.mark.parametrize("error", OUTAGES)
+def test_a_service_that_answers_no_submit_is_down_after_a_few(error: ImageLabsError) -> None:
+    """One alone after the first ones, with pauses, so that little is at stake."""
+    control, crowd = admission(max_retries=99), [Attempts() for _ in range(8)]
+    for attempts in crowd:
+        control.submitting(attempts, 0)
+    for attempts in crowd:
+        control.failed(attempts, error, 0)
+    assert not control.is_down
+    submits, now = 1, 0.0
+    while not control.is_down:
+        assert control.next_submit_at >= now + 0.3
+        now = control.next_submit_at
+        control.submitting(crowd[0], now)
+        assert control.next_submit_at == math.inf
+        control.failed(crowd[0], error, now)
+        submits += 1
+    assert submits == 6
+    assert now <= 20
+
+
+@pytest.mark.parametrize("error", OUTAGES)
+def test_an_answer_in_between_shows_that_the_service_is_up(error: ImageLabsError) -> None:
+    """Single failures, however many in a day, must not stop a batch."""
+    control = admission()
+    for now in range(0, 1000, 100):
+        control.submitting(Attempts(), now)
+        control.failed(Attempts(), error, now)
+        control.submitting(Attempts(), now + 50)
+        control.accepted()
+    assert not control.is_down
+
+
+def test_an_item_does_not_lose_its_attempts_to_a_service_that_is_down() -> None:
+    """It surely was not accepted: it waits for the end of the outage."""
+    control, attempts = admission(max_retries=1), Attempts()
+    for now in (0, 100, 200, 300):
+        control.submitting(attempts, now)
+        assert control.failed(attempts, APIConnectionError("refused", delivered="no"), now)
+    control = admission(max_retries=0)
+    control.submitting(attempts, 0)
+    assert not control.failed(attempts, APIConnectionError("refused", delivered="no"), 0)
 
 
 def test_a_hold_never_shortens_another_one() -> None:

@@ -3,12 +3,15 @@
 import itertools
 import logging
 import math
+import os
 import signal
+import socket
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -17,6 +20,8 @@ from imagelabs_sdk import (
     APIConnectionError,
     APIResponseError,
     APIStatusError,
+    BatchStoppedError,
+    FixedInterval,
     HandlerTransport,
     HttpRequest,
     HttpResponse,
@@ -130,6 +135,7 @@ def test_nothing_to_do_is_no_outcome(service: ScriptedService) -> None:
         ({"timeout": 0}, "timeout"),
         ({"min_interval": -1}, "min_interval"),
         ({"min_interval": math.nan}, "min_interval"),
+        ({"unknown": "buy"}, "unknown"),
         ({"items": "a lighthouse"}, "items"),
         ({"items": {"prompt": "x"}}, "items"),
         ({"items": ImageRequest("x")}, "items"),
@@ -359,3 +365,80 @@ def test_a_program_can_end_with_a_batch_left_behind(server: FaultyServer) -> Non
         _, complaint = running.communicate(timeout=20)
     assert running.returncode == 0
     assert complaint == "stopped early; jobs that go on at the service (1): task ids task-1\n"
+
+
+def test_stop_iteration_out_of_a_callback_does_not_end_a_batch_in_silence(
+    service: ScriptedService,
+) -> None:
+    """`next(iterator)` in a callback raises it, and a loop would take it for the end."""
+
+    def careless(index: int, progress: Progress) -> None:
+        next(iter(()))
+
+    service.render_times = {"a": 50.0}
+    with pytest.raises(RuntimeError, match="a callback raised StopIteration"):
+        run(service, "a", on_progress=careless)
+    assert not workers()
+
+
+def test_a_batch_of_another_process_says_so(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork has inherited it without its threads."""
+    batch = begin(service, "a")
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        for use in (lambda: next(batch), lambda: batch.unfinished):
+            with pytest.raises(InvalidRequestError, match="make another one in this process"):
+                use()
+        batch.close()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "is_unknown"),
+    [
+        (APIConnectionError("refused", delivered="no"), False),
+        (refused(503, retry_after="1"), False),
+        (refused(502), True),
+    ],
+)
+def test_a_service_that_is_down_stops_a_batch_with_what_is_left(
+    trouble: HttpResponse | Exception, is_unknown: bool, service: ScriptedService, tmp_path: Path
+) -> None:
+    """Each item would fail like those before it, and some may have been bought."""
+    names = [str(number) for number in range(20)]
+    service.submit_answers = {name: [trouble] * 99 for name in names}
+    service.render_times = {"first": math.inf}
+    items = ["first", *names]
+    path = tmp_path / "run.jsonl"
+    batch = begin(service, *items, checkpoint=path, timeout=math.inf)
+    outcomes = []
+    with pytest.raises(BatchStoppedError, match="the service is down") as caught:
+        outcomes.extend(batch)
+    burnt = {outcome.index for outcome in outcomes}
+    assert len(service.submits()) == 1 + 6
+    assert len(burnt) <= 6
+    assert set(caught.value.unsubmitted) == set(range(1, 21)) - burnt
+    assert "(counted from 0) and those behind them" in caught.value.message
+    assert [job.id for job in batch.unfinished.values()] == ["first"]
+    if sys.version_info >= (3, 11):
+        assert "task ids first" in caught.value.__notes__[0]
+    assert list(batch) == []
+    service.submit_answers.clear()
+    service.render_times.clear()
+    again = kinds(run(service, *items, checkpoint=path))
+    assert Counter(again.values())["result"] == 21 - (len(burnt) if is_unknown else 0)
+
+
+def test_a_service_that_cannot_be_reached_stops_a_batch(connect: Connect) -> None:
+    """Over a real socket that nobody listens to."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        client = ImageLabs(
+            f"http://127.0.0.1:{nobody.getsockname()[1]}",
+            polling=FixedInterval(0.02, sleep=lambda seconds: sleep(min(seconds, 0.02))),
+        )
+        with client, pytest.raises(BatchStoppedError) as caught:
+            list(client.generate_many(map(str, itertools.count()), workers=4))
+    assert isinstance(caught.value.__cause__, APIConnectionError)
+    assert len(caught.value.unsubmitted) == 64

@@ -1,11 +1,15 @@
 """The checkpoint: nothing is bought twice, however a run ends."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
+import socket
 import stat
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +35,7 @@ from tests.batch.scripted import (
     ids,
     kinds,
     ok,
+    one_done_others_running,
     process,
     refused,
     run,
@@ -197,14 +202,20 @@ def test_two_runs_at_once_are_refused(service: ScriptedService, path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        ("a lighthouse", "it is no checkpoint"),
-        ("a lighthouse\na boat\n", "no checkpoint of this version"),
-        ("[1]\n", "no checkpoint of this version"),
-        ('{"version":2,"base_url":"https://editor.imagelabs.net"}\n', "of this version"),
+        ("a lighthouse", "it is not a checkpoint"),
+        ("a lighthouse\na boat\n", "it is not a checkpoint"),
+        ("[1]\n", "it is not a checkpoint"),
+        (
+            '{"version":2,"base_url":"https://editor.imagelabs.net"}\n',
+            "of this version",
+        ),
         ('{"version":1,"base_url":"https://other.test"}\n', "another service, https://other.test"),
-        ("HEADER\nnonsense\n", "its line 2 is no line"),
-        ('HEADER\n{"index":0,"event":"eaten"}\n', "its line 2 is no line"),
-        ('HEADER\n{"index":0,"event":"refused"}\n{"event":"refused"}\n', "its line 3 is no line"),
+        ("HEADER\nnonsense\n", "its line 2 is not a JSON object"),
+        ('HEADER\n{"index":0,"event":"eaten"}\n', "its line 2 is not a line"),
+        (
+            'HEADER\n{"index":0,"event":"refused"}\n{"event":"refused"}\n',
+            "its line 3 is not a line",
+        ),
     ],
 )
 def test_a_file_of_another_kind_is_refused_and_left_as_it_is(
@@ -250,3 +261,226 @@ def test_a_full_disk_ends_the_run_before_the_next_request(
     with pytest.raises(OSError, match="No space left"):
         next(batch)
     assert service.submits() == []
+
+
+# The file on a real system ------------------------------------------------------------------
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def replace(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("change", [delete, replace, truncate])
+def test_a_checkpoint_that_is_changed_under_a_run_ends_it_before_the_next_submit(
+    service: ScriptedService, path: Path, change: Callable[[Path], None]
+) -> None:
+    """The next run would not know of what is bought from now on, and buy it again."""
+
+    def items() -> Iterator[str]:
+        yield "a"
+        change(path)
+        yield "b"
+
+    service.open.set()
+    service.render_times = dict.fromkeys("ab", 1.0)
+    batch = client_of(service).generate_many(items(), workers=1, max_in_flight=1, checkpoint=path)
+    assert next(batch).result is not None
+    with pytest.raises(OSError, match="the checkpoint was deleted or replaced"):
+        next(batch)
+    assert service.submits() == ["a"]
+
+
+def test_a_checkpoint_is_still_found_after_a_change_of_the_working_directory(
+    service: ScriptedService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means what it meant at the start."""
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    batch = begin(service, "a", checkpoint="run.jsonl")
+    monkeypatch.chdir(tmp_path / "other")
+    assert len(list(batch)) == 1
+
+
+@pytest.mark.parametrize("kind", ["a directory", "a pipe", "a device", "a socket"])
+def test_what_is_no_file_is_refused_by_name(
+    service: ScriptedService, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`/dev/zero` has no end, a pipe hangs."""
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    names: list[str | Path] = [Path("special")]
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "a directory":
+            Path("special").mkdir()
+        elif kind == "a pipe":
+            os.mkfifo("special")
+        elif kind == "a socket":
+            listener.bind("special")
+        else:
+            names = ["/dev/zero", "/dev/null"]
+        for name in names:
+            with pytest.raises(InvalidRequestError, match=f"{name}: it is {kind}") as caught:
+                run(service, "a", checkpoint=name)
+            assert caught.value.field == "checkpoint"
+    assert not service.received
+
+
+def test_the_mode_of_an_existing_checkpoint_is_tightened(
+    service: ScriptedService, path: Path
+) -> None:
+    """It holds prompts; an editor or a copy may have opened it to all."""
+    run(service, "a", checkpoint=path)
+    path.chmod(0o644)
+    run(service, "a", checkpoint=path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_mode_that_cannot_be_tightened_is_logged(
+    service: ScriptedService,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A file system without modes is no reason to stop."""
+    run(service, "a", checkpoint=path)
+    path.chmod(0o644)
+
+    def refuse(handle: int, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    assert len(run(service, "a", checkpoint=path)) == 1
+    assert "may be read by others" in caplog.text
+
+
+def test_the_file_of_somebody_else_keeps_its_mode(service: ScriptedService, path: Path) -> None:
+    """A list of prompts given by mistake is left as it is."""
+    path.write_text("a lighthouse\n")
+    path.chmod(0o644)
+    with pytest.raises(InvalidRequestError):
+        run(service, "a", checkpoint=path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def with_bom(data: bytes) -> bytes:
+    return b"\xef\xbb\xbf" + data
+
+
+def with_crlf(data: bytes) -> bytes:
+    return data.replace(b"\n", b"\r\n")
+
+
+def without_last_break(data: bytes) -> bytes:
+    return data[:-1]
+
+
+def with_spaces(data: bytes) -> bytes:
+    return data.replace(b'":', b'": ').replace(b',"base_url"', b', "base_url"') + b"\n\n"
+
+
+@pytest.mark.parametrize("edit", [with_bom, with_crlf, without_last_break, with_spaces])
+def test_a_checkpoint_that_an_editor_has_saved_is_read(
+    service: ScriptedService, path: Path, edit: Callable[[bytes], bytes]
+) -> None:
+    """What it says is the same."""
+    run(service, *"ab", checkpoint=path)
+    path.write_bytes(edit(path.read_bytes()))
+    for items in ("ab", "abc", "abc"):
+        assert len(run(service, *items, checkpoint=path)) == len(items)
+    assert service.submits() == [*"abc"]
+
+
+def test_a_line_without_end_is_refused_in_bounded_memory(
+    service: ScriptedService, path: Path
+) -> None:
+    """A file of zeros with a good first line: nothing of it is read into memory whole."""
+    run(service, "a", checkpoint=path)
+    os.truncate(path, 4 * 1024**3)  # sparse
+    with pytest.raises(InvalidRequestError, match="it has a line of more than"):
+        run(service, "a", checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EWOULDBLOCK, "another run uses it"),
+        (errno.EACCES, "another run uses it"),
+        (errno.ENOLCK, r"it cannot be locked \(No locks available\); use a file on a local disk"),
+    ],
+)
+def test_a_lock_that_fails_says_why(
+    service: ScriptedService,
+    path: Path,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network disk without locks is not "in use"."""
+
+    def fail(file: object, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(InvalidRequestError, match=words):
+        run(service, "a", checkpoint=path)
+
+
+def test_an_item_of_unknown_fate_is_sent_again_if_the_caller_says_so(
+    service: ScriptedService, path: Path
+) -> None:
+    """Only a person can look whether it was bought."""
+    service.submit_answers = {"a": [APIConnectionError("reset", delivered="maybe")]}
+    run(service, *"ab", checkpoint=path)
+    (error,) = [o.error for o in run(service, *"ab", checkpoint=path, unknown="skip") if o.error]
+    assert isinstance(error, SubmissionUnknownError)
+    assert 'unknown="retry" sends it again, which may buy the image twice' in error.message
+    outcomes = run(service, *"ab", checkpoint=path, unknown="retry")
+    assert set(kinds(outcomes).values()) == {"result"}
+    assert Counter(service.submits()) == {"a": 2, "b": 1}
+
+
+FORK = """
+    import os, signal, sys
+    from imagelabs_sdk import ImageLabs, InvalidRequestError
+    batch = ImageLabs(sys.argv[1], poll_interval=0.02).generate_many(
+        ["a", "b"], workers=2, checkpoint=sys.argv[2])
+    next(batch)
+    child = os.fork()
+    if child == 0:
+        for use in (lambda: next(batch), lambda: batch.unfinished):
+            try:
+                use()
+            except InvalidRequestError as error:
+                print(error.code, flush=True)
+        batch.close()
+        print("child", flush=True)
+        sys.stdin.read()  # goes on living
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_forked_child_fails_clearly_and_does_not_keep_the_lock(
+    server: FaultyServer, connect: Connect, path: Path
+) -> None:
+    """It has none of the threads; and the lock is shared with it, so that it would outlive us."""
+    one_done_others_running(server)
+    with process(FORK, server.url, path) as running:
+        assert running.stdout is not None
+        lines = [running.stdout.readline() for _ in range(3)]
+        running.wait(20)
+        server.scripts["/progress"] = [server.done()]
+        outcomes = list(connect(server).generate_many([*"ab"], checkpoint=path))
+        assert running.stdin is not None
+        running.stdin.close()
+    assert lines == ["wrong_process\n", "wrong_process\n", "child\n"]
+    assert set(kinds(outcomes).values()) == {"result"}
