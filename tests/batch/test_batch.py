@@ -263,13 +263,14 @@ def test_a_reader_who_has_had_enough_leaves_no_thread_and_no_socket(
 
 
 def test_a_finished_batch_leaves_no_socket(server: FaultyServer, connect: Connect) -> None:
-    """Also while the client lives on; and each worker has had one connection."""
+    """Also while the client lives on; and polls take the connections that are open."""
     client = connect(server)
     assert len(list(client.generate_many(map(str, range(40)), workers=4))) == 40
     for thread in server.threads[1:]:
         thread.join(5)
         assert not thread.is_alive()
-    assert server.connections <= 4
+    # A submit takes a new one until the service has shown that it keeps connections.
+    assert server.connections <= server.count("/txt2img") + 4
 
 
 def test_what_is_unfinished_is_at_hand(service: ScriptedService) -> None:
