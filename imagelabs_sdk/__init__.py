@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .errors import JobError as JobError
     from .errors import JobFailedError as JobFailedError
     from .errors import JobStalledError as JobStalledError
+    from .errors import JobStoppedError as JobStoppedError
     from .errors import JobTimeoutError as JobTimeoutError
     from .errors import RateLimitError as RateLimitError
     from .errors import SubmissionUnknownError as SubmissionUnknownError
@@ -67,8 +68,8 @@ _ROOMS = {
     "deadline": "Deadline",
     "errors": "AcceptedJob APIConnectionError APIResponseError APIStatusError APITimeoutError "
     "BatchStoppedError ChallengeError DownloadError ForbiddenAddressError ImageLabsError "
-    "InvalidRequestError JobError JobFailedError JobStalledError JobTimeoutError RateLimitError "
-    "SubmissionUnknownError attach_job",
+    "InvalidRequestError JobError JobFailedError JobStalledError JobStoppedError JobTimeoutError "
+    "RateLimitError SubmissionUnknownError attach_job",
     "formats": "ImageFormat sniff",
     "images": "GeneratedImage RequestedImage Timings",
     "jobs": "Job PollResult",

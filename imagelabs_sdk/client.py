@@ -15,7 +15,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .batch.batch import Batch, Item, OnBatchProgress
     from .context import ClientContext
-    from .deadline import Deadline
+    from .deadline import Deadline, Stop
     from .images import RequestedImage
     from .jobs import Job, OnProgress
     from .models import ImageRequest, Progress
@@ -128,6 +128,8 @@ class ImageLabs(ReferenceProvider):
         extra_body: Mapping[str, Any] | None = None,
         timeout: "float | Deadline | None" = None,
         on_progress: "OnProgress | None" = None,
+        stop: "Stop | None" = None,
+        stall_timeout: float | None = None,
         **unknown: NoReturn,
     ) -> "RequestedImage":
         """Submit a job for one image and wait until the image is there.
@@ -150,6 +152,11 @@ class ImageLabs(ReferenceProvider):
             timeout: Seconds for submit and wait together, or a `Deadline`; `None`: the client's;
                 infinity: no limit.
             on_progress: Called with each poll that was answered.
+            stop: A `threading.Event`, or a function that returns True: ends the call within 0.1 s.
+                A submit in flight finishes first, so that its id is known; the job goes on at the
+                service.
+            stall_timeout: Seconds after which the wait ends if neither status nor progress has
+                changed; `None`: never.
             **unknown: None; a name that is misspelt raises.
 
         Raises:
@@ -159,6 +166,7 @@ class ImageLabs(ReferenceProvider):
                 `job` set, the service refuses to tell how it stands.
             JobFailedError, JobTimeoutError, JobStalledError: It was accepted and has led to no
                 image (yet); `job` is set.
+            JobStoppedError: `stop` ended it; without a `job` nothing had been accepted.
         """
         from .images import RequestedImage  # loaded with the context, on first use
         from .jobs import Job
@@ -173,9 +181,11 @@ class ImageLabs(ReferenceProvider):
         })  # fmt: skip
         # Error trackers show the local variables of each frame: none may hold a prompt.
         del prompt, negative_prompt, reference_image, extra_body, unknown
-        context, deadline = self._context, self.deadline(timeout)
-        job = Job.submit(context, request, deadline)
-        image = job.result(timeout=deadline, on_progress=on_progress)
+        if stall_timeout is not None:
+            validation.seconds("stall_timeout", stall_timeout)
+        deadline = self.deadline(timeout, stop=stop)
+        job = Job.submit(self._context, request, deadline)
+        image = job.result(timeout=deadline, on_progress=on_progress, stall_timeout=stall_timeout)
         assert isinstance(image, RequestedImage)  # the job has its request
         return image
 
@@ -196,6 +206,7 @@ class ImageLabs(ReferenceProvider):
         reference_strength: SupportsIndex | None = None,
         extra_body: Mapping[str, Any] | None = None,
         timeout: "float | Deadline | None" = None,
+        stop: "Stop | None" = None,
         **unknown: NoReturn,
     ) -> "Job":
         """Submit a job for one image and do not wait. Arguments and errors as in `generate`."""
@@ -211,7 +222,7 @@ class ImageLabs(ReferenceProvider):
         })  # fmt: skip
         # Error trackers show the local variables of each frame: none may hold a prompt.
         del prompt, negative_prompt, reference_image, extra_body, unknown
-        return Job.submit(self._context, request, self.deadline(timeout))
+        return Job.submit(self._context, request, self.deadline(timeout, stop=stop))
 
     def generate_many(
         self,
@@ -341,14 +352,17 @@ class ImageLabs(ReferenceProvider):
     def __hash__(self) -> int:
         return hash(self.url)
 
-    def deadline(self, timeout: "float | Deadline | None" = None) -> "Deadline":
+    def deadline(
+        self, timeout: "float | Deadline | None" = None, *, stop: "Stop | None" = None
+    ) -> "Deadline":
         """Return a deadline that several calls can share, each as its `timeout`.
 
         Args:
             timeout: Seconds from now, or a `Deadline`, which is returned as it is; `None`: the
                 client's; infinity: no limit.
+            stop: A `threading.Event`, or a function that returns True: ends those calls early.
         """
-        return self._context.deadline(timeout)
+        return self._context.deadline(timeout, stop)
 
     # How it is done --------------------------------------------------------------------
 

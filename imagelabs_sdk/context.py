@@ -2,7 +2,7 @@
 
 import attrs
 
-from .deadline import Deadline
+from .deadline import Deadline, Stop
 from .downloads import ImageDownloader
 from .endpoints import Endpoints
 from .polling import Adaptive, FixedInterval, PollingStrategy
@@ -63,8 +63,8 @@ class ClientContext:
             sleep=self.polling.sleep,
         )
 
-    def deadline(self, timeout: float | Deadline | None) -> Deadline:
+    def deadline(self, timeout: float | Deadline | None, stop: Stop | None = None) -> Deadline:
         """Return the deadline of a call; `None`: after the client's own `timeout`."""
         return Deadline.from_timeout(
-            timeout, default=self.settings.timeout, clock=self.polling.clock
+            timeout, default=self.settings.timeout, clock=self.polling.clock, stop=stop
         )

@@ -45,6 +45,7 @@ from .errors import (
     ChallengeError,
     ImageLabsError,
     InvalidRequestError,
+    JobStoppedError,
     SubmissionUnknownError,
 )
 from .models import ImageRequest, Progress
@@ -111,6 +112,7 @@ class Endpoints:
             SubmissionUnknownError: It may have been accepted; it was not sent again.
             APIStatusError, APIResponseError: It was refused.
             APIConnectionError: It surely never arrived (``delivered == "no"``).
+            JobStoppedError: The caller asked to stop before it was accepted.
         """
         retries = self.settings.max_retries if max_retries is None else max_retries
         call = _Call(
@@ -120,10 +122,15 @@ class Endpoints:
             self._secrets(request),
         )
         attempt = 0
+        unstoppable = (
+            deadline.without_stop()
+        )  # a submit in flight finishes, so that its id is known
         while True:
+            if deadline.stopped:
+                raise JobStoppedError("stopped before anything was submitted", delivered="no")
             attempt += 1
             try:
-                task_id = self._exchange(call, deadline, attempt)
+                task_id = self._exchange(call, unstoppable, attempt)
             except ImageLabsError as error:
                 pause = submit_retry_delay(error, attempt)
                 if attempt > retries or pause is None or pause >= deadline.remaining():
@@ -132,7 +139,7 @@ class Endpoints:
             else:
                 self._log_accepted(task_id, request)
                 return task_id
-            self.sleep(pause)
+            deadline.pause(pause, self.sleep)
 
     def progress(
         self, task_id: str, *, deadline: Deadline, request: ImageRequest | None = None

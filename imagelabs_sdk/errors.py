@@ -16,7 +16,8 @@
     ├── JobError                                   job
     │   ├── JobFailedError                         job_failed          the service says so
     │   ├── JobTimeoutError     (TimeoutError)     job_timeout         still running
-    │   └── JobStalledError                        job_stalled         cannot ask how it stands
+    │   ├── JobStalledError                        job_stalled         cannot ask, or nothing moves
+    │   └── JobStoppedError                        job_stopped         the caller asked to stop
     └── DownloadError                              download            no image could be fetched
 
 Every error pickles, compares by value and reads the same in another process. No message holds a
@@ -51,6 +52,7 @@ __all__ = [
     "JobError",
     "JobFailedError",
     "JobStalledError",
+    "JobStoppedError",
     "JobTimeoutError",
     "RateLimitError",
     "SubmissionUnknownError",
@@ -358,12 +360,24 @@ class JobTimeoutError(JobError, TimeoutError):
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class JobStalledError(JobError):
-    """The service could not be asked how the job stands, many times in a row.
+    """The service could not be asked how the job stands, or its answer did not change any more.
 
-    The job itself may be healthy: `job.wait()` goes on. The last failure is the ``__cause__``.
+    Either many polls in a row failed, and the last failure is the ``__cause__``; or neither status
+    nor progress moved for `stall_timeout`. The job may be healthy: `job.wait()` goes on.
     """
 
     code: str = "job_stalled"
+
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
+class JobStoppedError(JobError):
+    """The caller asked to stop with `stop`; nothing more was sent.
+
+    The job goes on at the service and `job.wait()` goes on waiting. Without a `job` nothing had
+    been accepted, and `delivered` is ``"no"``.
+    """
+
+    code: str = "job_stopped"
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)

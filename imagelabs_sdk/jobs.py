@@ -12,7 +12,7 @@ import attrs
 from . import wire
 from ._redact import sanitize_text
 from .context import ClientContext
-from .deadline import Deadline
+from .deadline import Deadline, Stop
 from .endpoints import is_permanent_poll_error, job_log
 from .errors import (
     ChallengeError,
@@ -20,13 +20,14 @@ from .errors import (
     JobError,
     JobFailedError,
     JobStalledError,
+    JobStoppedError,
     JobTimeoutError,
     attach_job,
 )
 from .images import GeneratedImage, RequestedImage, Timings
 from .models import ImageRequest, Progress, State
 from .polling import Poll, after_failures
-from .validation import invalid
+from .validation import invalid, seconds
 
 __all__ = ["Job", "OnProgress", "PollResult"]
 
@@ -176,17 +177,22 @@ class Job:
 
     # Polling ---------------------------------------------------------------------------
 
-    def refresh(self, *, timeout: float | Deadline | None = None) -> Progress:
+    def refresh(
+        self, *, timeout: float | Deadline | None = None, stop: Stop | None = None
+    ) -> Progress:
         """Poll once and return how the job stands, also if it failed.
 
         Raises:
             APIConnectionError, APIStatusError, APIResponseError: No usable answer; the job
                 may be healthy.
+            JobStoppedError: `stop` ended it.
         """
         with attach_job(self):
-            return self._refresh(self._context.deadline(timeout))
+            return self._refresh(self._context.deadline(timeout, stop))
 
-    def poll(self, *, timeout: float | Deadline | None = None) -> PollResult:
+    def poll(
+        self, *, timeout: float | Deadline | None = None, stop: Stop | None = None
+    ) -> PollResult:
         """Poll once, without ever sleeping, and say when to poll next. A done job is not polled.
 
         For loops, queues and sweeps of your own. A single failed poll is not raised: see
@@ -196,13 +202,19 @@ class Job:
             JobFailedError: The service says that it failed.
             JobTimeoutError: No time was left to poll.
             JobStalledError: Too many polls failed in a row.
+            JobStoppedError: `stop` ended it.
             APIStatusError: The service refuses to tell (it has forgotten the task, say).
         """
         with attach_job(self):
-            return self._poll(self._context.deadline(timeout))
+            return self._poll(self._context.deadline(timeout, stop))
 
     def wait(
-        self, *, timeout: float | Deadline | None = None, on_progress: OnProgress | None = None
+        self,
+        *,
+        timeout: float | Deadline | None = None,
+        on_progress: OnProgress | None = None,
+        stop: Stop | None = None,
+        stall_timeout: float | None = None,
     ) -> "Job":
         """Wait until the image is there, and return the job itself.
 
@@ -210,27 +222,47 @@ class Job:
             timeout: Seconds, or a `Deadline`; `None`: the client's `timeout`; 0: do not wait;
                 infinity: no limit.
             on_progress: Called with each answered poll.
+            stop: A `threading.Event`, or a function that returns True: ends the wait within 0.1 s,
+                and the job goes on at the service.
+            stall_timeout: Seconds after which it ends if neither status nor progress has changed;
+                `None`: never.
 
         Raises:
             JobFailedError, JobTimeoutError, JobStalledError, APIStatusError: As in `poll`.
+            JobStalledError: Also after `stall_timeout`.
+            JobStoppedError: `stop` ended it.
         """
-        for progress in self.events(timeout=timeout):
+        for progress in self.events(timeout=timeout, stop=stop, stall_timeout=stall_timeout):
             if on_progress is not None:
                 with attach_job(self):
                     on_progress(progress)
         return self
 
     def result(
-        self, *, timeout: float | Deadline | None = None, on_progress: OnProgress | None = None
+        self,
+        *,
+        timeout: float | Deadline | None = None,
+        on_progress: OnProgress | None = None,
+        stop: Stop | None = None,
+        stall_timeout: float | None = None,
     ) -> GeneratedImage:
         """Wait, and return the image. Arguments and errors as in `wait`."""
-        return self.wait(timeout=timeout, on_progress=on_progress).image()
+        return self.wait(
+            timeout=timeout, on_progress=on_progress, stop=stop, stall_timeout=stall_timeout
+        ).image()
 
-    def events(self, *, timeout: float | Deadline | None = None) -> Iterator[Progress]:
+    def events(
+        self,
+        *,
+        timeout: float | Deadline | None = None,
+        stop: Stop | None = None,
+        stall_timeout: float | None = None,
+    ) -> Iterator[Progress]:
         """Yield each answered poll while waiting, the last one included. Arguments as in `wait`."""
         with attach_job(self):
-            deadline = self._context.deadline(timeout)
-        return self._events(deadline)
+            deadline = self._context.deadline(timeout, stop)
+            stall = math.inf if stall_timeout is None else seconds("stall_timeout", stall_timeout)
+        return self._events(deadline, stall)
 
     def image(self) -> GeneratedImage:
         """Return the image of a job that is known to be done. Makes no request.
@@ -342,32 +374,41 @@ class Job:
     def _elapsed(self) -> float:
         return self._now() - self._origin
 
-    def _events(self, deadline: Deadline) -> Iterator[Progress]:
+    def _events(self, deadline: Deadline, stall: float) -> Iterator[Progress]:
         with attach_job(self):
             self._raise_if_failed()
+        seen, moved_at = _movement(self._progress), self._now()
         while not self.done:
             with attach_job(self):
-                self._sleep_until_due(deadline)
+                self._sleep_until_due(deadline, moved_at + stall)
                 result = self._poll(deadline)
+                if _movement(self._progress) != seen:
+                    seen, moved_at = _movement(self._progress), self._now()
+                elif self._now() - moved_at >= stall and not self.done:
+                    raise self._stalled_error(stall)
             if result.error is None and result.progress is not None:
                 yield result.progress
 
-    def _sleep_until_due(self, deadline: Deadline) -> None:
+    def _sleep_until_due(self, deadline: Deadline, stalled_at: float) -> None:
         pause, left = self.next_poll_in, deadline.remaining()
         if pause >= left:  # too late to be of use: poll a last time while it is
             pause = left - _LAST_POLL if left > _LAST_POLL else left
+        pause = min(pause, stalled_at - self._now())
         if pause > 0:
-            self._context.polling.sleep(pause)
+            deadline.pause(pause, self._context.polling.sleep)
 
     def _poll(self, deadline: Deadline) -> PollResult:
         if self.done:
             self._raise_if_failed()
             return PollResult(self._progress, None)
+        self._raise_if_stopped(deadline)
         if deadline.passed:
             raise self._timeout_error()
         pause = self._delay()
         try:
             progress = self._refresh(deadline)
+        except JobStoppedError:
+            raise
         except ImageLabsError as error:
             delay = self._after_failure(error, pause)
             result = PollResult(self._progress, delay, error)
@@ -388,7 +429,11 @@ class Job:
 
     def _refresh(self, deadline: Deadline) -> Progress:
         endpoints = self._context.endpoints
-        latest = endpoints.progress(self._id, deadline=deadline, request=self._request)
+        try:
+            latest = endpoints.progress(self._id, deadline=deadline, request=self._request)
+        except ImageLabsError as error:
+            self._raise_if_stopped(deadline, error)
+            raise
         elapsed = self._elapsed()
         self._progress = progress = wire.merge_progress(self._progress, latest)
         self._poll_count += 1
@@ -446,11 +491,33 @@ class Job:
             status=self._progress.status if self._progress else "",
         )
 
+    def _raise_if_stopped(self, deadline: Deadline, error: ImageLabsError | None = None) -> None:
+        if deadline.stopped:
+            raise JobStoppedError(
+                f"stopped by the caller; {self._last_status()}; the job goes on at the service: "
+                "wait again, or ask for its id later",
+                waited=self._elapsed(),
+                status=self._progress.status if self._progress else "",
+            ) from error
+
+    def _stalled_error(self, stall: float) -> JobStalledError:
+        return JobStalledError(
+            f"neither status nor progress has changed for {stall:g} s; {self._last_status()}; the "
+            "job may be healthy: wait again, or ask for its id later",
+            waited=self._elapsed(),
+            status=self._progress.status if self._progress else "",
+        )
+
     def _last_status(self) -> str:
         if self._progress is None:
             return "no poll was answered"
         shown = self._progress.status or self._progress.state.value
         return f"its last status was {shown!r}"
+
+
+def _movement(progress: Progress | None) -> object:
+    """Return what has to change within `stall_timeout`."""
+    return progress and (progress.state, progress.status, progress.fraction)
 
 
 def _moment(when: object) -> float:

@@ -19,6 +19,7 @@ import attrs
 from urllib3 import HTTPConnectionPool, PoolManager, Retry
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.util.wait import wait_for_read
 
 from ..deadline import Deadline
 from . import _addresses
@@ -29,6 +30,7 @@ _MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without ou
 _MAX_LINES = 64  # of headers, that a connection keeps; cookies and lengths may change for ever
 _IDLE = 1.0  # seconds; a connection that is closed later was closed for being idle
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+_STOP_INTERVAL = 0.05  # seconds after which a wait asks again whether the caller wants to stop
 _SLACK = 0.01  # seconds that the last wait may end too late
 _NEVER = Retry(0, read=False, redirect=False)
 
@@ -110,6 +112,14 @@ def _limit_socket_timeout(sock: Any, deadline: Deadline) -> None:
         sock.settimeout(left)
 
 
+def _wait_for_read(sock: Any, deadline: Deadline) -> None:
+    """Wait until there is something to read, asking in between if the caller wants to stop."""
+    if getattr(sock, "pending", int)():  # TLS has decrypted more than was read
+        return
+    while not wait_for_read(sock, min(deadline.socket_timeout(), _STOP_INTERVAL)):
+        pass
+
+
 class _DeadlineReader(io.RawIOBase):
     """A socket's file that gives every single read no more than the time left."""
 
@@ -120,6 +130,8 @@ class _DeadlineReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        if self._deadline.stop is not None:
+            _wait_for_read(self._sock, self._deadline)
         _limit_socket_timeout(self._sock, self._deadline)
         count: int | None = self._file.readinto(buffer)
         return count

@@ -1,0 +1,204 @@
+"""Waits that others can end: by a stop, or because nothing moves any more."""
+
+import threading
+import time as real_time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from imagelabs_sdk import (
+    Deadline,
+    FixedInterval,
+    HandlerTransport,
+    HttpRequest,
+    HttpResponse,
+    ImageLabs,
+    ImageLabsError,
+    InvalidRequestError,
+    Job,
+    JobStalledError,
+    JobStoppedError,
+    JobTimeoutError,
+)
+from tests import faulty
+from tests.conftest import FakeTime
+from tests.faulty import FaultyServer
+from tests.spine.test_client import ACCEPTED, DONE, HALF, QUEUED, client_of, ok, service, status
+
+SOON = 5.0  # seconds; far above what stopping takes, far below what it ends
+
+
+def stop_after(seconds: float) -> threading.Event:
+    event = threading.Event()
+    threading.Timer(seconds, event.set).start()
+    return event
+
+
+def timed(call: Callable[[], object]) -> tuple[JobStoppedError, float]:
+    begun = real_time.monotonic()
+    with pytest.raises(JobStoppedError) as caught:
+        call()
+    return caught.value, real_time.monotonic() - begun
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_a_stop_ends_a_wait_with_the_job_at_hand(as_function: bool) -> None:
+    """Somebody else decides that waiting is over; the job is not lost by it."""
+    client = client_of(service([HALF]), FakeTime(), polling=FixedInterval(60.0), timeout=600)
+    event = stop_after(0.05)
+    stop = event.is_set if as_function else event
+    error, took = timed(lambda: client.generate("x", stop=stop))
+    assert took < SOON
+    assert (error.task_id, error.delivered, error.code) == ("task-1", "yes", "job_stopped")
+    assert "goes on at the service" in str(error)
+    assert isinstance(error.job, Job)
+    assert error.job.refresh().fraction == 0.5
+
+
+@pytest.mark.parametrize("call", ["wait", "result", "refresh", "poll"])
+def test_a_stop_ends_a_poll_that_hangs(
+    call: str, server: FaultyServer, connect: Callable[..., ImageLabs]
+) -> None:
+    """Also a service that does not answer is left within a tenth of a second."""
+    server.scripts["/progress"] = [faulty.hang()]
+    job = connect(server, timeout=60).get_job("task-1")
+    error, took = timed(lambda: getattr(job, call)(stop=stop_after(0.1)))
+    assert took < SOON
+    assert error.job is job
+
+
+def test_events_end_by_a_stop_too() -> None:
+    """The reader of a loop is told in the loop."""
+    stop = threading.Event()
+    job = client_of(service([HALF]), FakeTime(), polling=FixedInterval(0.001)).get_job("task-1")
+    events = job.events(stop=stop)
+    assert next(events).fraction == 0.5
+    stop.set()
+    with pytest.raises(JobStoppedError, match="last status was 'Processing'"):
+        next(events)
+
+
+def test_a_submit_in_flight_finishes_first(time: FakeTime) -> None:
+    """Its id is known then; without it an image would be bought and lost."""
+
+    def peer(request: HttpRequest) -> HttpResponse:
+        stop.set()
+        return ACCEPTED
+
+    stop = threading.Event()
+    with pytest.raises(JobStoppedError) as caught:
+        client_of(peer, time).generate("x", stop=stop)
+    assert caught.value.task_id == "task-1"
+    stop.clear()
+    assert client_of(peer, time).submit("x", stop=stop).id == "task-1"
+
+
+def test_what_is_stopped_before_its_submit_is_not_sent(time: FakeTime) -> None:
+    """Nor sent again after a refusal."""
+    peer = service(submits=[status(429, retry_after="20"), ACCEPTED])
+    with pytest.raises(JobStoppedError) as caught:
+        client_of(peer, time).submit("x", stop=lambda: True)
+    assert (caught.value.delivered, caught.value.job, len(peer.asked)) == ("no", None, 0)
+    with pytest.raises(JobStoppedError) as later:
+        client_of(peer, time).generate("x", stop=lambda: time.now > 1003.0)
+    assert (later.value.delivered, peer.count("/txt2img")) == ("no", 1)
+    assert time.now < 1004.0
+
+
+def test_a_stop_in_a_deadline_ends_every_call_that_shares_it(time: FakeTime) -> None:
+    """One deadline and one stop for a whole piece of work."""
+    client = client_of(service([HALF]), time)
+    deadline = client.deadline(30, stop=lambda: time.now >= 1005.0)
+    job = client.submit("x", timeout=deadline)
+    with pytest.raises(JobStoppedError):
+        job.wait(timeout=deadline)
+    assert 1005.0 <= time.now < 1005.2
+
+
+@pytest.mark.parametrize("stop", [True, 7, "now"])
+def test_a_stop_that_cannot_be_asked_is_refused(stop: Any, time: FakeTime) -> None:
+    """Before anything is sent."""
+    peer = service()
+    with pytest.raises(InvalidRequestError) as caught:
+        client_of(peer, time).generate("x", stop=stop)
+    assert caught.value.field == "stop"
+    assert not peer.asked
+
+
+def test_a_stop_of_the_callers_that_fails_names_the_job(time: FakeTime) -> None:
+    """It is the caller's own code, and the job is the caller's, too."""
+    job = client_of(service([HALF]), time).get_job("task-1")
+    with pytest.raises(ZeroDivisionError) as caught:
+        job.wait(stop=lambda: 1 / 0 > 1)
+    notes = getattr(caught.value, "__notes__", ["task id task-1"])
+    assert "task id task-1" in notes[0]
+
+
+# Nothing moves ----------------------------------------------------------------------------
+
+
+def test_a_wait_without_movement_ends_by_the_stall_timeout(time: FakeTime) -> None:
+    """A queue that stands still is told from one that moves."""
+    peer = service([QUEUED, HALF])
+    with pytest.raises(JobStalledError, match="changed for 10 s") as caught:
+        client_of(peer, time, timeout=600).generate("x", stall_timeout=10)
+    assert (caught.value.status, caught.value.task_id) == ("Processing", "task-1")
+    assert time.now == 1012.0
+
+
+def test_a_wait_with_movement_goes_on(time: FakeTime) -> None:
+    """Each new word and each new fraction counts."""
+    polls = [ok(status=f"Queue position {9 - n}") for n in range(5)]
+    polls += [ok(status="Processing", progress=n / 10) for n in range(1, 6)]
+    client = client_of(service([*polls, DONE]), time, polling=time.every(4.0))
+    assert client.generate("x", stall_timeout=5).timings.total == 44.0
+
+
+def test_a_stall_is_noticed_when_it_is_due(time: FakeTime) -> None:
+    """Not at the next poll of a strategy that polls rarely."""
+    client = client_of(service([HALF]), time, polling=time.every(60.0), timeout=600)
+    with pytest.raises(JobStalledError):
+        client.get_job("task-1").result(stall_timeout=5)
+    assert time.now == 1005.0
+
+
+def test_the_deadline_still_comes_first(time: FakeTime) -> None:
+    """A stall is a guess, the deadline a promise."""
+    with pytest.raises(JobTimeoutError):
+        client_of(service([HALF]), time).generate("x", timeout=5, stall_timeout=50)
+
+
+@pytest.mark.parametrize("bad", [0, -1, "5", True])
+def test_a_stall_timeout_that_makes_no_sense_is_refused(bad: Any, time: FakeTime) -> None:
+    """Before an image is bought."""
+    peer = service()
+    client = client_of(peer, time)
+    with pytest.raises(InvalidRequestError) as caught:
+        client.generate("x", stall_timeout=bad)
+    assert caught.value.field == "stall_timeout"
+    assert not peer.asked
+    with pytest.raises(InvalidRequestError) as late:
+        client.get_job("task-1").wait(stall_timeout=bad)
+    assert late.value.task_id == "task-1"
+
+
+def test_a_pause_without_a_stop_is_one_sleep(time: FakeTime) -> None:
+    """Nothing is paid for what is not used."""
+    Deadline.after(60, time.clock).pause(5.0, time.sleep)
+    assert time.slept == [5.0]
+    assert not Deadline().stopped
+
+
+def test_a_function_as_a_transport_is_stopped_around_its_call(time: FakeTime) -> None:
+    """It cannot be interrupted; what it raises after a stop is the stop."""
+
+    def peer(request: HttpRequest) -> HttpResponse:
+        stop.set()
+        raise ImageLabsError("gone")
+
+    stop = threading.Event()
+    client = ImageLabs(transport=HandlerTransport(peer), polling=time.every(1.0))
+    with pytest.raises(JobStoppedError) as caught:
+        client.get_job("task-1").refresh(stop=stop)
+    assert isinstance(caught.value.__cause__, ImageLabsError)
