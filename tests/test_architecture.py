@@ -135,7 +135,7 @@ MAY_IMPORT = {
     "testing.peer": [],
     "testing.conformance": ["validation", "errors", "deadline", "transports.base", "testing.peer"],
     "testing.backend": [*SPINE, *KIT],
-    "testing.fixtures": ["client", *KIT, "testing.backend", "testing.sockets"],
+    "testing.fixtures": ["client", *KIT, "testing.backend", "testing.django", "testing.sockets"],
     "testing.django": ["contrib.django.sweep", *KIT, "testing.backend"],
     "testing.clock": ["polling", "validation"],
     "testing.script": ["validation", "models", "wire", "transports.base"],

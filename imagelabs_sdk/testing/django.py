@@ -1,21 +1,41 @@
-"""Rows of jobs, taken to their end without waiting."""
+"""Django's settings with fakes in place of services, and rows of jobs that end without waiting."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any
 from unittest import mock
 
+from django.conf import settings
 from django.db.models import Min
+from django.test import override_settings
 from django.utils import timezone
 
 from ..contrib.django.sweep import Sweeper, job_rows
 from .backend import FakeBackend
 from .clock import Clock
 
-__all__ = ["finish_jobs"]
+__all__ = ["fake_backends", "finish_jobs"]
 
+_PATH = "imagelabs_sdk.testing.FakeBackend"
+_REAL = ("proxy", "verify", "polling")  # options that have no meaning without a network
 _STEP = 1.0  # seconds to pass when rows are due and the sweeper leaves the service alone
+
+
+def fake_backends() -> override_settings:
+    """Return ``settings.IMAGELABS`` overridden: each alias is answered by `FakeBackend`.
+
+    Use it as a context manager or a decorator. Other options, such as ``timeout`` and
+    ``cookies``, stay as they are.
+    """
+    entries: Mapping[str, Any] = getattr(settings, "IMAGELABS", {"default": {}})
+    faked = {}
+    for alias, entry in entries.items():
+        given = entry.get("OPTIONS", {})
+        options = {name: given[name] for name in given if name not in _REAL}
+        faked[alias] = {**entry, "BACKEND": _PATH, "OPTIONS": options}
+    return override_settings(IMAGELABS=faked)
 
 
 def finish_jobs(clock: Clock | None = None, *, within: float = 3600.0) -> int:

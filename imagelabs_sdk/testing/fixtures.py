@@ -1,6 +1,9 @@
 """Fixtures for pytest: ``pytest_plugins = ["imagelabs_sdk.testing.fixtures"]`` in a conftest.py."""
 
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 
@@ -14,9 +17,25 @@ __all__ = ["imagelabs", "imagelabs_server", "imagelabs_service"]
 
 @pytest.fixture
 def imagelabs_service() -> Iterator[FakeService]:
-    """Provide a fake service. In this test `FakeBackend` talks to it, too."""
-    yield FakeBackend.reset()
+    """Provide a fake service.
+
+    In a Django project with ``imagelabs_sdk.contrib.django``, the clients of all aliases of
+    ``settings.IMAGELABS`` talk to it during the test.
+    """
+    with _django_settings():
+        yield FakeBackend.reset()
     FakeBackend.reset()
+
+
+def _django_settings() -> AbstractContextManager[object]:
+    conf: Any = sys.modules.get("django.conf")  # not loaded: no project of Django
+    if conf is None or not conf.settings.configured:
+        return nullcontext()
+    if "imagelabs_sdk.contrib.django" not in conf.settings.INSTALLED_APPS:
+        return nullcontext()
+    from .django import fake_backends
+
+    return fake_backends()
 
 
 @pytest.fixture

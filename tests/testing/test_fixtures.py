@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from imagelabs_sdk import ImageLabs, RateLimitError
-from imagelabs_sdk.testing import FakeBackend, FakeService
+from imagelabs_sdk.contrib.django import clients
+from imagelabs_sdk.testing import FakeService, outbox
 
 
 def test_a_client_and_its_service(imagelabs: ImageLabs, imagelabs_service: FakeService) -> None:
@@ -17,10 +20,37 @@ def test_a_client_and_its_service(imagelabs: ImageLabs, imagelabs_service: FakeS
     imagelabs_service.assert_submitted_once(prompt="a cat")
 
 
-def test_the_backend_of_django_talks_to_the_same_service(imagelabs_service: FakeService) -> None:
-    """A view's client and the test's script meet without further ado."""
-    assert FakeBackend.service is imagelabs_service
-    assert imagelabs_service.submits == []
+def test_clients_of_django_talk_to_the_same_service(
+    settings: Any, request: pytest.FixtureRequest
+) -> None:
+    """With the options of production, as far as they mean something without a network."""
+    options = {"cookies": "session=crumb", "proxy": "http://proxy.test:3128", "timeout": 60}
+    settings.IMAGELABS = {"default": {"OPTIONS": options}, "other": {}}
+    service: FakeService = request.getfixturevalue("imagelabs_service")
+    assert clients["default"].generate("a cat").read()
+    clients["other"].submit("a dog")
+    assert [submit.request.prompt for submit in service.submits] == ["a cat", "a dog"]
+    assert service.sent[0].request.cookies == {"session": "crumb"}
+    assert [one.prompt for one in outbox] == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize("around", ["no Django", "not configured", "another app"])
+def test_without_our_app_django_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, settings: Any, around: str, request: pytest.FixtureRequest
+) -> None:
+    """The kit is for every project."""
+    before = settings.IMAGELABS
+    if around == "no Django":
+        monkeypatch.delitem(sys.modules, "django.conf")
+    elif around == "not configured":
+        unset = SimpleNamespace(settings=SimpleNamespace(configured=False))
+        monkeypatch.setitem(sys.modules, "django.conf", unset)
+    else:
+        settings.INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes"]
+    service: FakeService = request.getfixturevalue("imagelabs_service")
+    monkeypatch.undo()
+    service.client().submit("a cat")
+    assert settings.IMAGELABS == before
 
 
 def test_code_that_makes_its_own_client_finds_the_server(
