@@ -50,7 +50,7 @@ def test_without_our_app_django_is_left_alone(
     service: FakeService = request.getfixturevalue("imagelabs_service")
     monkeypatch.undo()
     service.client().submit("a cat")
-    assert settings.IMAGELABS == before
+    assert before == settings.IMAGELABS
 
 
 def test_code_that_makes_its_own_client_finds_the_server(
