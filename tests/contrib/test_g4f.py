@@ -13,7 +13,6 @@ import pytest
 from imagelabs_sdk import (
     APITimeoutError,
     Backoff,
-    DownloadError,
     FixedInterval,
     HandlerTransport,
     HttpRequest,
@@ -362,7 +361,7 @@ def test_a_cancellation_between_two_polls_names_the_job() -> None:
 def test_an_address_that_is_no_link_is_not_handed_on(address: str) -> None:
     """It would be put into a page, and the service is not trusted to choose what runs there."""
     service = Service([{"status": "Done", "final_image_url": address}])
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(JobFailedError) as caught:
         run(draw(prompt="a pier", client=client_of(service)))
     assert caught.value.task_id == "task-1"
 
