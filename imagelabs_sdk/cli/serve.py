@@ -1,20 +1,36 @@
-"""``imagelabs serve``: the built-in service behind a socket."""
+"""``imagelabs serve``: a service of your own behind a socket."""
 
-import logging
-import time
+import os
+import sys
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any
 
 import click
 
-from .. import HttpRequest, HttpResponse
+from ..server.options import bounds
 from .exits import Command, require_extra
 from .options import debug_option
 from .output import print_result, say
 
 __all__ = ["serve"]
 
-log = logging.getLogger(__name__)
+_Function = Callable[..., Any]
+
+
+def _bounds(function: _Function) -> _Function:
+    """Add an option for each bound of the server."""
+    for fields in reversed(bounds().values()):
+        for field in reversed(fields):
+            option = click.option(
+                f"--{field.name.replace('_', '-')}",
+                type=type(field.default),
+                default=field.default,
+                show_default=True,
+                help=field.metadata["help"],
+            )
+            function = option(function)
+    return function
 
 
 @click.command(
@@ -41,38 +57,99 @@ log = logging.getLogger(__name__)
     type=click.Path(exists=True, dir_okay=False),
     help="Play the failures in this JSON file instead of drawing: a fake service for tests.",
 )
+@click.option(
+    "--store",
+    metavar="DIR",
+    help="Where jobs and images are kept. Default: a folder of the user's for each port; "
+    "'memory', and with --port 0: nowhere.",
+)
+@click.option(
+    "--grace",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=8.0,
+    show_default=True,
+    help="From SIGTERM or Ctrl-C to the end.",
+)
+@click.option("--public-url", default="", help="What addresses in answers begin with.")
+@click.option("--allow-host", multiple=True, help="Another host name to be served under.")
+@click.option("--allow-origin", multiple=True, help="A foreign web page's origin that may ask.")
+@click.option("--proxy", multiple=True, help="Address or network whose X-Forwarded-* count.")
+@click.option(
+    "--tokens",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Bearer tokens that are asked for: 'name token [in-flight=N] [max-side=N]' a line.",
+)
+@click.option("--access-log/--no-access-log", default=False, help="Log a line for each request.")
+@_bounds
 @debug_option
-def serve(host: str, port: int, duration: float, workers: int, script: str | None) -> None:
+def serve(**given: Any) -> None:
     """Serve images of the built-in engine over HTTP, as the service does, until Ctrl-C."""
-    if script is not None:
+    if given["script"] is not None:
         from ..testing.scenario import serve_scenario  # the kit for tests is loaded for this alone
 
-        serve_scenario(script, host=host, port=port, on_ready=_print_invitation)
+        host, port = given["host"], given["port"]
+        serve_scenario(given["script"], host=host, port=port, on_ready=_print_invitation)
         return
     with require_extra("server"):
         # They need an extra that the other commands do without.
+        from ..server import service
+        from ..server.access import AccessOptions, read_tokens
         from ..server.engines.landscape import LandscapeEngine
-        from ..server.http import serve as serve_http
-        from ..server.local import LocalServer
-
-        server = LocalServer(LandscapeEngine(duration=duration, workers=workers))
-    serve_http(_with_request_log(server), host=host, port=port, on_ready=_print_invitation)
+        from ..server.store.database import StoreError
+    if given["access_log"]:
+        _log_requests()
+    engine = LandscapeEngine(duration=given["duration"], workers=given["workers"])
+    access = AccessOptions(
+        public_url=given["public_url"],
+        allow_hosts=given["allow_host"],
+        allow_origins=given["allow_origin"],
+        proxies=given["proxy"],
+        tokens=read_tokens(given["tokens"]) if given["tokens"] else {},
+    )
+    limits, face, pool = (
+        kind(**{field.name: given[field.name] for field in fields})
+        for kind, fields in bounds().items()
+    )
+    options = service.ServeOptions(
+        host=given["host"],
+        port=given["port"],
+        store=_store(given["store"], given["port"]),
+        grace=given["grace"],
+        limits=limits,
+        face=face,
+        pool=pool,
+        access=access,
+    )
+    try:
+        service.serve(engine, options, on_ready=_print_invitation)
+    except StoreError as exc:
+        raise click.ClickException(f"{exc} (--store chooses another)") from exc
     say("")  # a terminal has shown ^C without an end of line
 
 
-def _with_request_log(
-    handle: Callable[[HttpRequest], HttpResponse],
-) -> Callable[[HttpRequest], HttpResponse]:
-    """Return a handler that also logs each request, for ``--debug``; no prompt."""
+def _store(given: str | None, port: int) -> Path | None:
+    """Return the folder of the store; None: in memory."""
+    if given == "memory" or (given is None and port == 0):
+        return None
+    return Path(given) if given else _state_folder() / f"serve-{port}"
 
-    def logged(request: HttpRequest) -> HttpResponse:
-        started = time.monotonic()
-        response = handle(request)
-        path, spent = urlsplit(request.url).path, 1000 * (time.monotonic() - started)
-        log.debug("%s %s: %d in %.0f ms", request.method, path, response.status, spent)
-        return response
 
-    return logged
+def _state_folder() -> Path:
+    if sys.platform.startswith("linux"):
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+        return Path(state) / "imagelabs"
+    return Path(click.get_app_dir("imagelabs"))  # pragma: no cover - by the system
+
+
+def _log_requests() -> None:
+    import logging  # the other commands log nothing
+
+    logger, handler = logging.getLogger("imagelabs_sdk.server.access"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _print_invitation(url: str) -> None:

@@ -1,178 +1,161 @@
-"""The application on a socket: a WSGI callable, and waitress to serve it."""
+"""The server's face: HTTP/1.1 on asyncio and h11, in front of any handler of requests.
 
+The event loop only moves bytes: the handler, and with it the database, runs in a few threads. One
+deadline bounds a request's head and body together, another the whole response. What cannot be
+taken is answered with 503 and a Retry-After, never dropped; a request whose client has gone by the
+time a thread is free is not begun. A parked answer holds no thread.
+"""
+
+import asyncio
+import contextlib
 import logging
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-from wsgiref.util import request_uri
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from waitress import wasyncore  # type: ignore[import-untyped]  # it has no types
-from waitress.server import create_server  # type: ignore[import-untyped]
+import attrs
+import h11
 
+from .. import wire
 from ..transports.base import HttpRequest, HttpResponse
-from .app import MAX_BODY
+from .app import PROGRESS_INTERVAL, Parked
+from .options import FaceOptions
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+__all__ = ["Handler", "ParkingHandler", "Server", "running"]
 
-__all__ = ["Server", "running", "serve", "wsgi"]
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("imagelabs_sdk.server.access")
+
+T = TypeVar("T")
 
 Handler = Callable[[HttpRequest], HttpResponse]
-"""Such as an `App`."""
+"""Such as a `LocalServer`."""
 
-_BACKLOG = 128  # connections that may wait to be accepted
-_WAKE = 1  # seconds between looks at connections that idle
-_LIMITS: dict[str, Any] = {
-    "threads": 8,
-    "connection_limit": 200,
-    "channel_timeout": 60,  # seconds that a connection may idle
-    "cleanup_interval": 10,
-    "max_request_header_size": 64 * 1024,
-    "max_request_body_size": MAX_BODY + 1,  # waitress refuses from here on, itself, with 413
-    "log_socket_errors": False,  # a client that goes away is no event
-    "ident": None,
-}
+ParkingHandler = Callable[[HttpRequest, str], HttpResponse | Parked]
+"""Gets the request and the peer's address; may return an answer that is not due yet."""
+
+_BACKLOG = 1024  # connections that may wait to be accepted
+_READ = 64 * 1024  # bytes
+_LINGER = 2.0  # seconds for a client to read a refusal before its connection is closed
+_LINGER_BYTES = 1024 * 1024  # read and dropped meanwhile
+_RETRY_AFTER = "1"
+_TASK_ID = re.compile(r"[0-9a-f]{32}")
 
 
-# WSGI ---------------------------------------------------------------------------------
+@attrs.frozen
+class _Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
+    """A request that never reaches the handler."""
 
-
-def wsgi(app: Handler) -> "WSGIApplication":
-    """`app` as a WSGI application, for `serve` or for a server of your own.
-
-    It must be one process: an `App` keeps its jobs in memory.
-    """
-
-    def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterator[bytes]:
-        response = app(_request(environ))
-        phrase = HTTPStatus(response.status).phrase
-        start_response(f"{response.status} {phrase}", list(response.headers.items()))
-        return _body(response)
-
-    return application
-
-
-def _request(environ: "WSGIEnvironment") -> HttpRequest:
-    headers = {
-        name.removeprefix("HTTP_").replace("_", "-").lower(): value
-        for name, value in environ.items()
-        if name.startswith("HTTP_") or name == "CONTENT_TYPE"
-    }
-    return HttpRequest(
-        method=environ["REQUEST_METHOD"],
-        url=request_uri(environ),
-        headers=headers,
-        body=environ["wsgi.input"].read(_length(environ)),
-    )
-
-
-def _length(environ: "WSGIEnvironment") -> int:
-    """How much of the body to read: a byte more than is allowed lets the application refuse it."""
-    length = environ.get("CONTENT_LENGTH") or ""
-    if re.fullmatch("[0-9]{1,18}", length):
-        return min(int(length), MAX_BODY + 1)
-    return MAX_BODY + 1 if environ.get("wsgi.input_terminated") else 0
-
-
-def _body(response: HttpResponse) -> Iterator[bytes]:
-    with response:
-        yield from response.iter_bytes()
-
-
-# A server -----------------------------------------------------------------------------
+    status: int
+    message: str
 
 
 class Server:
-    """Listens from the beginning; answers while `run` runs. Bounded in threads and connections.
+    """Listens from the beginning; answers while `run` runs.
 
     Attributes:
         url: Where it listens, without a slash at the end.
     """
 
-    def __init__(self, app: Handler, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    def __init__(
+        self,
+        handler: ParkingHandler,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        options: FaceOptions | None = None,
+        subscribe: Callable[[Callable[[str], None]], Callable[[], None]] | None = None,
+    ) -> None:
         """Listen at the first address that `host` has.
 
         Args:
-            app: Answers, in up to 8 threads at once.
+            handler: Answers; called in several threads at once.
             host: A name or an address; ``"0.0.0.0"``: every address of this machine.
             port: 0: any that is free.
+            options: The bounds.
+            subscribe: As `JobStore.subscribe`; needed only if the handler parks answers.
 
         Raises:
             OSError: It cannot listen there.
         """
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-        bound, number = listener.getsockname()[:2]
-        name = f"[{bound}]" if family == socket.AF_INET6 else bound
-        self.url = f"http://{name}:{number}"
-        self._open: dict[int, Any] = {}
-        self._stopping = False
-        self._server = create_server(
-            wsgi(app), map=self._open, sockets=[listener], server_name=name, **_LIMITS
-        )
-        # A logger of its own, since a request that waits for a thread is no warning.
-        self._server.task_dispatcher.queue_logger = logging.Logger("queue", logging.ERROR)
+        self._listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        bound, number = self._listener.getsockname()[:2]
+        self.url = f"http://[{bound}]:{number}" if ":" in bound else f"http://{bound}:{number}"
+        self._handler, self._options = handler, options or FaceOptions()
+        self._subscribe = subscribe
+        self._stop = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._grace = 0.0
 
-    def run(self) -> None:
-        """Answer until `stop`, or until an exception such as KeyboardInterrupt; then close.
+    def run(
+        self,
+        on_ready: Callable[[], object] = lambda: None,
+        on_stopping: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Answer until `stop`; then accept nothing new and finish what is under way. Once.
 
-        Answers that are being worked out get up to 5 seconds. Once.
+        Args:
+            on_ready: Called in the event loop once connections are accepted.
+            on_stopping: Called there once they are not any more.
         """
         try:
-            while not self._stopping:
-                wasyncore.loop(timeout=_WAKE, use_poll=True, map=self._open, count=1)
+            if not self._stop.is_set():
+                asyncio.run(self._main(on_ready, on_stopping))
         finally:
             self.close()
 
-    def stop(self) -> None:
-        """Let `run` return, from any thread. May be called again."""
-        self._stopping = True
-        if self._open:
-            self._server.pull_trigger()
+    def stop(self, grace: float = 5.0) -> None:
+        """Let `run` return, from any thread, within `grace` seconds. May be called again."""
+        self._grace = grace
+        self._stop.set()
+        loop, stopping = self._loop, self._stopping
+        if loop is not None and stopping is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                loop.call_soon_threadsafe(stopping.set)
 
     def close(self) -> None:
-        """Close every socket; for a server that never runs. `run` does so by itself."""
-        self._server.task_dispatcher.shutdown()
-        wasyncore.close_all(self._open)
+        """Stop listening; for a server that never runs. `run` does so by itself."""
+        self._listener.close()
 
-
-def serve(
-    app: Handler,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    on_ready: Callable[[str], object] | None = None,
-) -> None:
-    """Answer over HTTP until Ctrl-C.
-
-    Args:
-        app: Such as an `App`.
-        host: Where to listen. Whoever can reach it can use it: there is no login.
-        port: 0: any that is free.
-        on_ready: Called with the address, once it is listening.
-
-    Raises:
-        OSError: It cannot listen there.
-    """
-    server = Server(app, host=host, port=port)
-    try:
-        if on_ready is not None:
-            on_ready(server.url)
-        server.run()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.close()
+    async def _main(
+        self, on_ready: Callable[[], object], on_stopping: Callable[[], object]
+    ) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        face = _Face(self._handler, self._options, self.url)
+        leave = self._subscribe(face.changed) if self._subscribe else lambda: None
+        accepting = await asyncio.start_server(face.connected, sock=self._listener, limit=_READ)
+        if self._stop.is_set():
+            self._stopping.set()
+        on_ready()
+        try:
+            await self._stopping.wait()
+        finally:
+            accepting.close()
+            on_stopping()
+            await face.drain(self._grace)
+            leave()
 
 
 @contextmanager
-def running(app: Handler, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """The address of a server that answers in a thread of its own while the block lasts."""
-    server = Server(app, host=host, port=port)
+def running(
+    handler: Handler,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    options: FaceOptions | None = None,
+) -> Iterator[str]:
+    """Yield the address of a server that answers in a thread while the block lasts."""
+    server = Server(lambda request, _: handler(request), host=host, port=port, options=options)
     thread = threading.Thread(target=server.run, name="imagelabs-server")
     thread.start()
     try:
@@ -180,3 +163,352 @@ def running(app: Handler, *, host: str = "127.0.0.1", port: int = 0) -> Iterator
     finally:
         server.stop()
         thread.join()
+
+
+class _Face:
+    """Everything that lives in the event loop."""
+
+    def __init__(self, handler: ParkingHandler, options: FaceOptions, url: str) -> None:
+        self.options, self.url = options, url
+        self.draining = False
+        self.bodies = 0
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(options.threads, "imagelabs-request")
+        self._waiting = 0
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._parked: dict[str, set[asyncio.Event]] = {}
+        self._parked_count = 0
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection, or refuse it in words."""
+        connection = _Connection(self, reader, writer)
+        if len(self._connections) >= self.options.max_connections:
+            await connection.refuse(_Refused(503, "too many connections"))
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = connection
+        try:
+            await connection.serve()
+        finally:
+            del self._connections[task]
+
+    async def drain(self, grace: float) -> None:
+        """Close idle connections, answer what is parked, finish the rest within `grace` seconds."""
+        self.draining = True
+        for events in self._parked.values():
+            for event in events:
+                event.set()
+        for connection in self._connections.values():
+            connection.close_if_idle()
+        if self._connections:
+            await asyncio.wait(list(self._connections), timeout=grace)
+        for task in list(self._connections):
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(list(self._connections), timeout=1.0)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # The handler --------------------------------------------------------------------------
+
+    async def answer(
+        self, request: HttpRequest, peer: str, gone: Callable[[], bool]
+    ) -> HttpResponse | None:
+        """Have a thread answer; None if the client had gone before one was free.
+
+        Raises:
+            _Refused: Too many requests wait already.
+        """
+        if self._waiting >= self.options.max_waiting:
+            raise _Refused(503, "too many requests at once")
+
+        def begin() -> HttpResponse | Parked | None:
+            return None if gone() else self._handler(request, peer)
+
+        response = await self.in_thread(begin)
+        return await self._wait_for(response) if isinstance(response, Parked) else response
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run what may block outside the event loop."""
+        self._waiting += 1
+        try:
+            return await self._loop.run_in_executor(self._threads, work)
+        finally:
+            self._waiting -= 1
+
+    # Parked answers -----------------------------------------------------------------------
+
+    def changed(self, task_id: str) -> None:
+        """Wake who waits for this job; from any thread."""
+        if task_id in self._parked:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._wake, task_id)
+
+    def _wake(self, task_id: str) -> None:
+        for event in self._parked.get(task_id, ()):
+            event.set()
+
+    async def _wait_for(self, parked: Parked) -> HttpResponse:
+        if self._parked_count < self.options.max_parked:
+            event = asyncio.Event()
+            self._parked.setdefault(parked.task_id, set()).add(event)
+            self._parked_count += 1
+            try:
+                await self._until_due(parked, event)
+            finally:
+                self._parked_count -= 1
+                self._parked[parked.task_id].discard(event)
+                if not self._parked[parked.task_id]:
+                    del self._parked[parked.task_id]
+        return await self.in_thread(parked.answer)
+
+    async def _until_due(self, parked: Parked, event: asyncio.Event) -> None:
+        begin = self._loop.time()
+        while not self.draining:
+            event.clear()
+            waited = self._loop.time() - begin
+            if waited >= parked.seconds:
+                return
+            if await self.in_thread(lambda: parked.is_due(waited)):  # noqa: B023 - it is awaited
+                return
+            pause = parked.seconds - waited
+            if waited < PROGRESS_INTERVAL:  # progress may be told after it, without another change
+                pause = min(pause, PROGRESS_INTERVAL - waited)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(event.wait(), max(pause, 0.001))
+
+
+class _Connection:
+    """One connection: a request at a time."""
+
+    def __init__(
+        self, face: _Face, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._face, self._reader, self._writer = face, reader, writer
+        self._options = face.options
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=face.options.max_head)
+        # asyncio does it only where a socket says that it is TCP; an accepted one does not.
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        name = writer.get_extra_info("peername")
+        self._peer = str(name[0]) if isinstance(name, tuple) else ""
+        self._idle = True
+        self._reserved = 0
+
+    def close_if_idle(self) -> None:
+        """Close a connection that is between requests."""
+        if self._idle:
+            self._writer.close()
+
+    async def refuse(self, refusal: _Refused) -> None:
+        """Answer with an error whatever was asked, and close."""
+        with contextlib.suppress(OSError, h11.ProtocolError, asyncio.TimeoutError):
+            if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                response = _error(refusal.status, refusal.message)
+                await asyncio.wait_for(self._send(response, last=True), self._options.send_timeout)
+                await self._linger()
+        await self._close()
+
+    async def serve(self) -> None:
+        """Answer requests until the client leaves, is too slow, or breaks the protocol."""
+        try:
+            while await self._serve_one():
+                self._http.start_next_cycle()
+        except (OSError, h11.RemoteProtocolError, asyncio.TimeoutError):
+            log.debug("a connection ended early", exc_info=True)
+        finally:
+            await self._close()
+
+    async def _serve_one(self) -> bool:
+        """Answer one request; return False when it was the last."""
+        if not await self._wait_for_data():
+            return False
+        self._idle = False
+        try:
+            receiving = self._receive()
+            request = await asyncio.wait_for(receiving, self._options.receive_timeout)
+            answered = request is not None and await self._answer(request)
+        except asyncio.TimeoutError:
+            refusal = _Refused(408, "the request came too slowly")
+        except h11.RemoteProtocolError as exc:
+            refusal = _Refused(exc.error_status_hint, "the request is malformed")
+        except _Refused as exc:
+            refusal = exc
+        else:
+            self._idle = True
+            return answered and self._http.our_state is self._http.their_state is h11.DONE
+        finally:
+            self._face.bodies -= self._reserved
+            self._reserved = 0
+        await self.refuse(refusal)
+        return False
+
+    async def _answer(self, request: HttpRequest) -> bool:
+        """Answer a request; return False if its client has left."""
+        begin = time.monotonic()
+        try:
+            response = await self._face.answer(request, self._peer, self._is_gone)
+        except _Refused:
+            raise
+        except Exception:
+            log.exception("a request failed")
+            response = _error(500, "the server failed; its log says why")
+        if response is None:
+            return False
+        await asyncio.wait_for(self._send(response), self._options.send_timeout)
+        self._log(request, response, time.monotonic() - begin)
+        return True
+
+    def _is_gone(self) -> bool:
+        return self._reader.at_eof() or self._writer.is_closing()
+
+    # Receiving ----------------------------------------------------------------------------
+
+    async def _wait_for_data(self) -> bool:
+        """Wait for the first byte of a request; return False if none comes."""
+        if self._http.trailing_data[0]:
+            return True
+        if self._face.draining:
+            return False
+        try:
+            data = await asyncio.wait_for(self._reader.read(_READ), self._options.idle_timeout)
+        except asyncio.TimeoutError:
+            return False
+        self._http.receive_data(data)
+        return bool(data)
+
+    async def _receive(self) -> HttpRequest | None:
+        """Read one request; None if the client left."""
+        head = await self._next_event()
+        if not isinstance(head, h11.Request):
+            return None
+        url = self._url(head)
+        self._check_length(head)
+        if self._http.they_are_waiting_for_100_continue:
+            going_on = h11.InformationalResponse(status_code=100, headers=[])
+            self._writer.write(self._http.send(going_on))
+        body = bytearray()
+        while isinstance(event := await self._next_event(), h11.Data):
+            self._reserve(len(body) + len(event.data))
+            body += event.data
+        if not isinstance(event, h11.EndOfMessage):
+            return None
+        return HttpRequest(
+            method=head.method.decode("ascii"),
+            url=url,
+            headers=_headers(head.headers),
+            body=bytes(body),
+        )
+
+    async def _next_event(self) -> Any:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(await self._reader.read(_READ))
+        return event
+
+    def _url(self, head: h11.Request) -> str:
+        """Return the address that was asked for, as the client wrote it."""
+        target = head.target.decode("ascii", "replace")
+        if re.match("https?://", target):
+            return target
+        if not target.startswith("/"):
+            raise _Refused(400, "the address is malformed")
+        hosts = [value for name, value in head.headers if name == b"host"]
+        host = hosts[0].decode("latin-1") if hosts else urlsplit(self._face.url).netloc
+        return f"http://{host}{target}"
+
+    def _check_length(self, head: h11.Request) -> None:
+        names = [name for name, _ in head.headers]
+        if b"content-length" in names and b"transfer-encoding" in names:
+            raise _Refused(400, "a body has one length")  # a proxy may have understood the other
+        length = int(dict(head.headers).get(b"content-length", b"0"))
+        self._reserve(length)
+
+    def _reserve(self, length: int) -> None:
+        """Count the bytes of a body before they are read."""
+        if length > self._options.max_body:
+            raise _Refused(413, f"the body is longer than {self._options.max_body} bytes")
+        more = max(0, length - self._reserved)
+        if self._face.bodies + more > self._options.max_bodies:
+            raise _Refused(503, "too many bodies under way")
+        self._face.bodies += more
+        self._reserved += more
+
+    # Sending ------------------------------------------------------------------------------
+
+    async def _send(self, response: HttpResponse, *, last: bool = False) -> None:
+        with response:
+            headers = [*response.headers.items(), ("date", formatdate(usegmt=True))]
+            if last or self._face.draining:
+                headers.append(("connection", "close"))
+            reason = HTTPStatus(response.status).phrase.encode()
+            head = h11.Response(status_code=response.status, headers=headers, reason=reason)
+            data = self._http.send(head) or b""
+            async for chunk in self._chunks(response.chunks):
+                data += self._http.send(h11.Data(data=chunk)) or b""
+                await self._write(data)
+                data = b""
+            await self._write(data + (self._http.send(h11.EndOfMessage()) or b""))
+
+    async def _chunks(self, chunks: Iterable[bytes]) -> Any:
+        """Yield what is at hand at once; take what is made piece by piece in a thread."""
+        if isinstance(chunks, tuple):
+            for chunk in chunks:
+                yield chunk
+            return
+        pieces = iter(chunks)
+        while (piece := await self._face.in_thread(lambda: next(pieces, None))) is not None:
+            yield piece
+
+    async def _write(self, data: bytes) -> None:
+        if data:
+            self._writer.write(data)
+            await self._writer.drain()
+
+    async def _linger(self) -> None:
+        """Read what the client still sends: closing on it would destroy the answer on its way."""
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+        left = _LINGER_BYTES
+
+        async def drop() -> None:
+            nonlocal left
+            while left > 0 and (data := await self._reader.read(_READ)):
+                left -= len(data)
+
+        await asyncio.wait_for(drop(), _LINGER)
+
+    async def _close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._writer.wait_closed(), _LINGER)
+
+    def _log(self, request: HttpRequest, response: HttpResponse, seconds: float) -> None:
+        """Log a line without prompts, and with no task id that would open an image."""
+        path = _TASK_ID.sub(lambda found: found[0][:8] + "…", urlsplit(request.url).path)
+        access_log.info(
+            "%s %s: %d in %.0f ms, %s bytes, from %s",
+            request.method,
+            path[:200],
+            response.status,
+            1000 * seconds,
+            response.headers.get("content-length", "?"),
+            self._peer,
+        )
+
+
+def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return headers by lower-case name; what comes several times is joined."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in pairs:
+        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _error(status: int, message: str) -> HttpResponse:
+    body = wire.encode_error(message)
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    if status in (408, 503):
+        headers["retry-after"] = _RETRY_AFTER
+    return HttpResponse(status, headers, body)

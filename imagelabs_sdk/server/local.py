@@ -9,8 +9,9 @@ from ..transports.base import HttpRequest, HttpResponse
 from .app import App
 from .engines.base import EngineConfig
 from .engines.landscape.engine import LandscapeEngine
+from .options import StoreLimits
 from .pool import WorkerPool
-from .store.jobs import JobStore, StoreLimits
+from .store.jobs import JobStore
 
 __all__ = ["LocalServer"]
 

@@ -5,7 +5,7 @@ import multiprocessing.connection
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -13,33 +13,22 @@ import attrs
 
 from ..errors import InvalidRequestError
 from .engines.base import EngineConfig, RenderJob
+from .options import PoolOptions
 from .store.jobs import Claim, JobStore
 from .worker import Worker, start_process, start_thread
 
-__all__ = ["PoolOptions", "WorkerPool"]
+__all__ = ["WorkerPool"]
 
 log = logging.getLogger(__name__)
 
+OnOutcome = Callable[[str, float], object]
+"""Gets "done", "failed" or "died", and the seconds since the batch began."""
+
+OnBatch = Callable[[Sequence[float]], object]
+"""Gets the seconds that each job of a batch was queued."""
+
 _CANNOT_START = (OSError, EOFError)
 _STOP_WAIT = 5.0  # seconds for a worker that was told to stop, before it is killed
-
-
-@attrs.frozen
-class PoolOptions:
-    """How workers are supervised.
-
-    Attributes:
-        hang_timeout: Seconds without a sign of life while a batch renders, after which its
-            worker is killed.
-        load_timeout: The same while an engine loads.
-        first_pause: Seconds before a worker that died is started again; doubles each time.
-        longest_pause: The longest of these pauses, and of those while images cannot be written.
-    """
-
-    hang_timeout: float = 300.0
-    load_timeout: float = 1800.0
-    first_pause: float = 0.5
-    longest_pause: float = 60.0
 
 
 class WorkerPool:
@@ -52,8 +41,8 @@ class WorkerPool:
         *,
         options: PoolOptions | None = None,
         in_threads: bool | None = None,
-        on_outcome: Callable[[str], object] = lambda kind: None,
-        on_batch: Callable[[int], object] = lambda size: None,
+        on_outcome: OnOutcome = lambda kind, seconds: None,
+        on_batch: OnBatch = lambda waited: None,
     ) -> None:
         """Start nothing yet.
 
@@ -62,8 +51,8 @@ class WorkerPool:
             config: What the workers load.
             options: How workers are supervised.
             in_threads: True: workers are threads, False: processes; None: as the engine says.
-            on_outcome: Called with "done", "failed" or "died" after each of these.
-            on_batch: Called with the size of each batch.
+            on_outcome: Called when a job is done or failed, or a worker has died.
+            on_batch: Called when a batch begins.
         """
         threads = config.in_process if in_threads is None else in_threads
         start = start_thread if threads else start_process
@@ -85,8 +74,7 @@ class WorkerPool:
             grace: Seconds for batches that render now. What is not finished by then goes back to
                 the queue, or fails if it may have been made.
         """
-        for supervisor in self._supervisors:
-            supervisor.drain()
+        self.drain()
         until = time.monotonic() + grace
         for supervisor in self._supervisors:
             supervisor.join(max(0.0, until - time.monotonic()))
@@ -95,6 +83,11 @@ class WorkerPool:
         for supervisor in self._supervisors:
             supervisor.join(None)
         self._unsubscribe()
+
+    def drain(self) -> None:
+        """Begin no more batches; what renders goes on."""
+        for supervisor in self._supervisors:
+            supervisor.drain()
 
     @property
     def ready(self) -> bool:
@@ -112,8 +105,8 @@ class _Shared:
     config: EngineConfig
     options: PoolOptions
     start: Callable[[EngineConfig, int], Worker]
-    on_outcome: Callable[[str], object]
-    on_batch: Callable[[int], object]
+    on_outcome: OnOutcome
+    on_batch: OnBatch
 
 
 class _Supervisor:
@@ -162,7 +155,7 @@ class _Supervisor:
                 died, delivered = self._live_once()
                 deaths = 0 if delivered else deaths + 1
                 if died and not self._draining.is_set():
-                    self._shared.on_outcome("died")
+                    self._shared.on_outcome("died", 0.0)
                     self._pause(deaths)
         finally:
             with self._waking:
@@ -226,7 +219,7 @@ class _Run:
         self.jobs: dict[str, RenderJob] = {}
         self.ready, self.loaded, self.delivered = False, False, False
         self._told: set[str] = set()
-        self._heard = time.monotonic()
+        self._heard = self._begun = time.monotonic()
         self._retry_at: float | None = None
 
     def feed(self) -> None:
@@ -243,7 +236,8 @@ class _Run:
         self.jobs.update({job.id: job for job in batch})
         self.ready = False
         self._heard = time.monotonic()
-        self._shared.on_batch(len(batch))
+        self._begun = time.monotonic()
+        self._shared.on_batch(claim.waited)
         self._send("render", batch)
 
     def _is_accepted(self, job: RenderJob) -> bool:
@@ -341,7 +335,7 @@ class _Run:
         del self.jobs[task_id]
         self._told.discard(task_id)
         self.delivered = True
-        self._shared.on_outcome(outcome)
+        self._shared.on_outcome(outcome, time.monotonic() - self._begun)
 
     def _persist(self, write: Callable[[], object]) -> None:
         """Write, and wait while that fails, such as on a full disk: an image is not dropped."""

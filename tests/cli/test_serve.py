@@ -4,12 +4,17 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 from imagelabs_sdk import ImageLabs, JobFailedError
-from imagelabs_sdk.server import http
-from imagelabs_sdk.server.local import LocalServer
+from imagelabs_sdk.server import service
+from imagelabs_sdk.server.engines.base import EngineConfig
+from imagelabs_sdk.server.options import bounds
+from imagelabs_sdk.server.service import ServeOptions
+from imagelabs_sdk.server.store.jobs import JobStore
 from tests.cli.conftest import Start
 from tests.cli.service import Command, invoke
 from tests.faulty import FaultyServer
@@ -19,15 +24,58 @@ def test_serve_says_how_to_be_used(imagelabs: Command, monkeypatch: pytest.Monke
     """The line below can be pasted into another terminal."""
     served = []
 
-    def serve(app: LocalServer, *, host: str, port: int, on_ready: Callable[[str], object]) -> None:
-        served.append((app, host, port))
+    def serve(
+        engine: EngineConfig, options: ServeOptions, *, on_ready: Callable[[str], object]
+    ) -> None:
+        served.append((engine, options))
         on_ready("http://here:81")
 
-    monkeypatch.setattr(http, "serve", serve)
+    monkeypatch.setattr(service, "serve", serve)
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
     result = imagelabs("serve", "--port", 81, "--duration", 0, "--workers", 3)
     assert result.exit_code == 0
     assert "IMAGELABS_BASE_URL=http://here:81 imagelabs generate" in result.stdout
-    assert served[0][1:] == ("127.0.0.1", 81)
+    engine, options = served[0]
+    assert (engine.workers, options.host, options.port) == (3, "127.0.0.1", 81)
+    assert options.store == Path("/state/imagelabs/serve-81")
+    for given, store in (("memory", None), ("kept", Path("kept"))):
+        assert imagelabs("serve", "--store", given).exit_code == 0
+        assert served[-1][1].store == store
+
+
+def test_every_bound_is_an_option(imagelabs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its default in the help; and what is set arrives."""
+    served: list[ServeOptions] = []
+    monkeypatch.setattr(service, "serve", lambda engine, options, on_ready: served.append(options))
+    text = imagelabs("serve", "--help").stdout
+    flat: list[Any] = [field for fields in bounds().values() for field in fields]
+    for field in flat:
+        assert f"--{field.name.replace('_', '-')} " in text
+    given = [word for f in flat for word in (f"--{f.name.replace('_', '-')}", f.default * 2)]
+    assert imagelabs("serve", "--port", 0, "--access-log", *given).exit_code == 0
+    (options,) = served
+    for part in (options.limits, options.face, options.pool):
+        for field in attrs.fields(type(part)):
+            assert getattr(part, field.name) == field.default * 2
+
+
+def test_a_file_of_tokens_is_read_and_not_shown(imagelabs: Command, tmp_path: Path) -> None:
+    """A line that cannot be read is exit code 2, by its number."""
+    path = tmp_path / "tokens"
+    path.write_text("alice short-secret\n")
+    result = imagelabs("serve", "--port", 0, "--tokens", path)
+    assert result.exit_code == 2
+    assert "line 1" in result.stderr
+    assert "short-secret" not in result.stderr
+
+
+def test_a_store_that_is_used_is_a_line(imagelabs: Command, tmp_path: Path) -> None:
+    """And says what to do."""
+    store = JobStore.open(tmp_path)
+    result = imagelabs("serve", "--port", 0, "--store", tmp_path)
+    store.close()
+    assert result.exit_code == 1
+    assert "another server uses this store (--store chooses another)" in result.stderr
 
 
 @pytest.mark.parametrize("bad", [("--duration", "-1"), ("--workers", "0"), ("--port", "70000")])
@@ -38,7 +86,7 @@ def test_what_cannot_be_served_is_exit_code_2(imagelabs: Command, bad: tuple[str
 
 def test_a_port_that_is_taken_is_a_line(imagelabs: Command, server: FaultyServer) -> None:
     """The commonest way for `serve` to fail."""
-    result = imagelabs("serve", "--port", server.port)
+    result = imagelabs("serve", "--port", server.port, "--store", "memory")
     assert result.exit_code == 1
     assert result.stderr.startswith("imagelabs: Address already in use")
 

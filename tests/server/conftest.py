@@ -10,7 +10,8 @@ import pytest
 from imagelabs_sdk import HttpRequest, HttpResponse, ImageRequest, InvalidRequestError
 from imagelabs_sdk.server.app import App
 from imagelabs_sdk.server.engines.base import Engine, Recovery, RenderJob
-from imagelabs_sdk.server.store.jobs import JobStore, StoreLimits
+from imagelabs_sdk.server.options import StoreLimits
+from imagelabs_sdk.server.store.jobs import JobStore
 from tests.conftest import FakeTime
 
 BASE = "http://imagelabs.test"

@@ -17,7 +17,7 @@ from imagelabs_sdk import (
     State,
 )
 from imagelabs_sdk.server.app import LONG_POLL, MAX_BODY, App, Caller, Parked
-from imagelabs_sdk.server.store.jobs import StoreLimits
+from imagelabs_sdk.server.options import StoreLimits
 from tests.conftest import FakeTime
 from tests.server.conftest import BASE, PNG, Easel, Rig, make_rig, request_for
 

@@ -1,44 +1,48 @@
-"""The application as WSGI and on a socket."""
+"""The face on a real socket, and what attacks it."""
 
+import contextlib
 import gc
 import http.client
-import io
 import json
 import re
 import shutil
+import socket
+import sqlite3
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from wsgiref.validate import validator
 
+import attrs
 import pytest
 
-from imagelabs_sdk import (
-    Deadline,
-    HandlerTransport,
-    HttpRequest,
-    HttpResponse,
-    ImageLabs,
-    ImageRequest,
-)
-from imagelabs_sdk.server import http as server_http
-from imagelabs_sdk.server.app import MAX_BODY
+from imagelabs_sdk import Deadline, HandlerTransport, HttpRequest, HttpResponse, ImageLabs
+from imagelabs_sdk.server.app import Parked
 from imagelabs_sdk.server.encoding import encode
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 from imagelabs_sdk.server.engines.landscape.renders import finished
-from imagelabs_sdk.server.http import Server, running, serve, wsgi
+from imagelabs_sdk.server.http import ParkingHandler, Server, running
 from imagelabs_sdk.server.local import LocalServer
+from imagelabs_sdk.server.options import FaceOptions
+from tests.server.conftest import BASE, Rig, make_rig
 from tests.server.test_app import REFERENCE_BODY
-
-BASE = "http://imagelabs.test"
-SMALL = ImageRequest("a lighthouse at dusk", width=64, height=48, seed=1, subseed=2)
+from tests.server.test_store import SMALL
 
 
 def quick() -> LocalServer:
     return LocalServer(LandscapeEngine(duration=0))
+
+
+def echo(request: HttpRequest) -> HttpResponse:
+    """Tells how a request arrived."""
+    facts = {"url": request.url, "length": len(request.body), "headers": dict(request.headers)}
+    body = json.dumps({**facts, "method": request.method}).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    return HttpResponse(200, headers, b"" if request.method == "HEAD" else body)
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> None:
@@ -49,138 +53,76 @@ def in_threads(count: int, work: Callable[[int], object]) -> None:
         thread.join()
 
 
-# WSGI ---------------------------------------------------------------------------------
-
-
-def called(application: Any, **environ: Any) -> tuple[str, dict[str, str], bytes]:
-    """One call by the rules of WSGI, which the standard library's validator watches."""
-    started: list[Any] = []
-
-    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
-        started.extend([status, {name.lower(): value for name, value in headers}])
-
-    full = {
-        "REQUEST_METHOD": "POST",
-        "SCRIPT_NAME": "",
-        "PATH_INFO": "/txt2img",
-        "QUERY_STRING": "",
-        "SERVER_NAME": "imagelabs.test",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(b'{"prompt": "x"}'),
-        "wsgi.errors": io.StringIO(),
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        **environ,
-    }
-    result = validator(application)(full, start_response)
+@contextmanager
+def served(handler: ParkingHandler, **options: Any) -> Iterator[str]:
+    """The address of a face over `handler`, which may park."""
+    subscribe = options.pop("subscribe", None)
+    face = FaceOptions(**options)
+    server = Server(handler, port=0, options=face, subscribe=subscribe)
+    thread = threading.Thread(target=server.run, name="imagelabs-server")
+    thread.start()
     try:
-        body = b"".join(result)
+        yield server.url
     finally:
-        result.close()  # type: ignore[attr-defined]
-    return started[0], started[1], body
+        server.stop()
+        thread.join()
 
 
-def test_a_mounted_wsgi_application_hears_its_whole_address() -> None:
-    """Scheme, host, mount and path make the address that images are beside."""
-    heard = []
-
-    def handler(request: HttpRequest) -> HttpResponse:
-        heard.append(request)
-        return HttpResponse(200, {"content-type": "text/plain"}, iter([b"a", b"b"]))
-
-    found = called(
-        wsgi(handler),
-        SCRIPT_NAME="/draw",
-        HTTP_HOST="x.example:8443",
-        HTTP_X_REQUESTED_WITH="XMLHttpRequest",
-        CONTENT_TYPE="application/json",
-        CONTENT_LENGTH="15",
-        **{"wsgi.url_scheme": "https"},
-    )
-    assert found == ("200 OK", {"content-type": "text/plain"}, b"ab")
-    (request,) = heard
-    assert (request.method, request.body) == ("POST", b'{"prompt": "x"}')
-    assert request.url == "https://x.example:8443/draw/txt2img"
-    assert request.headers["x-requested-with"] == "XMLHttpRequest"
-    assert request.headers["content-type"] == "application/json"
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20.0) as sock:
+        yield sock
 
 
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({"CONTENT_LENGTH": "15"}, b'{"prompt": "x"}'),
-        ({"CONTENT_LENGTH": "3"}, b'{"p'),
-        ({"CONTENT_LENGTH": ""}, b""),
-        ({"CONTENT_LENGTH": "9" * 30}, b""),
-        ({}, b""),
-        ({"wsgi.input_terminated": True}, b'{"prompt": "x"}'),
-    ],
-)
-def test_a_body_is_read_as_far_as_it_is_known_to_go(
-    environ: dict[str, Any], expected: bytes
-) -> None:
-    """Reading on would wait for a client that has said everything."""
-    heard = []
-
-    def handler(request: HttpRequest) -> HttpResponse:
-        heard.append(request.body)
-        return HttpResponse(200, {"content-type": "text/plain"})
-
-    called(wsgi(handler), **environ)
-    assert heard == [expected]
+def read_all(sock: socket.socket) -> bytes:
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(65536):
+            data += piece
+    return data
 
 
-def test_a_body_that_is_too_long_is_read_no_further_than_needed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The application refuses it; the rest stays in the socket."""
-    monkeypatch.setattr(server_http, "MAX_BODY", 10)
-    monkeypatch.setattr("imagelabs_sdk.server.app.MAX_BODY", 10)
-    stream = io.BytesIO(b'{"prompt": "x"}')
-    application = wsgi(quick())
-    environ = {"CONTENT_LENGTH": "15", "wsgi.input": stream}
-    assert called(application, **environ)[0].startswith("413 ")
-    assert stream.tell() == 11
+def said(url: str, data: bytes) -> bytes:
+    """What the server says to these bytes until it closes."""
+    with connected(url) as sock:
+        sock.sendall(data)
+        return read_all(sock)
 
 
-def test_a_response_is_closed_when_it_was_sent() -> None:
-    """It may hold a file or a connection."""
-    closed = []
-    response = HttpResponse(
-        200, {"content-type": "text/plain"}, b"x", on_close=lambda: closed.append(1)
-    )
-    called(wsgi(lambda request: response))
-    assert closed == [1]
+@attrs.frozen
+class Answer:
+    status: int
+    body: bytes
 
 
-# A socket -----------------------------------------------------------------------------
+def get(url: str) -> Answer:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=20.0)
+    with contextlib.closing(connection):
+        connection.request("GET", f"{parts.path or '/'}?{parts.query}")
+        response = connection.getresponse()
+        return Answer(response.status, response.read())
 
 
-def alive() -> set[str]:
-    """Names of threads that a server may have left behind."""
-    return {
-        thread.name
-        for thread in threading.enumerate()
-        if re.match("waitress|imagelabs", thread.name)
-    }
-
-
-@pytest.fixture
-def nothing_left() -> Any:
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
     """No thread and no socket outlives a server; pytest makes an error of a ResourceWarning."""
     yield
-    for thread in threading.enumerate():
-        if thread.name.startswith("waitress"):
-            thread.join(5.0)  # it has been told to end
+    until = time.monotonic() + 5.0
+    while alive() and time.monotonic() < until:
+        time.sleep(0.01)
     assert alive() == set()
     gc.collect()
 
 
-@pytest.mark.usefixtures("nothing_left")
+def alive() -> set[str]:
+    return {each.name for each in threading.enumerate() if each.name.startswith("imagelabs")}
+
+
+# Clients ------------------------------------------------------------------------------
+
+
 def test_over_a_socket_come_the_same_bytes() -> None:
     """The socket is only another way for the same messages."""
     with running(quick()) as url, ImageLabs(url, poll_interval=0.01) as client:
@@ -190,7 +132,6 @@ def test_over_a_socket_come_the_same_bytes() -> None:
         assert image.read() == encode(finished(SMALL))
 
 
-@pytest.mark.usefixtures("nothing_left")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_curl_with_the_reference_body_gets_an_image(tmp_path: Path) -> None:
     """Any client of the service is a client of this server."""
@@ -199,93 +140,412 @@ def test_curl_with_the_reference_body_gets_an_image(tmp_path: Path) -> None:
         command = ["curl", "--silent", "--fail", "--noproxy", "*", "--max-time", "10", *arguments]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
-    def post(url: str, body: object) -> Any:
-        header = "content-type: application/json"
-        return json.loads(curl("--header", header, "--data", json.dumps(body), url))
-
     with running(quick()) as url:
-        task = post(url + "/txt2img", REFERENCE_BODY)
-        done = post(url + "/progress", task)
+        task = json.loads(curl("--data", json.dumps(REFERENCE_BODY), url + "/txt2img"))
+        done = json.loads(curl("--json", json.dumps(task), url + "/progress"))
         assert done["status"] == "Done"
         curl("--output", str(tmp_path / "x.png"), done["final_image_url"])
         head = curl("--head", done["final_image_url"]).decode().lower()
     data = (tmp_path / "x.png").read_bytes()
     assert data.startswith(b"\x89PNG")
-    assert int.from_bytes(data[16:20], "big") == 1152
-    assert int.from_bytes(data[20:24], "big") == 896
+    assert (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) == (1152, 896)
     assert f"content-length: {len(data)}" in head
 
 
-@pytest.mark.usefixtures("nothing_left")
-def test_a_body_that_is_announced_too_long_is_not_even_read() -> None:
-    """The answer comes before the body is sent."""
-    with running(quick()) as url:
-        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(url).port or 0, timeout=5.0)
-        connection.putrequest("POST", "/txt2img")
-        connection.putheader("content-length", str(MAX_BODY + 1))
-        connection.endheaders()
-        response = connection.getresponse()
-        assert response.status == 413
-        response.read()
-        connection.close()
-
-
-@pytest.mark.usefixtures("nothing_left")
-def test_many_threads_are_served_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    """More of them than there are threads behind the socket: that is no event to be logged."""
+def test_many_threads_are_served_together() -> None:
+    """More of them than there are threads behind the socket."""
     found = []
     with running(quick()) as url, ImageLabs(url, poll_interval=0.01) as client:
-        in_threads(16, lambda i: found.append(client.generate(f"number {i}").read()))
+        in_threads(16, lambda i: found.append(client.generate(f"{i}", width=64, height=48).read()))
     assert len(found) == 16
-    assert "queue" not in caplog.text
 
 
-@pytest.mark.usefixtures("nothing_left")
-def test_serve_says_where_it_listens_and_ends_with_ctrl_c() -> None:
-    """The command line prints the address; Ctrl-C is its usual end and no error."""
-    ready = []
-
-    def interrupt(url: str) -> None:
-        ready.append(url)
-        raise KeyboardInterrupt
-
-    serve(quick(), port=0, on_ready=interrupt)
-    assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*", ready[0])
+def test_a_connection_serves_many_requests_also_pipelined() -> None:
+    """Also in one packet; each gets its own answer, in order."""
+    one = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
+    last = b"GET /b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    with running(echo) as url:
+        answer = said(url, one * 3 + last)
+    assert re.findall(rb"http://x/(\w)", answer) == [b"a", b"a", b"a", b"b"]
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-@pytest.mark.usefixtures("nothing_left")
-def test_serve_ends_with_ctrl_c_while_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interrupt comes out of the loop, wherever that is."""
-
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("waitress.wasyncore.loop", interrupted)
-    serve(quick(), port=0)
-
-
-@pytest.mark.usefixtures("nothing_left")
-def test_a_port_that_is_taken_is_an_error_and_leaves_nothing() -> None:
-    """No thread has been started by then."""
-    with running(quick()) as url, pytest.raises(OSError, match="in use"):
-        serve(quick(), port=urlsplit(url).port or 0)
+def test_a_body_may_come_in_chunks_and_after_a_100() -> None:
+    """Clients that do not know its length, and those that ask first."""
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    with running(echo) as url:
+        chunked = said(url, head + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        asked = said(url, head + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\nab")
+    assert b'"length": 3' in chunked
+    assert asked.startswith(b"HTTP/1.1 100")
+    assert b'"length": 2' in asked
 
 
-@pytest.mark.usefixtures("nothing_left")
+def test_the_address_is_the_one_that_the_client_wrote() -> None:
+    """Absolute, of HTTP/1.0 without a host, or with headers that came twice."""
+    with running(echo) as url:
+        absolute = said(url, b"GET http://y/z HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        old = said(url, b"GET /q HTTP/1.0\r\nx-a: 1\r\nx-a: 2\r\n\r\n")
+    assert b'"http://y/z"' in absolute
+    assert f"{url}/q".encode() in old
+    assert b'"x-a": "1, 2"' in old
+
+
+def test_head_and_streams_are_sent_as_http_has_them() -> None:
+    """A stream of unknown length is chunked; its resources are released at its end."""
+    closed = []
+
+    def stream(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(
+            200, {}, iter([b"a" * 100_000, b"b"]), on_close=lambda: closed.append(1)
+        )
+
+    with running(stream) as url:
+        assert get(url).body == b"a" * 100_000 + b"b"
+    assert closed == [1]
+    with running(echo) as url:
+        answer = said(url, b"HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+# Attacks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 100_000, 431),
+        (b"GET * HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 33554433\r\n\r\n", 413),
+        (
+            b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"0\r\n\r\n",
+            400,
+        ),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_request_is_refused_and_the_connection_closed(data: bytes, status: int) -> None:
+    """In words where there may be a reader; nothing of it reaches the application."""
+    with running(echo) as url:
+        answer = said(url, data)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"GET / HT", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nab"],
+    ids=["head", "body"],
+)
+def test_one_deadline_ends_a_request_that_drips(begin: bytes) -> None:
+    """However often a byte comes: no byte renews it."""
+    with running(echo, options=FaceOptions(receive_timeout=0.5)) as url, connected(url) as sock:
+        sock.sendall(begin)
+        stop = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.05):
+                    sock.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        answer = read_all(sock)
+        stop.set()
+        thread.join()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"retry-after" in answer.lower()
+
+
+def test_dripping_connections_keep_nobody_else_waiting() -> None:
+    """199 of them made the server before this one deaf."""
+    with running(quick()) as url, ExitStack() as stack:
+        for _ in range(199):
+            stack.enter_context(connected(url)).sendall(b"POST /txt2img HTTP/1.1\r\nhost")
+        with ImageLabs(url, poll_interval=0.01) as client:
+            assert client.generate(SMALL, timeout=20).read()
+
+
+def test_too_many_connections_are_told_to_come_again() -> None:
+    """503 with Retry-After: a submit was surely not taken, and the client sends it again."""
+    with running(echo, options=FaceOptions(max_connections=2)) as url, ExitStack() as stack:
+        for _ in range(2):
+            sock = stack.enter_context(connected(url))
+            sock.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert sock.recv(10)
+        refused = said(url, b"POST /txt2img HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1" in refused
+
+
+def test_bodies_under_way_are_bounded_together() -> None:
+    """Thirty of thirty megabytes filled the memory."""
+    body = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 600\r\n\r\n"
+    chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n190\r\n"
+    options = FaceOptions(max_bodies=1000, max_body=900)
+    with running(echo, options=options) as url, connected(url) as sock:
+        sock.sendall(body + b"a" * 500)
+        waiting = said(url, body)
+        while b"503" not in waiting:  # the first one's head may not have been read yet
+            waiting = said(url, body)
+        assert b"503" in said(url, chunked + b"a" * 0x190 + b"\r\n190\r\n" + b"a" * 0x190)
+        sock.sendall(b"a" * 100)
+        assert sock.recv(20).startswith(b"HTTP/1.1 200")
+        assert b" 413 " in said(url, body.replace(b"600", b"901"))
+
+
+def test_requests_that_wait_for_a_thread_are_bounded() -> None:
+    """Over the bound they hear 503 at once, instead of being answered when nobody listens."""
+    go_on, busy = threading.Event(), threading.Semaphore(0)
+
+    def slow(request: HttpRequest) -> HttpResponse:
+        busy.release()
+        assert go_on.wait(20.0)
+        return echo(request)
+
+    request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    options = FaceOptions(threads=1, max_waiting=1)
+    with running(slow, options=options) as url, connected(url) as sock:
+        sock.sendall(request)
+        assert busy.acquire(timeout=20.0)
+        assert said(url, request).startswith(b"HTTP/1.1 503 ")
+        go_on.set()
+        assert read_all(sock).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_submit_whose_client_has_gone_is_not_begun() -> None:
+    """It was parked for 50 s, accepted and rendered after its client had given up."""
+    go_on, begun = threading.Event(), []
+
+    def slow(request: HttpRequest) -> HttpResponse:
+        begun.append(urlsplit(request.url).path)
+        assert go_on.wait(20.0)
+        return echo(request)
+
+    with running(slow, options=FaceOptions(threads=1)) as url:
+        with connected(url) as first:
+            first.sendall(b"GET /first HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            while not begun:
+                time.sleep(0.01)
+            with connected(url) as gone:
+                gone.sendall(b"POST /txt2img HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+                time.sleep(0.2)
+            time.sleep(0.2)
+            go_on.set()
+            assert read_all(first)
+        assert get(url + "/last").status == 200
+    assert begun == ["/first", "/last"]
+
+
+def test_a_client_that_does_not_read_is_left() -> None:
+    """One deadline for the whole response."""
+    left = threading.Event()
+
+    def endless(request: HttpRequest) -> HttpResponse:
+        chunks = (b"x" * 1_000_000 for _ in range(1000))
+        return HttpResponse(200, {}, chunks, on_close=left.set)
+
+    with running(endless, options=FaceOptions(send_timeout=0.3)) as url, connected(url) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert left.wait(20.0)
+
+
+def test_an_idle_connection_outlives_the_clients_trust_and_then_ends() -> None:
+    """A client reuses one that has idled for 20 seconds: the server must be the more patient."""
+    assert FaceOptions().idle_timeout > 3 * 20
+    with running(echo, options=FaceOptions(idle_timeout=1)) as url, connected(url) as sock:
+        assert read_all(sock) == b""
+
+
+def test_a_handler_that_fails_ends_one_request_only(caplog: pytest.LogCaptureFixture) -> None:
+    """500 for this one; its words stay in the log."""
+
+    def broken(request: HttpRequest) -> HttpResponse:
+        raise sqlite3.DatabaseError("secret words")
+
+    with running(broken) as url:
+        for _ in range(2):
+            response = get(url)
+            assert response.status == 500
+            assert b"secret" not in response.body
+    assert "secret words" in caplog.text
+
+
+def test_the_access_log_holds_no_prompt_and_no_key_to_an_image(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Task ids open images: they are cut."""
+    caplog.set_level("INFO", "imagelabs_sdk.server.access")
+    task_id = "ab" * 16
+    with running(echo) as url:
+        get(f"{url}/image/{task_id}.png?prompt=secret")
+    assert "GET /image/abababab….png: 200" in caplog.text
+    assert task_id not in caplog.text
+    assert "secret" not in caplog.text
+
+
+# Long polls ---------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Poller:
+    """Parks polls at a served rig, each in a thread of its own."""
+
+    url: str
+    rig: Rig
+
+    def headers(self, task_id: str, progress: bool = False) -> dict[str, str]:
+        response = self.rig.ask("POST", "/progress", {"task_id": task_id})
+        wait = "wait=20, progress" if progress else "wait=20"
+        return {"prefer": wait, "if-none-match": response.headers["etag"]}
+
+    def ask(self, task_id: str, headers: dict[str, str]) -> dict[str, Any]:
+        parts = urlsplit(self.url)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=30)
+        body = json.dumps({"task_id": task_id})
+        connection.request("POST", "/progress", body, headers)
+        response = connection.getresponse()
+        found = {"status": response.status, **json.loads(response.read())}
+        connection.close()
+        return {**found, "applied": response.getheader("preference-applied")}
+
+
+@contextmanager
+def pollers(**options: Any) -> Iterator[Poller]:
+    rig = make_rig()
+
+    def handle(request: HttpRequest, peer: str) -> HttpResponse | Parked:
+        return rig.app.handle(request, can_park=True)
+
+    with served(handle, subscribe=rig.store.subscribe, **options) as url:
+        yield Poller(url, rig)
+
+
+def test_parked_polls_hold_no_thread_and_end_with_the_job() -> None:
+    """Two hundred of them, and a plain request in between is answered."""
+    found: list[dict[str, Any]] = []
+    with pollers(threads=2) as poller:
+        task_id = poller.rig.submit()
+        headers = poller.headers(task_id)
+        threads = [
+            threading.Thread(target=lambda: found.append(poller.ask(task_id, headers)))
+            for _ in range(200)
+        ]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            assert poller.ask(task_id, {})["status"] == "Queue position 1"
+        assert found == []
+        poller.rig.claim()
+        for thread in threads:
+            thread.join()
+    assert {(each["status"], each["applied"]) for each in found} == {("Processing", "wait")}
+
+
+def test_progress_is_told_to_who_asked_for_it() -> None:
+    """Also when it moved before the quarter of a second was over, and nothing moved after."""
+    with pollers() as poller:
+        task_id = poller.rig.submit()
+        job = poller.rig.claim()
+        headers = poller.headers(task_id, progress=True)
+        poller.rig.store.progress(job, 0.5)
+        assert poller.ask(task_id, headers)["progress"] == 0.5
+
+
+def test_a_poll_that_waits_in_vain_is_answered_in_the_end() -> None:
+    """After the seconds that it asked for; and at once when too many are parked."""
+    with pollers(max_parked=0) as poller:
+        task_id = poller.rig.submit()
+        assert poller.ask(task_id, poller.headers(task_id))["applied"] == "wait"
+    with pollers() as poller:
+        task_id = poller.rig.submit()
+        headers = {**poller.headers(task_id), "prefer": "wait=1"}
+        assert poller.ask(task_id, headers)["status"] == "Queue position 1"
+
+
+def test_stopping_answers_what_is_parked() -> None:
+    """A client polls again elsewhere, or later; nothing waits for the whole time."""
+    found: list[dict[str, Any]] = []
+    with pollers() as poller:
+        task_id = poller.rig.submit()
+        headers = poller.headers(task_id)
+        thread = threading.Thread(target=lambda: found.append(poller.ask(task_id, headers)))
+        thread.start()
+        time.sleep(0.3)
+    thread.join()
+    assert found[0]["status"] == "Queue position 1"
+
+
+# Start and end ------------------------------------------------------------------------
+
+
+def test_what_is_under_way_is_finished_and_nothing_new_is_accepted() -> None:
+    """A response that has begun arrives whole."""
+    busy, go_on, answers = threading.Event(), threading.Event(), []
+
+    def slow(request: HttpRequest, peer: str) -> HttpResponse:
+        busy.set()
+        assert go_on.wait(20.0)
+        return echo(request)
+
+    server = Server(slow, port=0)
+    thread = threading.Thread(target=server.run, name="imagelabs-server")
+    thread.start()
+    asking = threading.Thread(target=lambda: answers.append(get(server.url).body))
+    with connected(server.url) as idle:
+        idle.sendall(b"GET / HTTP/1.1\r\n")
+        asking.start()
+        assert busy.wait(20.0)
+        server.stop(20.0)
+        time.sleep(0.2)
+        with pytest.raises(OSError, match="refused"):
+            get(server.url)
+        idle.close()
+        go_on.set()
+        thread.join()
+        asking.join()
+    assert json.loads(answers[0])["method"] == "GET"
+
+
+def test_what_takes_longer_than_the_grace_is_cut() -> None:
+    """The end comes all the same."""
+    go_on = threading.Event()
+
+    def slow(request: HttpRequest, peer: str) -> HttpResponse:
+        go_on.wait(20.0)
+        return echo(request)
+
+    with served(slow) as url, connected(url) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        time.sleep(0.2)
+        stopper = threading.Timer(0.5, go_on.set)
+        stopper.start()
+    stopper.join()
+
+
 def test_a_server_may_be_stopped_twice_or_never_run() -> None:
     """Cleaning up must not need to know how far it came."""
-    server = Server(quick(), port=0)
+    server = Server(lambda request, peer: echo(request), port=0)
     server.stop()
     server.run()
     server.stop()
     server.close()
 
 
-@pytest.mark.usefixtures("nothing_left")
+def test_a_port_that_is_taken_is_an_error_and_leaves_nothing() -> None:
+    """No thread has been started by then."""
+    with running(echo) as url, pytest.raises(OSError, match="in use"):
+        Server(lambda request, peer: echo(request), port=urlsplit(url).port or 0)
+
+
 def test_it_listens_on_ipv6_as_well() -> None:
     """The address in the URL needs its brackets."""
     try:
-        server = Server(quick(), host="::1", port=0)
+        server = Server(lambda request, peer: echo(request), host="::1", port=0)
     except OSError:
         pytest.skip("there is no IPv6 here")
     assert re.fullmatch(r"http://\[::1\]:\d+", server.url)

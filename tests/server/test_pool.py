@@ -13,7 +13,8 @@ import pytest
 
 from imagelabs_sdk import ImageRequest
 from imagelabs_sdk.server.engines.base import Recovery
-from imagelabs_sdk.server.pool import PoolOptions, WorkerPool
+from imagelabs_sdk.server.options import PoolOptions
+from imagelabs_sdk.server.pool import WorkerPool
 from imagelabs_sdk.server.store.jobs import JobState, JobStatus, JobStore, Submission
 from tests.server.engines import Scripted
 
@@ -54,8 +55,8 @@ class Rig:
             self.store,
             engine,
             options=options,
-            on_outcome=self.outcomes.append,
-            on_batch=self.batches.append,
+            on_outcome=lambda kind, seconds: self.outcomes.append(kind),
+            on_batch=lambda waited: self.batches.append(len(waited)),
         )
         pool.start()
         try:

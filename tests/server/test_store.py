@@ -11,6 +11,7 @@ import pytest
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError
 from imagelabs_sdk.server.engines.base import Recovery, RenderJob
+from imagelabs_sdk.server.options import StoreLimits
 from imagelabs_sdk.server.store import jobs as store_jobs
 from imagelabs_sdk.server.store.database import Database, StoreError
 from imagelabs_sdk.server.store.images import ImageFiles, MemoryImages
@@ -20,7 +21,6 @@ from imagelabs_sdk.server.store.jobs import (
     JobStatus,
     JobStore,
     StoreFullError,
-    StoreLimits,
     Submission,
 )
 from tests.conftest import FakeTime

@@ -28,6 +28,7 @@ from ... import wire
 from ...errors import InvalidRequestError
 from ...models import ImageRequest
 from ..engines.base import EngineConfig, Recovery, RenderJob
+from ..options import StoreLimits
 from .database import Database
 from .images import ImageFiles, Images, MemoryImages
 
@@ -40,7 +41,6 @@ __all__ = [
     "JobStore",
     "KeyReusedError",
     "StoreFullError",
-    "StoreLimits",
     "Submission",
 ]
 
@@ -84,24 +84,6 @@ class StoreFullError(Exception):
 
 class KeyReusedError(Exception):
     """An idempotency key came again with another body."""
-
-
-@attrs.frozen
-class StoreLimits:
-    """What a store may hold.
-
-    Attributes:
-        max_jobs: Jobs that have not ended.
-        max_request_bytes: Bytes of the requests of these jobs, reference images included.
-        max_image_bytes: Bytes of finished images. Fetched ones are removed first; an image that
-            nobody has fetched is never removed for its bytes.
-        keep: Seconds from a job's end until it is forgotten.
-    """
-
-    max_jobs: int = 1000
-    max_request_bytes: int = 256 * 1024 * 1024
-    max_image_bytes: int = 10 * 1024**3
-    keep: float = 86_400.0
 
 
 @attrs.frozen(kw_only=True)
@@ -162,10 +144,12 @@ class Claim:
         jobs: To be rendered as one batch; perhaps none.
         retry_in: Seconds until a batch that waits for more jobs is worth another try; None: there
             is nothing to wait for but a new job.
+        waited: Seconds that each of the jobs was queued.
     """
 
     jobs: Sequence[RenderJob] = ()
     retry_in: float | None = None
+    waited: Sequence[float] = ()
 
 
 @attrs.frozen
@@ -382,6 +366,7 @@ class JobStore:
             if len(rows) < engine.max_batch and not head["deaths"] and waited < engine.batch_wait:
                 return Claim(retry_in=engine.batch_wait - waited)
             jobs = [self._claim_one(db, row, engine) for row in rows]
+            waits = [self._clock() - row["submitted_at"] for row in rows]
             self._turn += 1
             self._turns[head["owner"]] = self._turn
             for job in jobs:
@@ -389,7 +374,7 @@ class JobStore:
                 self._requests.pop(job.id, None)
         for job in jobs:
             self._changed(job.id)
-        return Claim(jobs)
+        return Claim(jobs, None, waits)
 
     def _head(self, db: sqlite3.Connection) -> sqlite3.Row | None:
         first = db.execute(
