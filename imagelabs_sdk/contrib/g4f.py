@@ -20,7 +20,6 @@ import attrs
 
 from imagelabs_sdk import (
     Deadline,
-    DownloadError,
     ImageRequest,
     InvalidRequestError,
     Job,
@@ -153,17 +152,10 @@ async def _draw(client: Client, request: ImageRequest, timeout: float | Deadline
     job = await asyncio.to_thread(client.submit, request, timeout=deadline)
     with attach_job(job):
         await _wait(job, deadline)
-        return _shown(job.image().url)
+        return job.image().url
 
 
 async def _wait(job: Job, deadline: Deadline) -> None:
     while not job.done:
         await asyncio.sleep(min(job.next_poll_in, deadline.remaining()))
         await asyncio.to_thread(job.poll, timeout=deadline)
-
-
-def _shown(url: str) -> str:
-    """An address that is about to become a link in somebody's page."""
-    if not url.startswith(("https://", "http://")):
-        raise DownloadError("the image's address is none of http or https")
-    return url
