@@ -31,7 +31,8 @@ SPINE = [
 PUBLIC = ["__init__"]
 KIT = ["testing.clock", "testing.script", "testing.service", "testing.transport"]
 DJANGO = [
-    f"contrib.django.{room}" for room in ("choices", "clients", "poll", "lifecycle", "models")
+    f"contrib.django.{room}"
+    for room in ("choices", "conf", "clients", "poll", "lifecycle", "storage", "managers", "models")
 ]
 ENGINE = ["server.engines.base", "server.engines.references", "server.engines.tuning"]
 MAY_IMPORT = {
@@ -180,26 +181,30 @@ MAY_IMPORT = {
     "contrib.g4f": PUBLIC,
     **{f"contrib.django.{room}": [] for room in
        ("management.__init__", "management.commands.__init__", "migrations.__init__",
-        "signals", "choices")},
+        "signals", "choices", "conf", "storage", "threads")},
     "contrib.django.__init__": ["contrib.django.clients"],
-    "contrib.django.clients": PUBLIC,
-    "contrib.django.checks": ["contrib.django.clients", "contrib.django.django_tasks"],
-    "contrib.django.apps": ["contrib.django.checks", "contrib.django.clients",
-                            "contrib.django.django_tasks", "contrib.django.signals"],
-    "contrib.django.poll": [*PUBLIC, "errors", *DJANGO[:2]],
-    "contrib.django.lifecycle": [*PUBLIC, "errors", "contrib.django.signals", *DJANGO[:3]],
-    "contrib.django.models": [*PUBLIC, *DJANGO[:4], "contrib.django.signals"],
+    "contrib.django.clients": [*PUBLIC, "contrib.django.conf"],
+    "contrib.django.checks": [*DJANGO[1:3], "contrib.django.django_tasks"],
+    "contrib.django.apps": ["contrib.django.checks", "contrib.django.receivers"],
+    "contrib.django.poll": [*PUBLIC, "errors", *DJANGO[:3], "contrib.django.storage"],
+    "contrib.django.lifecycle": [*PUBLIC, "contrib.django.signals", *DJANGO[:4],
+                                 "contrib.django.storage"],
+    "contrib.django.managers": [*PUBLIC, *DJANGO[:5], "contrib.django.signals"],
+    "contrib.django.models": DJANGO[:-1],
+    "contrib.django.receivers": [*DJANGO, "contrib.django.django_tasks", "contrib.django.signals"],
     "contrib.django.migrations.0001_initial": DJANGO,
-    "contrib.django.sweep": [*PUBLIC, *DJANGO],
+    "contrib.django.health": PUBLIC,
+    "contrib.django.sweep": [*PUBLIC, *DJANGO, "contrib.django.health", "contrib.django.threads"],
     "contrib.django.presenters": DJANGO,
     "contrib.django.forms": PUBLIC,
     "contrib.django.views": [*PUBLIC, *DJANGO, "formats", "contrib.django.presenters",
-                             "contrib.django.forms"],
+                             "contrib.django.forms", "contrib.django.signals"],
     "contrib.django.urls": ["contrib.django.views"],
     "contrib.django.admin": [*DJANGO, "contrib.django.views"],
     "contrib.django.django_tasks": ["contrib.django.models", "contrib.django.sweep"],
     "contrib.django.tasks": ["contrib.django.sweep"],
-    "contrib.django.management.commands.imagelabs_prune": [*DJANGO, "contrib.django.sweep"],
+    "contrib.django.management.commands.imagelabs_prune": [*DJANGO, "contrib.django.receivers",
+                                                           "contrib.django.sweep"],
     "contrib.django.management.commands.imagelabs_sweep": [*DJANGO, "contrib.django.sweep"],
 }  # fmt: skip
 
@@ -225,6 +230,8 @@ EXTRAS = {
     "cli.runtime": {"click", "rich"},
     "contrib.celery": {"celery"},
     "contrib.django.django_tasks": {"django", "django_tasks"},
+    "contrib.django.managers": {"asgiref", "django"},
+    "contrib.django.storage": {"PIL", "django"},
     "contrib.django.tasks": {"celery"},
     "server.engines.backend": {"urllib3"},
     "server.engines.base": {"PIL"},

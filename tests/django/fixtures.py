@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from django.core.files.storage import FileSystemStorage
 from django.db import connections
 from django.utils import timezone
 
 from imagelabs_sdk import APIConnectionError, Deadline, HttpRequest, HttpResponse
 from imagelabs_sdk.contrib.django.models import ImageJob
-from tests.django.app.settings import HAS_POSTGRES
+from tests.django.app.settings import HAS_MARIADB, HAS_POSTGRES
 from tests.faulty import PNG, FaultyServer
 
 ROOT = Path(__file__).parents[2]
@@ -28,8 +27,13 @@ PROMPT, COOKIE, KEY = "a-secret-lighthouse", "secret-crumb", "secret-signature"
 _T = TypeVar("_T")
 
 needs_postgres = pytest.mark.skipif(not HAS_POSTGRES, reason="no PostgreSQL on 127.0.0.1:5432")
-ALIASES = ["file", *(["postgres"] if HAS_POSTGRES else [])]
-shared_databases = [pytest.param("file"), pytest.param("postgres", marks=needs_postgres)]
+needs_mariadb = pytest.mark.skipif(not HAS_MARIADB, reason="no MariaDB on 127.0.0.1:3306")
+ALIASES = ["file", *(["postgres"] if HAS_POSTGRES else []), *(["mariadb"] if HAS_MARIADB else [])]
+shared_databases = [
+    pytest.param("file"),
+    pytest.param("postgres", marks=needs_postgres),
+    pytest.param("mariadb", marks=needs_mariadb),
+]
 """Those that several connections may use at once."""
 
 
@@ -108,28 +112,6 @@ def settings_for(service: Service, **options: object) -> dict[str, Any]:
     return {"BACKEND": f"{__name__}.Line", "OPTIONS": {"service": service, **given, **options}}
 
 
-class MoodyStorage(FileSystemStorage):
-    """Fails while it is told to, by the name of what it then cannot do."""
-
-    fails: str | None = None
-
-    def exists(self, name: str) -> bool:
-        self._try("exists")
-        return super().exists(name)
-
-    def _save(self, name: str, content: Any) -> str:
-        self._try("save")
-        return super()._save(name, content)  # type: ignore[misc, no-any-return]  # not in the stubs
-
-    def delete(self, name: str) -> None:
-        self._try("delete")
-        super().delete(name)
-
-    def _try(self, what: str) -> None:
-        if self.fails == what:
-            raise OSError(f"cannot {what} at https://store.test/?key={KEY}")
-
-
 def due(job: ImageJob) -> ImageJob:
     """The row, once nobody's lease or pause holds it."""
     rows = type(job)._base_manager.using(job._state.db).filter(pk=job.pk)
@@ -163,8 +145,13 @@ def elsewhere(act: Callable[[], _T]) -> _T:
     return at_once(1, lambda _: act())[0]
 
 
-def stored(media: Path) -> list[Path]:
+def files(media: Path) -> list[Path]:
     return [path for path in media.rglob("*") if path.is_file()]
+
+
+def stored(media: Path) -> list[Path]:
+    """The images, without their thumbnails."""
+    return [path for path in files(media) if "-thumbnail" not in path.name]
 
 
 def environment(

@@ -27,11 +27,18 @@ from django_tasks_db.models import DBTaskResult
 
 from imagelabs_sdk.contrib.django import django_tasks
 from imagelabs_sdk.contrib.django.lifecycle import poll_now
-from imagelabs_sdk.contrib.django.models import ASLEEP, ImageJob, JobState, SweepChain
+from imagelabs_sdk.contrib.django.models import (
+    ASLEEP,
+    ImageJob,
+    JobState,
+    LeftoverFile,
+    SweepChain,
+)
 from imagelabs_sdk.contrib.django.sweep import any_outstanding
 from imagelabs_sdk.contrib.django.tasks import sweep as celery_sweep
 from tests import faulty
 from tests.django.app.settings import HAS_POSTGRES, HAS_REDIS
+from tests.django.fixtures import stored
 from tests.faulty import PNG, FaultyServer, reply
 
 ROOT = Path(__file__).parents[2]
@@ -343,7 +350,7 @@ def prune(*arguments: str) -> str:
     return out.getvalue().strip()
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_old_jobs_go_with_their_images(media: Path) -> None:
     """An image without a row is never found again."""
     old, young = finished(31), finished(29)
@@ -366,11 +373,11 @@ def test_what_is_pruned_is_read_where_it_is_written(media: Path) -> None:
     assert not ImageJob.objects.using("default").exists()
 
 
-@pytest.mark.django_db
-def test_an_image_that_cannot_be_deleted_keeps_its_row(
+@pytest.mark.django_db(transaction=True)
+def test_an_image_that_cannot_be_deleted_is_deleted_by_a_later_run(
     media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another run tries again; the others go."""
+    """Nothing of a deleted job stays for ever; the others go at once."""
     stuck, other = finished(31), finished(31)
     delete = FileSystemStorage.delete
 
@@ -380,10 +387,15 @@ def test_an_image_that_cannot_be_deleted_keeps_its_row(
         delete(storage, name)
 
     monkeypatch.setattr(FileSystemStorage, "delete", fails)
-    with pytest.raises(CommandError, match="1 jobs are kept"):
+    with pytest.raises(CommandError, match="1 files of deleted jobs"):
         prune()
-    assert list(ImageJob.objects.all()) == [stuck]
+    assert not ImageJob.objects.exists()
+    assert [path.name for path in stored(media)] == [Path(str(stuck.image.name)).name]
     assert not Path(other.image.path).exists()
+    monkeypatch.undo()
+    assert prune() == "0 jobs deleted"
+    assert stored(media) == []
+    assert not LeftoverFile.objects.exists()
 
 
 def test_days_that_make_no_sense_are_refused() -> None:

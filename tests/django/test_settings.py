@@ -218,7 +218,7 @@ WRONG: dict[str, tuple[Any, str, str, str]] = {
     "no such name": ({"BACKEND": "imagelabs_sdk.Nothing"}, "E001", "'BACKEND'", "dotted path"),
     "no callable": ({"BACKEND": "os.path"}, "E001", "'os.path'", "class or function"),
     "no path": ({"BACKEND": RequestsTransport}, "E001", "'BACKEND'", "dotted path"),
-    "unknown key": ({"TIMEOUT": 7}, "E002", "'TIMEOUT'", "BACKEND, OPTIONS, TASKS"),
+    "unknown key": ({"TIMEOUT": 7}, "E002", "'TIMEOUT'", "SUBMIT, TASKS"),
     "unknown option": ({"OPTIONS": {"tmeout": 7}}, "E002", "'tmeout'", "timeout"),
     "not the backend's": (
         {"BACKEND": EMBEDDED, "OPTIONS": {"verfy": False}}, "E002", "'verfy'", "duration",
@@ -329,7 +329,7 @@ def test_an_address_that_encrypts_nothing_is_a_warning(address: str, settings: A
     [
         ({}, "", ["imagelabs.W002"]),
         ({}, "/srv/media", []),
-        ({"imagelabs": {"BACKEND": "tests.django.fixtures.MoodyStorage"}}, "", []),
+        ({"imagelabs": {"BACKEND": "django.core.files.storage.InMemoryStorage"}}, "", []),
         ({"imagelabs": {"location": "/srv/images"}}, "", []),
         ({"default": {"location": "/srv/media"}}, "", []),
         ({"imagelabs": {}}, "", ["imagelabs.W002"]),
@@ -414,7 +414,7 @@ def test_a_storage_that_is_overridden_is_followed(
     service: Service, settings: Any, tmp_path: Path
 ) -> None:
     """A model's field is made once; the settings of a test come later."""
-    from imagelabs_sdk.contrib.django.models import image_storage
+    from imagelabs_sdk.contrib.django.storage import image_storage
 
     files = "django.core.files.storage.FileSystemStorage"
     for place in ("one", "two"):

@@ -21,21 +21,21 @@ from django.utils import timezone
 
 from imagelabs_sdk import HttpResponse
 from imagelabs_sdk.contrib.django import lifecycle
+from imagelabs_sdk.contrib.django.checks import check_settings
+from imagelabs_sdk.contrib.django.health import ServiceHealth
 from imagelabs_sdk.contrib.django.management.commands import imagelabs_sweep
-from imagelabs_sdk.contrib.django.models import ImageJob, JobState
+from imagelabs_sdk.contrib.django.models import ImageJob, JobState, job_models
 from imagelabs_sdk.contrib.django.signals import job_failed, job_succeeded
 from imagelabs_sdk.contrib.django.sweep import (
-    ServiceHealth,
     Sweeper,
     any_outstanding,
-    job_models,
     sweep_briefly,
 )
 from tests import faulty
-from tests.django.app.models import Framed, Poster
+from tests.django.app.models import Framed, Own, Poster
+from tests.django.app.storage import FailingStorage
 from tests.django.fixtures import (
     ALIASES,
-    MoodyStorage,
     Service,
     all_due,
     answer,
@@ -164,11 +164,18 @@ def test_sweepers_in_threads_do_not_meet_either(
 
 @db
 def test_threads_of_a_sweep_open_no_connection_to_the_database(
-    service: Service, media: Path, settings: Any
+    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight threads in each of ten processes would use up a server's connections."""
-    settings.STORAGES = {**settings.STORAGES, "imagelabs": {"BACKEND": f"{__name__}.Watched"}}
-    opened, threads = Watched.opened, set()
+    opened: list[object] = []
+    threads = set()
+    save = FailingStorage._save
+
+    def watched(storage: FailingStorage, name: str, content: Any) -> str:
+        opened.extend(connections.all(initialized_only=True))
+        return save(storage, name, content)
+
+    monkeypatch.setattr(FailingStorage, "_save", watched)
 
     def poll(task_id: str) -> HttpResponse:
         threads.add(threading.get_ident())
@@ -183,17 +190,6 @@ def test_threads_of_a_sweep_open_no_connection_to_the_database(
     assert threads
     assert threading.get_ident() not in threads
     assert states() == {"done": 19, "running": 1}
-
-
-class Watched(MoodyStorage):
-    """Notes who opened a connection to a database by the time an image is stored."""
-
-    opened: list[object] = []  # noqa: RUF012 - for all instances
-
-    def _save(self, name: str, content: Any) -> str:
-        name = super()._save(name, content)
-        self.opened.extend(connections.all(initialized_only=True))
-        return name
 
 
 @db
@@ -261,7 +257,7 @@ def test_rows_are_read_where_they_are_written(service: Service, media: Path) -> 
 
 def test_each_row_is_of_one_model() -> None:
     """Proxies, and models that share their parent's table, would make each row two."""
-    assert job_models() == [ImageJob, Poster]
+    assert job_models() == [ImageJob, Poster, Own]
 
 
 @db
@@ -270,7 +266,7 @@ def test_rows_of_all_models_are_polled(service: Service, media: Path) -> None:
     ImageJob.objects.start("a lighthouse")
     Poster.objects.start("a pier", title="The Pier")
     Framed.objects.start("a boat", title="The Boat")
-    for model in job_models():
+    for model in (ImageJob, Poster):
         model._base_manager.update(next_poll_at=timezone.now())
     with Sweeper() as sweeper:
         assert sweeper.sweep() == 3
@@ -327,9 +323,7 @@ def test_no_job_is_in_the_way_of_others(
 
 
 @db
-def test_a_service_that_is_down_is_left_in_peace_and_found_again(
-    service: Service, media: Path
-) -> None:
+def test_a_service_that_is_down_is_probed_and_found_again(service: Service, media: Path) -> None:
     """A thousand jobs that all ask in vain do not help it up."""
     service.progress = down
     accepted(40)
@@ -357,10 +351,10 @@ def test_a_service_may_be_down_for_days(service: Service) -> None:
     service.progress = down
     accepted(3)
     clock = Clock()
-    health = {"default": ServiceHealth(failures=100_000)}
+    health = {"default": ServiceHealth(clock=clock, failures=100_000)}
     with Sweeper(health=health, clock=clock) as sweeper:
         assert sweeper.sweep() == 1
-    assert health["default"].opens == clock.now + 30.0
+    assert health["default"].polls_from == clock.now + 30.0
 
 
 @db
@@ -405,7 +399,7 @@ def test_a_service_that_asks_for_a_pause_gets_it_for_all_jobs(service: Service) 
 
 
 @db
-def test_the_weather_is_shared_by_the_sweepers_of_a_process(service: Service) -> None:
+def test_the_health_of_a_service_is_shared_by_the_sweepers_of_a_process(service: Service) -> None:
     """A queue makes one for each message; each would try a service that is down anew."""
     service.progress = down
     accepted(40)
@@ -418,7 +412,9 @@ def test_the_weather_is_shared_by_the_sweepers_of_a_process(service: Service) ->
 
 
 @db
-def test_a_pause_of_jobs_own_is_no_bad_weather(service: Service, media: Path) -> None:
+def test_an_image_that_cannot_be_fetched_says_nothing_of_the_service(
+    service: Service, media: Path
+) -> None:
     """Images that cannot be fetched are the matter of another host."""
     service.image = lambda _: answer(404)
     accepted(20)
@@ -520,7 +516,7 @@ def test_the_command_outlives_a_database_that_fails(
     """A restart of the database must not need one of the worker."""
     answers: Iterator[Callable[[], int]] = iter([_gone, lambda: 0, _terminate])
     monkeypatch.setattr(Sweeper, "sweep", lambda *_, **__: next(answers)())
-    monkeypatch.setattr(imagelabs_sweep, "_AFTER_TROUBLE", 0.01)
+    monkeypatch.setattr(imagelabs_sweep, "_AFTER_FAILURE", 0.01)
     call_command("imagelabs_sweep", "--interval", "0.01")
     assert next(answers, None) is None
     assert "the server has gone away" in caplog.text
@@ -626,3 +622,222 @@ def test_a_worker_killed_in_the_middle_loses_and_repeats_nothing(
     assert states(database) == {"done": 12}
     assert [path.read_bytes() for path in stored(media)] == [PNG] * 12
     assert server.count("/txt2img") == 0
+
+
+# Killed and stopped --------------------------------------------------------------------------
+
+
+@db
+def test_a_sweep_renews_the_leases_of_what_it_holds(
+    service: Service, media: Path, settings: Any
+) -> None:
+    """A download that takes longer than the lease is not begun by another process, too."""
+    settings.IMAGELABS_SWEEP = {"LEASE": 5}
+    accepted(1)
+    renewed = threading.Event()
+
+    def slow(_: str) -> HttpResponse:
+        assert renewed.wait(20)
+        return HttpResponse(200, {}, PNG)
+
+    service.image = slow
+    leases: list[Any] = []
+
+    def stop() -> bool:
+        leases.append(ImageJob.objects.get().next_poll_at)
+        if len(set(leases)) > 2:  # as it was, the claim, the renewal
+            renewed.set()
+        return False
+
+    with Sweeper(threads=1) as sweeper:
+        assert sweeper.sweep(stop=stop, due_by=timezone.now()) == 1
+    assert states() == {"done": 1}
+
+
+@db
+def test_a_lease_that_another_process_has_taken_is_not_renewed(
+    service: Service, media: Path
+) -> None:
+    """Its job is theirs; what is found here must not be stored."""
+    mine, theirs = accepted(2)
+    held = []
+    for job in (mine, theirs):
+        claimed = lifecycle.claim(job)
+        assert claimed is not None
+        held.append((job, claimed))
+    ImageJob.objects.filter(pk=theirs.pk).update(attempts=2)
+    before = [claimed.lease.until for _, claimed in held]
+    sleep(0.01)
+    lifecycle.renew(held)
+    assert held[0][1].lease.until > before[0]
+    assert held[1][1].lease.until == before[1]
+
+
+@db
+def test_a_worker_that_is_to_stop_does_not_wait_for_a_service_that_hangs(
+    service: Service, media: Path
+) -> None:
+    """Its jobs are due at once for the next worker; what it still finds is not recorded."""
+    accepted(2)
+    polled, answered = threading.Event(), threading.Event()
+
+    def hang(task_id: str) -> HttpResponse:
+        if service.count("progress") == 2:
+            polled.set()
+        assert answered.wait(20)
+        return done(task_id)
+
+    service.progress = hang
+    with Sweeper(threads=2, drain_timeout=0.0) as sweeper:
+        assert sweeper.sweep(stop=polled.is_set) == 0
+        rows = ImageJob.objects.filter(attempts=1, next_poll_at__lte=timezone.now())
+        assert rows.count() == 2
+        answered.set()
+        service.progress = done
+        assert sweeper.sweep(due_by=timezone.now()) == 2
+    assert states() == {"done": 2}
+
+
+@shared
+@pytest.mark.parametrize("database", shared_databases)
+def test_a_worker_ends_on_sigterm_though_the_service_hangs(
+    database: str, server: FaultyServer, media: Path
+) -> None:
+    """Docker kills after ten seconds."""
+    polled = threading.Event()
+
+    def hang(wire: faulty.Wire) -> None:
+        polled.set()
+        wire.hang()
+
+    server.scripts["/progress"] = [hang]
+    accepted(1, database)
+    around = environment(database, server, media)
+    with process(around, "-m", "django", "imagelabs_sweep") as worker:
+        assert polled.wait(20)
+        worker.terminate()
+        said, _ = worker.communicate(timeout=8)
+    assert (worker.returncode, said) == (0, "")
+    row = ImageJob.objects.using(database).get()
+    assert (row.state, row.is_due) == ("running", True)
+
+
+@db
+def test_a_step_that_ends_in_no_ordinary_way_leaves_its_row_to_the_lease(
+    service: Service, media: Path, caplog: Any
+) -> None:
+    """A transport may call `sys.exit`; the other jobs go on."""
+    accepted(2)
+
+    def leave(task_id: str) -> HttpResponse:
+        if task_id == "task-1":
+            raise SystemExit
+        return done(task_id)
+
+    service.progress = leave
+    with Sweeper(threads=1) as sweeper:
+        assert sweeper.sweep(due_by=timezone.now()) == 2
+    assert states() == {"done": 1, "running": 1}
+    assert "the step failed" in caplog.text
+
+
+# For operators -------------------------------------------------------------------------------
+
+
+@db
+def test_the_log_says_when_a_service_goes_down_and_comes_back_once(
+    service: Service, media: Path, caplog: Any
+) -> None:
+    """Not once for each of a thousand jobs."""
+    caplog.set_level("INFO", logger="imagelabs_sdk.contrib.django.sweep")
+    service.progress = down
+    accepted(10)
+    clock = Clock()
+    with Sweeper(threads=2, clock=clock) as sweeper:
+        for _ in range(4):
+            sweeper.sweep()
+            clock.now += 60
+            all_due()
+        service.progress = done
+        sweeper.sweep()
+    said = [record.message for record in caplog.records if "the service is" in record.message]
+    assert said == [
+        "default: the service is down (APIConnectionError); it is probed",
+        "default: the service is back",
+    ]
+
+
+@db
+def test_the_command_says_when_it_starts_and_stops(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: Any, handlers: None
+) -> None:
+    """And counts its steps each minute, for who turns the log up."""
+    caplog.set_level("DEBUG", logger="imagelabs_sdk.contrib.django.sweep")
+    monkeypatch.setattr(imagelabs_sweep, "_REPORT_EVERY", 0.0)
+    answers: Iterator[Callable[[], int]] = iter([lambda: 7, _terminate])
+    monkeypatch.setattr(Sweeper, "sweep", lambda *_, **__: next(answers)())
+    call_command("imagelabs_sweep", "--interval", "0.01")
+    said = [record.message for record in caplog.records]
+    assert said[0] == "sweeping image jobs"
+    assert "7 steps in the last minute" in said
+    assert said[-1] == "stopped sweeping image jobs"
+
+
+@db
+def test_the_status_is_fit_for_a_health_check(
+    service: Service, media: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its exit code says whether a sweep runs."""
+    call_command("imagelabs_sweep", "--status")
+    assert "outstanding: 0" in capsys.readouterr().out
+    accepted(2, failures=3)
+    call_command("imagelabs_sweep", "--status")
+    said = capsys.readouterr().out
+    assert "outstanding: 2" in said
+    assert "services with failing polls: default" in said
+    ImageJob.objects.update(next_poll_at=timezone.now() - timedelta(seconds=90))
+    with pytest.raises(CommandError, match="does a sweep run"):
+        call_command("imagelabs_sweep", "--status")
+    call_command("imagelabs_sweep", "--status", "--max-overdue", "120")
+
+
+@db
+def test_the_command_can_be_called_in_a_thread(service: Service, media: Path) -> None:
+    """Python lets only the main thread handle signals."""
+    raised: list[ValueError] = []
+
+    def call() -> None:
+        try:
+            call_command("imagelabs_sweep", "--once")
+        except ValueError as error:  # of `signal.signal`
+            raised.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(30)
+    assert raised == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "8",
+        {"THREADS": 0},
+        {"THREADS": 1.5},
+        {"LEASE": 1},
+        {"LEASE": "12"},
+        {"STEP_TIMEOUT": True},
+        {"LEASES": 12},
+    ],
+)
+def test_settings_of_the_sweep_that_cannot_work_are_named(given: Any, settings: Any) -> None:
+    """By the check, and by the command."""
+    settings.IMAGELABS = {"default": {}}
+    settings.IMAGELABS_SWEEP = given
+    (message,) = check_settings()
+    assert message.id in ("imagelabs.E002", "imagelabs.E003")
+    assert message.hint
+    with pytest.raises(CommandError, match="IMAGELABS_SWEEP"):
+        call_command("imagelabs_sweep", "--once")

@@ -23,8 +23,8 @@ from django.utils import timezone, translation
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError, errors
 from imagelabs_sdk.contrib.django import presenters, views
+from imagelabs_sdk.contrib.django.conf import sweep_settings
 from imagelabs_sdk.contrib.django.forms import StartForm
-from imagelabs_sdk.contrib.django.lifecycle import LEASE
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.presenters import JobPresenter
 from tests.faulty import PNG, FaultyServer, hang, reply
@@ -603,7 +603,11 @@ def test_each_state_is_told_in_plain_words(
     page: Client, owner: User, columns: dict[str, Any], phase: str, words: str
 ) -> None:
     """With what one can do about it; never in the service's words, or a program's."""
-    later = None if columns.get("state") in ("done", "unknown", "failed") else LEASE
+    later = (
+        None
+        if columns.get("state") in ("done", "unknown", "failed")
+        else sweep_settings().lease_time
+    )
     job = make_job(owner, **{"next_poll_at": later and timezone.now() + later, **columns})
     assert JobPresenter(job).phase == phase
     html = page.get(job.get_absolute_url()).content.decode()

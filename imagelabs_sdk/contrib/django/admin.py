@@ -1,5 +1,6 @@
 """The jobs in the admin: to look at, to be polled again, to delete; not to edit."""
 
+import json
 import uuid
 from typing import Any, ClassVar
 
@@ -44,7 +45,6 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
     list_filter = ("state", "alias", "error_code", "created_at")
     list_select_related = ("owner",)
     list_per_page = 50
-    date_hierarchy = "created_at"
     show_full_result_count = False
     search_fields = ("task_id__exact",)
     search_help_text = _("Id or task id.")
@@ -58,9 +58,9 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
             {"fields": ["created_at", "submitted_at", "finished_at", "next_poll_at", "attempts",
                         "failures"]},
         ),
-        (_("Service"), {"fields": ["id", "alias", "task_id", "request"]}),
+        (_("Service"), {"fields": ["id", "alias", "task_id", "request_as_json"]}),
     ]  # fmt: skip
-    readonly_fields = ("large_image", "full_prompt", "progress")
+    readonly_fields = ("large_image", "full_prompt", "progress", "request_as_json")
 
     class Media:
         """Room for words, and none for more than a screen is wide."""
@@ -148,6 +148,11 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
     def progress(self, job: AbstractImageJob) -> str:
         """In percent."""
         return "–" if job.percent is None else f"{job.percent} %"
+
+    @admin.display(description=_("request"))
+    def request_as_json(self, job: AbstractImageJob) -> str:
+        """All fields of the request, as JSON."""
+        return json.dumps(job.request, indent=2)
 
     # Doing ------------------------------------------------------------------------------
 

@@ -5,8 +5,6 @@ from django.core.checks import register
 from django.utils.translation import gettext_lazy as _
 
 from .checks import check_settings
-from .clients import clients
-from .signals import jobs_outstanding
 
 __all__ = ["ImageLabsConfig"]
 
@@ -20,13 +18,8 @@ class ImageLabsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Let ``manage.py check`` look at the settings, and task backends hear of jobs."""
+        """Register the checks, and connect the receivers."""
+        from .receivers import connect  # it needs the models, which are loaded by now
+
         register(check_settings, "imagelabs")
-        jobs_outstanding.connect(_wake, dispatch_uid="imagelabs.tasks")
-
-
-def _wake(*, alias: str, **_: object) -> None:
-    if backend := clients.tasks(alias):
-        from .django_tasks import wake  # optional: Django 6.0, or the backport
-
-        wake(backend)
+        connect()

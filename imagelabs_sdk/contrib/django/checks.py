@@ -1,6 +1,7 @@
-"""What ``manage.py check`` has to say about the settings."""
+"""What ``manage.py check`` reports."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -8,23 +9,26 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
+from django.core.files.storage import FileSystemStorage, InvalidStorageError, Storage, storages
 
-from .clients import SettingsError, clients
+from .clients import clients
+from .conf import SettingsError, sweep_settings
 
 __all__ = ["check_settings"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_FILES = "django.core.files.storage.FileSystemStorage"
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
-    """All that is wrong. Making the clients opens nothing."""
-    return [*(message for alias in clients for message in _check(alias)), *_check_storage()]
+    """Return all that is wrong with the settings. Making the clients opens nothing."""
+    aliases = [message for alias in clients for message in _check_alias(alias)]
+    return [*aliases, *_check_sweep(), *_check_time(), *_check_storage()]
 
 
-def _check(alias: str) -> Iterator[CheckMessage]:
+def _check_alias(alias: str) -> Iterator[CheckMessage]:
     try:
         client = clients[alias]
+        clients.max_in_flight(alias), clients.submits_by_worker(alias)
     except SettingsError as error:
         yield Error(str(error), hint=error.hint, id=error.check)
         return
@@ -34,6 +38,13 @@ def _check(alias: str) -> Iterator[CheckMessage]:
             f"IMAGELABS[{alias!r}]: prompts and cookies travel unencrypted to {client.url}.",
             hint="Use https, unless the network between is your own.",
             id="imagelabs.W001",
+        )
+    if clients.is_in_process(alias) and clients.submits_by_worker(alias):
+        yield Error(
+            f"IMAGELABS[{alias!r}]['SUBMIT'] = 'worker': no worker can reach a service in the web "
+            "process.",
+            hint='Leave it out, or run "imagelabs serve" and give its address as base_url.',
+            id="imagelabs.E003",
         )
     if backend := clients.tasks(alias):
         yield from _check_tasks(alias, backend)
@@ -57,12 +68,49 @@ def _check_tasks(alias: str, name: str) -> Iterator[CheckMessage]:
         )
 
 
+def _check_sweep() -> Iterator[CheckMessage]:
+    try:
+        sweep_settings()
+    except SettingsError as error:
+        yield Error(str(error), hint=error.hint, id=error.check)
+
+
+def _check_time() -> Iterator[CheckMessage]:
+    if not settings.USE_TZ:
+        yield Error(
+            "USE_TZ = False: when the clocks change, all running jobs would be given up in spring, "
+            "and wait for an hour in autumn.",
+            hint="Set USE_TZ = True.",
+            id="imagelabs.E006",
+        )
+
+
 def _check_storage() -> Iterator[CheckMessage]:
-    storage = settings.STORAGES.get("imagelabs") or settings.STORAGES.get("default", {})
-    placed = settings.MEDIA_ROOT or storage.get("OPTIONS", {}).get("location")
-    if storage.get("BACKEND") == _FILES and not placed:
+    name = "imagelabs" if "imagelabs" in settings.STORAGES else "default"
+    try:
+        storage = storages[name]
+    except InvalidStorageError:  # Django reports it when the storage is used
+        return
+    if not isinstance(storage, FileSystemStorage):
+        return
+    options: Any = settings.STORAGES[name].get("OPTIONS", {})
+    if not (settings.MEDIA_ROOT or options.get("location")):
         yield CheckWarning(
             "Images would be stored in the directory that the process happens to run in.",
             hint="Set MEDIA_ROOT, or STORAGES['imagelabs'].",
             id="imagelabs.W002",
         )
+    elif _is_public(storage):
+        yield CheckWarning(
+            "Images are stored below MEDIA_ROOT, which everybody can read at MEDIA_URL.",
+            hint="Give STORAGES['imagelabs'] a location of its own, or silence this if all images "
+            "are public.",
+            id="imagelabs.W003",
+        )
+
+
+def _is_public(storage: Storage) -> bool:
+    if not (settings.MEDIA_ROOT and settings.MEDIA_URL not in ("", "/")):
+        return False
+    root = Path(settings.MEDIA_ROOT).resolve()
+    return Path(storage.path("")).resolve().is_relative_to(root)

@@ -7,12 +7,13 @@
         "drawn-here": {"BACKEND": "imagelabs_sdk.embedded.embedded_transport"},
     }
 
-``BACKEND`` is the path of what makes a `Transport`; without it, requests travel by
-`RequestsTransport`. An option goes to the backend if that takes one of its name, else to
-`ImageLabs`; one that neither knows is an error. A transport may have ``client_options``, the
-defaults for `ImageLabs`. ``TASKS`` is the alias of the backend of
-``settings.TASKS`` whose workers look after jobs; without it, none does. Without
-``IMAGELABS`` there is the alias "default", all by default.
+``BACKEND`` is the dotted path of a class or function that makes a `Transport`; the default is
+`RequestsTransport`. An option goes to the backend if it has a parameter of that name, else to
+`ImageLabs`; one that neither has is an error. A transport may have
+``client_options``, the defaults for `ImageLabs`. ``TASKS`` is the alias of the backend of
+``settings.TASKS`` whose workers poll jobs; without it, none does. ``SUBMIT`` is "request" (the
+default: `start` submits) or "worker": a driver does, at most ``MAX_IN_FLIGHT`` jobs at a time.
+Without ``IMAGELABS`` there is the alias "default" with the default of everything.
 """
 
 import inspect
@@ -22,7 +23,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import connections
 from django.utils.connection import ConnectionProxy
@@ -37,6 +37,8 @@ from imagelabs_sdk import (
     Transport,
 )
 
+from .conf import SettingsError, unknown_key
+
 __all__ = [
     "DEFAULT_ALIAS",
     "Client",
@@ -49,30 +51,17 @@ __all__ = [
 ]
 
 DEFAULT_ALIAS = "default"
-_KEYS = {"BACKEND", "OPTIONS", "TASKS"}
+_KEYS = {"BACKEND", "MAX_IN_FLIGHT", "OPTIONS", "SUBMIT", "TASKS"}
 _OPTIONS = set(inspect.signature(ImageLabs).parameters) - {"transport"}
 
 
-class SettingsError(ImproperlyConfigured):
-    """``settings.IMAGELABS`` cannot be used.
-
-    Attributes:
-        check: The id under which ``manage.py check`` reports it.
-        hint: What to write instead.
-    """
-
-    def __init__(self, message: str, *, check: str, hint: str) -> None:
-        super().__init__(message)
-        self.check, self.hint = check, hint
-
-
 class Client(ImageLabs):
-    """`ImageLabs`, with an eye on the database."""
+    """`ImageLabs`, which warns when it would wait inside a database transaction."""
 
     if not TYPE_CHECKING:  # type checkers see the arguments of `ImageLabs.generate`
 
         def generate(self, prompt: str | ImageRequest, **options: Any) -> RequestedImage:
-            """`ImageLabs.generate`, with a warning inside of a transaction.
+            """Generate as `ImageLabs.generate` does; warn in a transaction.
 
             While it waits, the transaction would keep its connection and its locks from others.
             """
@@ -82,9 +71,12 @@ class Client(ImageLabs):
 
 
 def in_transaction(using: str | None = None) -> str | None:
-    """The alias of a database in whose transaction this thread is; `None`: it is in none.
+    """Return the alias of a database in whose transaction this thread is; `None`: it is in none.
 
-    Those of ``TestCase`` do not count. `using`: ask about this database alone.
+    Those of ``TestCase`` do not count.
+
+    Args:
+        using: Check this database alone; `None`: all of them.
     """
     for connection in connections.all(initialized_only=True):
         blocks = connection.atomic_blocks
@@ -96,7 +88,7 @@ def in_transaction(using: str | None = None) -> str | None:
 
 
 def warn_of_transaction(consequence: str) -> None:
-    """Warn the caller's caller, who waits for an image inside a transaction."""
+    """Warn the code that waits for an image inside a transaction."""
     warnings.warn(
         f"in a transaction: {consequence}; call it outside (a view: decorate it with "
         "transaction.non_atomic_requests), or start a job instead",
@@ -117,9 +109,9 @@ class _Made:
 
 
 class Clients:
-    """By alias, the clients that ``settings.IMAGELABS`` describes; one each per process.
+    """The clients of ``settings.IMAGELABS`` by alias; one each per process.
 
-    They may be shared by threads and inherited by forked workers, and follow
+    Threads may share them, forked workers may inherit them, and they follow
     ``override_settings``.
     """
 
@@ -127,7 +119,7 @@ class Clients:
         self._made: dict[str, _Made] = {}
 
     def __getitem__(self, alias: str) -> Client:
-        """The client of `alias`.
+        """Return the client of `alias`.
 
         Raises:
             SettingsError: It is not in the settings, or they cannot be used.
@@ -138,22 +130,50 @@ class Clients:
         return iter(self._entries())
 
     def is_in_process(self, alias: str) -> bool:
-        """Whether the service is a function in this process, whose jobs no other can look at."""
+        """Return True if the service is a function in this process.
+
+        No other process can poll its jobs.
+        """
         return isinstance(self._get(alias).transport, HandlerTransport)
 
     def tasks(self, alias: str) -> str | None:
-        """The alias of the task backend whose workers look after the jobs; `None`: none does."""
+        """Return the alias of the task backend whose workers poll the jobs; `None`: none does."""
         tasks: str | None = self._entry(alias).get("TASKS")
         return tasks
 
+    def submits_by_worker(self, alias: str) -> bool:
+        """Return True if `start` leaves the submit to a driver."""
+        how = self._entry(alias).get("SUBMIT", "request")
+        if how not in ("request", "worker"):
+            raise SettingsError(
+                f"IMAGELABS[{alias!r}]['SUBMIT'] = {how!r}",
+                check="imagelabs.E003",
+                hint='Use "request" or "worker".',
+            )
+        return bool(how == "worker")
+
+    def max_in_flight(self, alias: str) -> int | None:
+        """Return how many jobs drivers keep at the service at a time; `None`: any number."""
+        most = self._entry(alias).get("MAX_IN_FLIGHT")
+        if most is None:
+            return None
+        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+            hint = "Use a whole number, 1 or more, or leave it out."
+        elif not self.submits_by_worker(alias):
+            hint = 'It needs "SUBMIT": "worker".'
+        else:
+            return most
+        where = f"IMAGELABS[{alias!r}]['MAX_IN_FLIGHT'] = {most!r}"
+        raise SettingsError(where, check="imagelabs.E003", hint=hint)
+
     def clear(self) -> None:
-        """Close all clients; they are made anew when they are asked for."""
+        """Close all clients; each is made anew when it is next used."""
         made, self._made = self._made, {}
         for one in made.values():
             one.close()
 
     def _get(self, alias: str) -> _Made:
-        # Without a lock, which a fork could inherit locked: the first that was made stays.
+        # No lock, which a fork could inherit locked: the first client that was made stays.
         return self._made.get(alias) or self._made.setdefault(alias, self._make(alias))
 
     def _entries(self) -> Mapping[str, Any]:
@@ -176,7 +196,7 @@ class Clients:
                 hint='Such as: IMAGELABS = {"default": {"OPTIONS": {"timeout": 20}}}.',
             )
         for key in entry.keys() - _KEYS:
-            raise _unknown(f"IMAGELABS[{alias!r}]", key, _KEYS)
+            raise unknown_key(f"IMAGELABS[{alias!r}]", key, _KEYS)
         return entry
 
     def _make(self, alias: str) -> _Made:
@@ -184,7 +204,7 @@ class Clients:
         make, own = _backend(alias, entry.get("BACKEND"))
         where, options = f"IMAGELABS[{alias!r}]['OPTIONS']", entry.get("OPTIONS", {})
         for name in options.keys() - own - _OPTIONS:
-            raise _unknown(where, name, own | _OPTIONS)
+            raise unknown_key(where, name, own | _OPTIONS)
         try:
             transport = make(**{name: options[name] for name in options.keys() & own})
             given = {name: options[name] for name in options.keys() - own}
@@ -199,7 +219,7 @@ class Clients:
 
 
 def _backend(alias: str, path: str | None) -> tuple[Callable[..., Transport | None], set[str]]:
-    """What makes the transport, and the options that are its own."""
+    """Return what makes the transport, and the names of its options."""
     if path is None:
         return (lambda: None), set()  # the client makes one
     try:
@@ -213,17 +233,9 @@ def _backend(alias: str, path: str | None) -> tuple[Callable[..., Transport | No
         ) from error
 
 
-def _unknown(where: str, name: str, known: set[str]) -> SettingsError:
-    return SettingsError(
-        f"{where} has an unknown key {name!r}",
-        check="imagelabs.E002",
-        hint=f"Known are: {', '.join(sorted(known))}.",
-    )
-
-
 clients = Clients()
 client: Client = cast(Client, ConnectionProxy(cast(Any, clients), DEFAULT_ALIAS))
-"""That of the alias "default"."""
+"""The client of the alias "default"."""
 
 
 def _forget(*, setting: str, **_: object) -> None:

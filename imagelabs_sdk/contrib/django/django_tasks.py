@@ -1,8 +1,8 @@
 """Sweeps by the workers of ``django.tasks``: a chain of tasks, each of which plans the next.
 
-There is one chain per backend, however many jobs there are: a queue is only a hint, and the
-rows are the truth. A task plans its successor before it sweeps, so that a worker that is
-killed breaks no chain; it ends when no job is outstanding, and the next start begins another.
+There is one chain per backend, however many jobs there are. A task plans its successor before it
+sweeps, so that the chain survives a killed worker. It ends when no job is outstanding; the next
+start begins another.
 """
 
 from datetime import datetime, timedelta
@@ -21,11 +21,11 @@ except ImportError:  # before Django 6.0: the backport
 __all__ = ["sweep", "task_backends", "wake"]
 
 _INTERVAL = timedelta(seconds=1)
-_DEAD = timedelta(seconds=60)  # a task that is so late is taken for lost
+_DEAD = timedelta(seconds=60)  # a task that is so late counts as lost
 
 
 def wake(backend: str) -> None:
-    """See to it that a chain of sweeps is alive.
+    """Begin a chain of sweeps, unless one is alive.
 
     Args:
         backend: Its alias in ``settings.TASKS``.
@@ -37,7 +37,7 @@ def wake(backend: str) -> None:
 
 @task
 def sweep(backend: str, at: str) -> int:
-    """Plan the next sweep, then look at what is due. Answers how many polls were taken.
+    """Plan the next sweep, then sweep once; return how many steps were taken.
 
     Args:
         backend: Whose chain it is.
@@ -45,14 +45,14 @@ def sweep(backend: str, at: str) -> int:
     """
     now, planned = timezone.now(), datetime.fromisoformat(at)
     if not any_outstanding():
-        if SweepChain.claim(backend, planned, at=ASLEEP) and any_outstanding():  # since we asked
+        if SweepChain.claim(backend, planned, at=ASLEEP) and any_outstanding():  # in the meantime
             wake(backend)
         return 0
     return sweep_briefly() if _plan(backend, planned, at=max(now, planned) + _INTERVAL) else 0
 
 
 def _plan(backend: str, until: datetime, *, at: datetime) -> bool:
-    """BatchOptions the chain's next task, if it was not to run after `until`."""
+    """Plan the chain's next task, if it was not to run after `until`; return True if so."""
     with transaction.atomic(using=router.db_for_write(SweepChain)):
         if not SweepChain.claim(backend, until, at=at):
             return False

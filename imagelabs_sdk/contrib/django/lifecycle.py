@@ -1,11 +1,13 @@
-"""The life of a row: submitted once, polled by one at a time, settled once.
+"""The life of a row: submitted once, claimed by one process at a time, ended once.
 
-The row is the truth. ``attempts`` counts how often it was claimed, and is what a claim is
-known by; ``next_poll_at`` is when it is due, which a claim puts off for as long as its lease
-lasts. So a job that was claimed by a process that died is due again by itself.
+The row is the truth. ``attempts`` counts its claims and identifies the latest one; ``next_poll_at``
+is when it is due, and the end of the lease while it is claimed. So a job that was claimed by a
+process that died is due again after the lease.
 """
 
 import logging
+from collections import defaultdict
+from collections.abc import Collection
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,160 +17,260 @@ from django.db import models, router, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from imagelabs_sdk import ImageLabsError, ImageRequest, attach_job
-
-from .choices import JobState
-from .clients import clients, in_transaction
-from .poll import ClaimedJob, ColumnUpdates, PollResult, final_columns, poll
-from .signals import job_failed, job_succeeded, jobs_outstanding
+from . import poll as steps
+from .choices import JobState, due
+from .clients import in_transaction
+from .conf import sweep_settings
+from .poll import ClaimedJob, ColumnUpdates, Lease, PollResult
+from .signals import job_failed, job_succeeded, job_unknown, jobs_outstanding
+from .storage import delete_file
 
 if TYPE_CHECKING:
     from .models import AbstractImageJob
 
     Rows = models.QuerySet[AbstractImageJob]
 
-__all__ = ["BRIEF", "LEASE", "advance", "claim", "poll_now", "record_result", "submit"]
+__all__ = [
+    "MAX_REQUEST_TIME",
+    "SUBMIT_LEASE",
+    "advance",
+    "claim",
+    "poll_now",
+    "record_result",
+    "release",
+    "renew",
+    "resubmit",
+    "submit",
+]
 
 log = logging.getLogger(__name__)
 
-BRIEF = 20.0
+MAX_REQUEST_TIME = 20.0
 """Seconds for which a web request may be held: well below the limits of servers and proxies."""
 
-LEASE = timedelta(seconds=120)
-"""For how long nobody else touches a job that was claimed."""
+_MARGIN = 2.0  # seconds of a lease that are left for storing the image
+SUBMIT_LEASE = MAX_REQUEST_TIME + 10.0
+"""Seconds after which a job whose submit has not ended is taken for interrupted."""
 
 
-def advance(job: "AbstractImageJob", *, timeout: float = BRIEF) -> bool:
-    """Take the next step of a job, if it is due and nobody else is at it; never sleeps.
+def advance(job: "AbstractImageJob", *, timeout: float = MAX_REQUEST_TIME) -> bool:
+    """Take the next step of a job, if it is due and no other process is at it; never sleeps.
 
-    One poll; if the image is there, it is fetched, stored, and the row is settled. Two
-    callers at once cost the service one poll. Afterwards `job` is as fresh as the row.
+    Submit it if it is queued; else poll once, and if the image is there, fetch and store it. Two
+    callers at the same time cost the service one poll. Afterwards `job` is as fresh as the row.
 
     Args:
         job: Its row.
-        timeout: Seconds for asking and fetching together; at most half of `LEASE`.
+        timeout: Seconds for all requests together.
 
     Returns:
-        Whether this call took the step.
+        True if this call took the step.
 
     Raises:
         RuntimeError: It was called in a transaction, which would hide the claim from others
-            and keep the row locked while we ask.
+            and keep the row locked during the requests.
     """
-    job._state.db = router.db_for_write(type(job), instance=job)  # it may be read from a replica
+    job._state.db = router.db_for_write(type(job), instance=job)  # it may come from a replica
     if in_transaction(job._state.db):
         raise RuntimeError("advance() must not be called in a transaction")
-    claimed = claim(job)
+    claimed = claim(job, lease=max(sweep_settings().lease, timeout + _MARGIN))
     if claimed is None:
         job.refresh_from_db(using=job._state.db)
         return False
-    record_result(job, poll(claimed, timeout=min(timeout, LEASE.total_seconds() / 2)))
+    record_result(job, steps.take_step(claimed, timeout=timeout))
     return True
 
 
-def claim(job: "AbstractImageJob") -> ClaimedJob | None:
-    """Take the lease of a job, for as long as `LEASE`; `None`: it is not due, or another's."""
-    now = timezone.now()
-    if job.next_poll_at is None or job.next_poll_at > now:
+def claim(job: "AbstractImageJob", *, lease: float | None = None) -> ClaimedJob | None:
+    """Claim a job for `lease` seconds; return `None` if it is not due, or another process's.
+
+    A queued job counts as being submitted from here on: if this process dies, nobody can tell
+    whether the request was sent.
+
+    Args:
+        job: Its row; it gets the columns of the claim.
+        lease: Seconds; `None`: as in the settings.
+    """
+    if not job.is_due:
         return None
-    leased_until = now + LEASE
-    mine = (
-        _same(job)
-        .filter(next_poll_at__lte=now)
-        .update(attempts=F("attempts") + 1, next_poll_at=leased_until)
-    )
-    if not mine:
+    seconds, now = lease or sweep_settings().lease, timezone.now()
+    held = Lease.lasting(seconds)
+    columns: ColumnUpdates = {"next_poll_at": now + timedelta(seconds=seconds)}
+    if job.state == JobState.QUEUED:
+        columns["state"] = JobState.SUBMITTING
+    if not _unchanged(job).filter(due(now)).update(attempts=F("attempts") + 1, **columns):
         return None
+    state = job.state
     job.attempts += 1
-    job.next_poll_at = leased_until
-    return ClaimedJob.of(job, leased_until)
+    _assign(job, columns)
+    return ClaimedJob.from_row(job, state, held)
 
 
-def record_result(job: "AbstractImageJob", seen: PollResult) -> bool:
-    """Write down what came of a poll, if the claim still holds. The winner sends the signal.
+def renew(held: "Collection[tuple[AbstractImageJob, ClaimedJob]]") -> None:
+    """Renew the leases of claimed jobs, by one UPDATE for each model.
+
+    A job that is another process's by now is left alone; its lease here runs out.
+    """
+    seconds = sweep_settings().lease
+    for rows, group in _claims(held):
+        until = timezone.now() + timedelta(seconds=seconds)
+        count = rows.update(next_poll_at=until)
+        kept = {job.pk for job, _ in group}
+        if count != len(group):
+            kept &= set(rows.values_list("pk", flat=True))
+        for job, claimed in group:
+            if job.pk in kept:
+                claimed.lease.renew(seconds)
+
+
+def release(held: "Collection[tuple[AbstractImageJob, ClaimedJob]]") -> None:
+    """Make claimed jobs due at once, for others: their steps are not finished here.
+
+    One whose request may have been sent keeps its lease, and is unknown after it.
+    """
+    for rows, _ in _claims(held):
+        rows.filter(state=JobState.RUNNING).update(next_poll_at=timezone.now())
+
+
+def record_result(job: "AbstractImageJob", result: PollResult) -> bool:
+    """Write the outcome of a step, if the claim still holds; return True if it was written.
+
+    The answer to a submit is written also when the lease is over: nobody else knows it. The
+    process that ends a job sends its signal. What was stored in vain is deleted.
 
     Raises:
         ObjectDoesNotExist: The row was deleted meanwhile.
     """
+    columns = result.columns
     try:
-        return _record_columns(job, _same(job), seen.change)
+        if _record_columns(job, _recordable(job, columns), columns):
+            return True
     except ObjectDoesNotExist:
-        if name := seen.change.get("image"):  # that nobody would find again
-            job.image.storage.delete(name)
+        _delete_stored(job, columns, row_exists=False)
         raise
+    except Exception:
+        if task_id := columns.get("task_id"):  # the job was accepted, and nobody else knows its id
+            log.error("job %s: the database does not take its task id %s", job.pk, task_id)
+        raise
+    _delete_stored(job, columns, row_exists=True)
+    return False
 
 
 def submit(job: "AbstractImageJob") -> None:
-    """Send the request of a row that is committed, and write down what came of it. Once.
+    """Send the request of a row that was committed as being submitted, and write the outcome.
 
-    No failure of the service is raised: it is in the row.
+    No failure of the service is raised: it is in the row. A row that was deleted is not sent.
     """
-    rows = _rows(job).filter(task_id="", state__in=(JobState.SUBMITTING, JobState.UNKNOWN))
-    try:
-        accepted = clients[job.alias].submit(ImageRequest(**job.request), timeout=BRIEF)
-    except Exception as error:  # of other people's transports, too: the row shall tell
-        if not isinstance(error, ImageLabsError):
-            log.exception("job %s: the submit failed", job.pk)
-        doubt = not isinstance(error, ImageLabsError) or error.delivered in (None, "maybe")
-        _record_columns(
-            job, rows, final_columns(JobState.UNKNOWN if doubt else JobState.FAILED, error)
-        )
+    mine = _rows(job).filter(task_id="", state__in=(JobState.SUBMITTING, JobState.UNKNOWN))
+    columns: ColumnUpdates = {
+        "state": JobState.SUBMITTING,
+        "next_poll_at": timezone.now() + timedelta(seconds=SUBMIT_LEASE),
+        "finished_at": None,
+    }
+    if not mine.update(**columns):  # other submits of the same transaction may have taken long
         return
-    with attach_job(accepted):  # if the database is gone now, the log has the task id
-        now = timezone.now()
-        _record_columns(
-            job,
-            rows,
-            {
-                "state": JobState.RUNNING,
-                "task_id": accepted.id,
-                "submitted_at": now,
-                "next_poll_at": now + timedelta(seconds=accepted.next_poll_in),
-                "finished_at": None,
-                "error_code": "",
-                "error": "",
-            },
-        )
+    _assign(job, columns)
+    claimed = ClaimedJob.from_row(job, job.state, Lease.lasting(SUBMIT_LEASE))
+    record_result(job, steps.submit(claimed, timeout=MAX_REQUEST_TIME, requeue=False))
 
 
 def poll_now(rows: "Rows") -> int:
-    """Let jobs that were accepted and have no image be polled again, at once.
+    """Let jobs that were accepted and have no image be polled again, at once; return how many.
 
-    Also those that were given up: the service may have drawn them after all. Answers how many
-    there were; a job that is being polled right now is left alone.
+    Also those that were given up: the service may have drawn them all the same. One whose poll is
+    under way, or comes within a lease, is left alone.
     """
     now = timezone.now()
-    # A poll is over before half of its lease is.
-    at_rest = Q(state=JobState.FAILED) | Q(state=JobState.RUNNING, next_poll_at__lt=now + LEASE / 2)
+    waits = due(now) | Q(next_poll_at__gt=now + sweep_settings().lease_time)
+    at_rest = Q(state=JobState.FAILED) | (Q(state=JobState.RUNNING) & waits)
     again = rows.filter(at_rest).exclude(task_id="").order_by()
-    aliases = set(again.values_list("alias", flat=True))
-    count = again.update(state=JobState.RUNNING, next_poll_at=now, finished_at=None)
+    return _resume(again, state=JobState.RUNNING)
+
+
+def resubmit(rows: "Rows") -> int:
+    """Queue jobs that failed before the service accepted them; return how many.
+
+    A driver submits them again, which cannot buy twice.
+    """
+    again = rows.filter(state=JobState.FAILED, task_id="").order_by()
+    return _resume(again, state=JobState.QUEUED, created_at=timezone.now(), failures=0)
+
+
+def _resume(rows: "Rows", **columns: Any) -> int:
+    aliases = set(rows.values_list("alias", flat=True))
+    count = rows.update(next_poll_at=timezone.now(), finished_at=None, **columns)
     for alias in aliases:
         jobs_outstanding.send_robust(sender=rows.model, alias=alias)
     return count
 
 
-def _rows(job: "AbstractImageJob") -> "Rows":
+def _model(job: "AbstractImageJob") -> Any:
     # The model that has the columns: through one that inherits the table, an update is two
-    # statements, between which somebody else may claim.
-    model: Any = job._meta.get_field("attempts").model
-    every: models.Manager[AbstractImageJob] = model._base_manager
+    # statements, between which another process may claim.
+    return job._meta.get_field("attempts").model
+
+
+def _rows(job: "AbstractImageJob") -> "Rows":
+    every: models.Manager[AbstractImageJob] = _model(job)._base_manager
     return every.using(job._state.db).filter(pk=job.pk)
 
 
-def _same(job: "AbstractImageJob") -> "Rows":
-    """The row, if nobody has claimed or settled it since it was read."""
+def _unchanged(job: "AbstractImageJob") -> "Rows":
+    """Return the row, if no other process has claimed or ended it since it was read."""
     return _rows(job).filter(attempts=job.attempts, state=job.state)
 
 
-def _record_columns(job: "AbstractImageJob", rows: "Rows", change: ColumnUpdates) -> bool:
-    if not rows.update(**change):
+def _recordable(job: "AbstractImageJob", columns: ColumnUpdates) -> "Rows":
+    answered = job.state == JobState.SUBMITTING and columns.get("state") != JobState.UNKNOWN
+    if not answered:
+        return _unchanged(job)
+    return _rows(job).filter(task_id="", state__in=(JobState.SUBMITTING, JobState.UNKNOWN))
+
+
+def _claims(
+    held: "Collection[tuple[AbstractImageJob, ClaimedJob]]",
+) -> "list[tuple[Rows, list[tuple[AbstractImageJob, ClaimedJob]]]]":
+    """Return, for each model, the rows that are still claimed as we know, and their claims."""
+    groups = defaultdict(list)
+    for job, claimed in held:
+        groups[_model(job), job._state.db].append((job, claimed))
+    found = []
+    for (model, using), group in groups.items():
+        ours = Q()
+        for job, _ in group:
+            ours |= Q(pk=job.pk, attempts=job.attempts, state=job.state)
+        rows = model._base_manager.using(using).filter(ours, next_poll_at__isnull=False)
+        found.append((rows, group))
+    return found
+
+
+def _record_columns(job: "AbstractImageJob", rows: "Rows", columns: ColumnUpdates) -> bool:
+    if not rows.update(**columns):
         job.refresh_from_db(using=job._state.db)
         return False
-    for name, value in change.items():
-        setattr(job, name, value)
+    _assign(job, columns)
     if not job.is_outstanding:
-        signal = job_succeeded if job.image else job_failed
-        tell = partial(signal.send_robust, sender=type(job), job=job)
-        transaction.on_commit(tell, using=job._state.db)
+        signals = {JobState.DONE: job_succeeded, JobState.UNKNOWN: job_unknown}
+        signal = signals.get(JobState(job.state), job_failed)
+        send = partial(signal.send_robust, sender=type(job), job=job)
+        transaction.on_commit(send, using=job._state.db)
     return True
+
+
+def _assign(job: "AbstractImageJob", columns: ColumnUpdates) -> None:
+    for name, value in columns.items():
+        setattr(job, name, value)
+
+
+def _delete_stored(job: "AbstractImageJob", columns: ColumnUpdates, *, row_exists: bool) -> None:
+    """Delete what a step has stored in vain.
+
+    A file under the job's own name stays while the job is outstanding: the next step uses it.
+    """
+    for file in (job.image, job.thumbnail):
+        name = columns.get(file.field.name)
+        if not name or (row_exists and name == file.name):
+            continue
+        own = file.field.generate_filename(job, name)
+        if not (row_exists and job.is_outstanding and name == own):
+            delete_file(file.storage, name)

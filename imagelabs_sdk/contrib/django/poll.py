@@ -1,22 +1,23 @@
-"""One poll of a job, far from the database: ask, fetch the image, store it.
+"""One step of a claimed job, away from the database: submit it, or poll it and store its image.
 
-What comes of it is a change of the row's columns, which `advance` settles. No ORM is touched
-here, so that threads may poll without opening connections to the database.
+The result is a change of the row's columns, which `lifecycle` writes. No ORM is used here, so that
+threads can take steps without opening connections to the database.
 """
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from django.core.files import File
 from django.core.files.storage import Storage
 from django.utils import timezone
 
 from imagelabs_sdk import (
+    APIConnectionError,
     APIStatusError,
     Deadline,
     GeneratedImage,
@@ -26,115 +27,249 @@ from imagelabs_sdk import (
     JobFailedError,
     JobTimeoutError,
     Progress,
+    RateLimitError,
     State,
     sanitize_text,
 )
 
-from .choices import JobState
+from .choices import LONGEST_PAUSE, JobState
 from .clients import clients
+from .storage import make_thumbnail, save_bytes, save_file
 
 if TYPE_CHECKING:
+    from django.db.models.fields.files import FieldFile
+
     from .models import AbstractImageJob
 
-__all__ = ["MAX_CODE", "MAX_ERROR", "ClaimedJob", "ColumnUpdates", "PollResult", "poll"]
+__all__ = [
+    "MAX_CODE",
+    "MAX_ERROR",
+    "MAX_STATUS",
+    "ClaimedJob",
+    "ColumnUpdates",
+    "FileTarget",
+    "Lease",
+    "PollResult",
+    "poll",
+    "submit",
+    "take_step",
+]
 
 log = logging.getLogger(__name__)
 
+MAX_CODE, MAX_ERROR, MAX_STATUS = 64, 500, 200  # characters of an error's class and text, a status
 _MAX_URL = 4096  # characters of a preview's address
-MAX_CODE, MAX_ERROR = 64, 500  # characters of an error's class and text
-_PAUSE = 2.0  # seconds until the next poll when the image could not be fetched or stored
-_LONGEST_PAUSE = 60.0  # seconds between polls that fail
-_TO_STORE = timedelta(seconds=55)  # that must be left of the lease when storing begins
+_PAUSE = 2.0  # seconds until the next step when a submit or a download failed
+_LONGEST_RETRY_PAUSE = 60.0  # seconds between steps that fail
 
 ColumnUpdates = dict[str, Any]
 """Columns of a row and their new values."""
 
 
-@attrs.frozen(kw_only=True)
-class ClaimedJob:
-    """What has to be known of a job that was claimed, to look at it.
+@attrs.define
+class Lease:
+    """Until when a claimed job belongs to this process.
 
     Attributes:
-        key: The row's primary key, for the log.
-        alias, task_id, request, submitted_at, failures, give_up_after: As in the row.
-        leased_until: Until when nobody else looks at it.
-        storage: Where its image belongs.
-        name: Makes the image's name there from a name with the right extension.
-        max_length: Characters that this name may have.
-        progress: The latest progress; `None`: not polled yet.
+        until: By `time.monotonic`; whoever claimed the job may move it.
     """
 
-    key: object
-    alias: str
-    task_id: str
-    request: Mapping[str, Any] = attrs.field(repr=False)
-    submitted_at: datetime
-    failures: int
-    give_up_after: timedelta
-    leased_until: datetime
+    until: float
+
+    @classmethod
+    def lasting(cls, seconds: float) -> "Lease":
+        """Return a lease from now on."""
+        return cls(time.monotonic() + seconds)
+
+    def renew(self, seconds: float) -> None:
+        """Let it last `seconds` from now."""
+        self.until = time.monotonic() + seconds
+
+    @property
+    def has_ended(self) -> bool:
+        """True if another process may have claimed the job by now."""
+        return time.monotonic() >= self.until
+
+
+@attrs.frozen(kw_only=True)
+class FileTarget:
+    """Where a file of a job belongs.
+
+    Attributes:
+        storage: Its storage.
+        name: Makes the name there from a file name with the right extension.
+        max_length: Characters that the name may have; `None`: any number.
+    """
+
     storage: Storage
     name: Callable[[str], str]
     max_length: int | None
+
+    @classmethod
+    def from_field(cls, row: "AbstractImageJob", file: "FieldFile") -> "FileTarget":
+        """Return the target that a row's file field means."""
+        field = file.field
+        return cls(
+            storage=field.storage,
+            name=lambda filename: field.generate_filename(row, filename),
+            max_length=field.max_length,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class ClaimedJob:
+    """What a step needs to know of a claimed job.
+
+    Attributes:
+        key: The row's primary key, for the log.
+        state: The row's state before the claim.
+        alias, task_id, request, failures, give_up_after: As in the row.
+        begun_at: When it was submitted, or when it was created if it was not.
+        lease: Until when no other process takes a step.
+        image: Where its image belongs.
+        thumbnail: Where its thumbnail belongs.
+        progress: The latest progress; `None`: it was not polled yet.
+    """
+
+    key: object
+    state: str
+    alias: str
+    task_id: str
+    request: Mapping[str, Any] = attrs.field(repr=False)
+    begun_at: datetime
+    failures: int
+    give_up_after: timedelta
+    lease: Lease
+    image: FileTarget
+    thumbnail: FileTarget
     progress: Progress | None = None
 
     @classmethod
-    def of(cls, row: "AbstractImageJob", leased_until: datetime) -> "ClaimedJob":
-        """The work that a claimed row means."""
-        field = row.image.field
+    def from_row(cls, row: "AbstractImageJob", state: str, lease: Lease) -> "ClaimedJob":
+        """Return what the steps need of a row that was claimed in `state`."""
         return cls(
             key=row.pk,
+            state=state,
             alias=row.alias,
             task_id=row.task_id,
             request=row.request,
-            submitted_at=row.submitted_at or row.created_at,
+            begun_at=row.submitted_at or row.created_at,
             failures=row.failures,
             give_up_after=row.give_up_after,
-            leased_until=leased_until,
-            storage=field.storage,
-            name=lambda file: field.generate_filename(row, file),
-            max_length=field.max_length,
+            lease=lease,
+            image=FileTarget.from_field(row, row.image),
+            thumbnail=FileTarget.from_field(row, row.thumbnail),
             progress=_latest(row),
         )
 
+    @property
+    def is_overdue(self) -> bool:
+        """True if it is time to give the job up."""
+        return timezone.now() - self.begun_at > self.give_up_after
+
     def job(self) -> Job:
-        """The SDK's job. Asks nobody."""
+        """Return the SDK's job. Sends nothing."""
         return clients[self.alias].get_job(
             self.task_id,
             request=ImageRequest(**self.request),
-            submitted_at=self.submitted_at.timestamp(),
+            submitted_at=self.begun_at.timestamp(),
             progress=self.progress,
         )
 
 
 @attrs.frozen
 class PollResult:
-    """What came of a poll.
+    """The outcome of a step.
 
     Attributes:
-        change: Of the row.
-        trouble: Why the poll failed, if it did; the job may be healthy.
+        columns: What changes in the row.
+        error: Why the step failed, if it did; the job may be healthy.
     """
 
-    change: ColumnUpdates
-    trouble: Exception | None = None
+    columns: ColumnUpdates
+    error: Exception | None = None
+
+
+def take_step(claimed: ClaimedJob, *, timeout: float) -> PollResult:
+    """Submit a queued job, or poll one that was accepted. Raises no `Exception`.
+
+    A job that was claimed while it was being submitted lost its sender: it is unknown.
+
+    Args:
+        claimed: The job.
+        timeout: Seconds for all of it.
+    """
+    if claimed.state == JobState.QUEUED:
+        return submit(claimed, timeout=timeout, requeue=True)
+    if not claimed.task_id:
+        return PollResult(_interrupted())
+    return poll(claimed, timeout=timeout)
+
+
+# Submitting -----------------------------------------------------------------------------
+
+
+def submit(claimed: ClaimedJob, *, timeout: float, requeue: bool) -> PollResult:
+    """Send the request, once. Raises no `Exception`.
+
+    Args:
+        claimed: The job.
+        timeout: Seconds.
+        requeue: Queue the job again when the service was too busy to accept it or could not be
+            reached, until it is time to give it up. False: it has failed then.
+    """
+    try:
+        request = ImageRequest(**claimed.request)
+        accepted = clients[claimed.alias].submit(request, timeout=timeout)
+    except Exception as error:  # of the site's own transport, too
+        if not isinstance(error, ImageLabsError):
+            log.exception("job %s: the submit failed", claimed.key)
+        return PollResult(_refused(claimed, error, requeue), error)
+    now = timezone.now()
+    return PollResult(
+        {
+            "state": JobState.RUNNING,
+            "task_id": accepted.id,
+            "submitted_at": now,
+            "next_poll_at": _in(accepted.next_poll_in, now),
+            "finished_at": None,
+            "failures": 0,
+            **error_columns(None),
+        }
+    )
+
+
+def _refused(claimed: ClaimedJob, error: Exception, requeue: bool) -> ColumnUpdates:
+    if not isinstance(error, ImageLabsError) or error.delivered in (None, "maybe"):
+        return final_columns(JobState.UNKNOWN, error)
+    if requeue and isinstance(error, RateLimitError | APIConnectionError):
+        return _retried(claimed, error, error.retry_after or _PAUSE)
+    return final_columns(JobState.FAILED, error)
+
+
+def _interrupted() -> ColumnUpdates:
+    columns = final_columns(JobState.UNKNOWN)
+    text = "the sender was interrupted"
+    return {**columns, "error_code": "SubmissionUnknownError", "error": text}
+
+
+# Polling --------------------------------------------------------------------------------
 
 
 def poll(claimed: ClaimedJob, *, timeout: float) -> PollResult:
-    """Ask once; fetch and store the image if it is there. Raises nothing.
+    """Poll once; fetch and store the image if it is there. Raises no `Exception`.
 
     Args:
-        claimed: What was claimed.
-        timeout: Seconds for asking and fetching together.
+        claimed: The job.
+        timeout: Seconds for the poll and the download together.
     """
-    if not claimed.task_id:
-        return PollResult(_lost())
     try:
         deadline = clients[claimed.alias].deadline(timeout)
         return _poll(claimed, claimed.job(), deadline)
     except Exception as error:
         if not isinstance(error, ImageLabsError):
             log.exception("job %s: the poll failed", claimed.key)
-        return PollResult(_postponed(claimed, error, _PAUSE), error)
+        return PollResult(_retried(claimed, error, _PAUSE), error)
 
 
 def _poll(claimed: ClaimedJob, job: Job, deadline: Deadline) -> PollResult:
@@ -143,56 +278,50 @@ def _poll(claimed: ClaimedJob, job: Job, deadline: Deadline) -> PollResult:
     except (JobFailedError, APIStatusError) as error:
         return PollResult(final_columns(JobState.FAILED, error))
     if result.error is not None:
-        return PollResult(
-            _postponed(claimed, result.error, result.next_poll_in or _PAUSE), result.error
-        )
+        pause = result.next_poll_in or _PAUSE
+        return PollResult(_retried(claimed, result.error, pause), result.error)
     assert result.progress is not None  # the poll was answered
     if result.next_poll_in is not None:
         return PollResult(_running(claimed, result.progress, result.next_poll_in))
-    name = _stored(claimed, job.image(), deadline)
-    done = {"image": name, "status": result.progress.status, "fraction": 1.0, "preview_url": ""}
-    return PollResult({**final_columns(JobState.DONE), **done, "failures": 0})
+    status = fitting(result.progress.status, MAX_STATUS)
+    return PollResult(
+        {
+            **final_columns(JobState.DONE),
+            **_store(claimed, job.image(), deadline),
+            "status": status,
+            "fraction": 1.0,
+            "preview_url": "",
+            "failures": 0,
+        }
+    )
 
 
-def _stored(claimed: ClaimedJob, image: GeneratedImage, deadline: Deadline) -> str:
-    """Fetch the image and put it into the storage, in place of what a killed process left."""
+def _store(claimed: ClaimedJob, image: GeneratedImage, deadline: Deadline) -> ColumnUpdates:
+    """Fetch the image and store it with its thumbnail; return the names of both."""
     with tempfile.TemporaryDirectory(prefix="imagelabs-") as folder:
         path = image.save(Path(folder) / "image", timeout=deadline)
-        if timezone.now() > claimed.leased_until - _TO_STORE:
-            raise TimeoutError("too late to store the image: somebody else may be at it")
-        name = claimed.name(path.name)
-        if claimed.storage.exists(name):
-            claimed.storage.delete(name)
-        with path.open("rb") as file:
-            return claimed.storage.save(name, File(file), max_length=claimed.max_length)
+        if claimed.lease.has_ended:
+            raise TimeoutError("too late to store the image: another process may be storing it")
+        target = claimed.image
+        name = save_file(target.storage, target.name(path.name), path, target.max_length)
+        return {"image": name, "thumbnail": _store_thumbnail(claimed, path)}
 
 
-# What becomes of the row ----------------------------------------------------------------
+def _store_thumbnail(claimed: ClaimedJob, path: Path) -> str:
+    """Return the thumbnail's name; empty if there is none, which never costs the image."""
+    target = claimed.thumbnail
+    try:
+        data = make_thumbnail(path)
+        if data is None:
+            return ""
+        name = target.name("thumbnail.webp")
+        return save_bytes(target.storage, name, data, target.max_length)
+    except Exception:
+        log.warning("job %s: its thumbnail could not be stored", claimed.key, exc_info=True)
+        return ""
 
 
-def final_columns(state: str, error: Exception | None = None) -> ColumnUpdates:
-    """A job that nobody looks at any more."""
-    return {
-        "state": state,
-        "next_poll_at": None,
-        "finished_at": timezone.now(),
-        **error_columns(error),
-    }
-
-
-def error_columns(error: Exception | None) -> ColumnUpdates:
-    """What a row tells of an error; `None`: of none."""
-    if error is None:
-        return {"error_code": "", "error": ""}
-    # The texts of others may hold anything: addresses, credentials.
-    text = sanitize_text(error, MAX_ERROR) if isinstance(error, ImageLabsError) else ""
-    return {"error_code": type(error).__name__[:MAX_CODE], "error": text}
-
-
-def _lost() -> ColumnUpdates:
-    """Whoever was to send the request has died, before or after."""
-    change = final_columns(JobState.UNKNOWN)
-    return {**change, "error_code": "SubmissionUnknownError", "error": "the sender was interrupted"}
+# What changes in the row ----------------------------------------------------------------
 
 
 def _latest(row: "AbstractImageJob") -> Progress | None:
@@ -201,31 +330,59 @@ def _latest(row: "AbstractImageJob") -> Progress | None:
     return Progress(state=State.RUNNING, status=row.status, fraction=row.fraction)
 
 
-def _running(claimed: ClaimedJob, progress: Progress, delay: float) -> ColumnUpdates:
-    news: ColumnUpdates = {
-        "status": progress.status,
+def final_columns(state: str, error: Exception | None = None) -> ColumnUpdates:
+    """Return the columns of a job that has ended."""
+    ended = {"state": state, "next_poll_at": None, "finished_at": timezone.now()}
+    return {**ended, **error_columns(error)}
+
+
+def error_columns(error: Exception | None) -> ColumnUpdates:
+    """Return what a row says of an error; `None`: of none."""
+    if error is None:
+        return {"error_code": "", "error": ""}
+    # The texts of other people's exceptions may hold anything: addresses, credentials.
+    text = fitting(error, MAX_ERROR) if isinstance(error, ImageLabsError) else ""
+    return {"error_code": type(error).__name__[:MAX_CODE], "error": text}
+
+
+def fitting(text: object, limit: int) -> str:
+    """Return text of the service in a form that every database can store, ``utf8mb3`` too."""
+    plain = sanitize_text(text, limit)
+    return "".join(
+        c if c <= "\uffff" and not "\ud800" <= c <= "\udfff" else "\ufffd" for c in plain
+    )
+
+
+def _running(claimed: ClaimedJob, progress: Progress, pause: float) -> ColumnUpdates:
+    seen: ColumnUpdates = {
+        "status": fitting(progress.status, MAX_STATUS),
         "fraction": progress.fraction,
-        "preview_url": _kept(progress.preview_url),
+        "preview_url": _storable(progress.preview_url),
         "failures": 0,
     }
     now = timezone.now()
-    if (waited := now - claimed.submitted_at) > claimed.give_up_after:
-        seconds = round(waited.total_seconds())
+    if claimed.is_overdue:
+        seconds = round((now - claimed.begun_at).total_seconds())
         error = JobTimeoutError(f"still running after {seconds} s; it may yet finish")
-        return {**news, **final_columns(JobState.FAILED, error)}
-    return {**news, **error_columns(None), "next_poll_at": now + timedelta(seconds=delay)}
+        return {**seen, **final_columns(JobState.FAILED, error)}
+    return {**seen, **error_columns(None), "next_poll_at": _in(pause, now)}
 
 
-def _postponed(claimed: ClaimedJob, error: Exception, delay: float) -> ColumnUpdates:
-    """A poll that failed: the next one later and later, until our give_up_after ends."""
-    now = timezone.now()
-    news = {"failures": claimed.failures + 1, **error_columns(error)}
-    if now - claimed.submitted_at > claimed.give_up_after:
-        return {**news, **final_columns(JobState.FAILED, error)}
-    pause = max(delay, min(delay * 2.0 ** min(claimed.failures, 10), _LONGEST_PAUSE))
-    return {**news, "next_poll_at": now + timedelta(seconds=pause)}
+def _retried(claimed: ClaimedJob, error: Exception, pause: float) -> ColumnUpdates:
+    """Return the columns of a step that failed: the next one comes later and later, then none."""
+    columns = {"failures": claimed.failures + 1, **error_columns(error)}
+    if claimed.is_overdue:
+        return {**columns, **final_columns(JobState.FAILED, error)}
+    longer = min(pause * 2.0 ** min(claimed.failures, 10), _LONGEST_RETRY_PAUSE)
+    state = claimed.state  # a queued job is queued again; one that runs goes on running
+    next_poll_at = _in(max(pause, longer), timezone.now())
+    return {**columns, "state": state, "next_poll_at": next_poll_at}
 
 
-def _kept(url: str | None) -> str:
-    """An address that a column can hold."""
-    return url if url and len(url) <= _MAX_URL and url.isprintable() else ""
+def _in(seconds: float, now: datetime) -> datetime:
+    return now + min(timedelta(seconds=seconds), LONGEST_PAUSE)
+
+
+def _storable(url: str | None) -> str:
+    """Return an address that a column can hold; empty for any other."""
+    return url if url and len(url) <= _MAX_URL and url.isprintable() and url.isascii() else ""

@@ -1,65 +1,66 @@
-"""Takes every job that is due its next step, many at once, over few threads.
+"""Take every job that is due its next step, many at once, over few threads.
 
-The ORM stays in the caller's thread: it claims and settles. Threads ask, fetch and store.
+The ORM stays in the caller's thread: it claims jobs, renews their leases and records results. The
+threads submit, poll, fetch and store.
 """
 
 import logging
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import attrs
-from django.apps import apps
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import router
-from django.db.models import QuerySet
+from django.db.models import Min, Q, QuerySet
 from django.utils import timezone
 
-from imagelabs_sdk import APIConnectionError, APIResponseError, APIStatusError
-
+from .choices import JobState, due
 from .clients import clients
-from .lifecycle import LEASE, claim, record_result
-from .models import AbstractImageJob
-from .poll import PollResult, poll
+from .conf import SettingsError, sweep_settings
+from .health import ServiceHealth
+from .lifecycle import claim, record_result, release, renew
+from .models import AbstractImageJob, job_models
+from .poll import ClaimedJob, PollResult, take_step
+from .threads import StepThreads
 
 __all__ = [
     "ServiceHealth",
+    "SweepStatus",
     "Sweeper",
     "any_outstanding",
     "in_process_aliases",
-    "job_models",
     "job_rows",
     "sweep_briefly",
+    "sweep_status",
 ]
 
 log = logging.getLogger(__name__)
 
 _PAGE = 200  # rows that are read at once; each is claimed only when a thread is free for it
-_TIMEOUT = LEASE.total_seconds() / 2  # seconds for one job's poll and download
-_GLANCE = 1.0  # seconds after which a free thread polls again for what is due
-_LONGEST_HOLD = 30.0  # seconds between probes of a service that is down
-_LONGEST_ASKED = 300.0  # seconds for which a service may hold us back
+_RECHECK = 1.0  # seconds after which a free thread looks for jobs that became due
+_NOTICE = 0.2  # seconds after which a request to stop is noticed
 
 
-@attrs.define
-class ServiceHealth:
-    """How a service has answered lately, whichever sweeper asked.
+@attrs.frozen
+class _Step:
+    """A step under way."""
 
-    Attributes:
-        failures: In a row, whichever the job.
-        opens: When the next poll may leave, by the sweepers' clock.
-    """
+    job: AbstractImageJob
+    claimed: ClaimedJob
 
-    failures: int = 0
-    opens: float = 0.0
+    @property
+    def submits(self) -> bool:
+        return self.claimed.state == JobState.QUEUED
 
 
 class Sweeper:
-    """Polls at what is due. For one thread; use it in a ``with``, or close it.
+    """Take steps of jobs that are due. For one thread; use it in a ``with``, or close it.
 
     Any number may run, in any number of processes: a job is claimed by one at a time.
     """
@@ -67,26 +68,35 @@ class Sweeper:
     def __init__(
         self,
         *,
-        threads: int = 8,
+        threads: int | None = None,
         using: str | None = None,
         skip: frozenset[str] = frozenset(),
         health: dict[str, ServiceHealth] | None = None,
+        drain_timeout: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Opens nothing.
+        """Open nothing yet.
 
         Args:
-            threads: How many polls may be under way at once.
+            threads: How many steps may be under way at once; `None`: as in the settings.
             using: The database; `None`: where each model is written to.
             skip: Aliases whose jobs are left alone.
             health: How the services have answered, by alias; kept up to date, and may be shared
                 by the sweepers of a process. `None`: nothing is known.
+            drain_timeout: Seconds for which a sweep that is to stop waits for the steps under way;
+                `None`: until they end.
             clock: In seconds.
         """
-        self._threads, self._using, self._skip, self._clock = threads, using, skip, clock
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imagelabs-sweep")
+        conf = sweep_settings()
+        self._count = conf.threads if threads is None else threads
+        self._renew_every, self._step_timeout = conf.lease / 3, conf.step_timeout
+        self._using, self._skip, self._clock = using, skip, clock
+        self._drain_timeout = drain_timeout
+        self._threads = StepThreads(self._count)
         self._health = {} if health is None else health
-        self._flying: dict[Future[PollResult], AbstractImageJob] = {}
+        self._steps: dict[int, _Step] = {}
+        self._renewed_at = time.monotonic()
+        self._number = 0
 
     def __enter__(self) -> "Sweeper":
         return self
@@ -100,120 +110,186 @@ class Sweeper:
         self.close()
 
     def close(self) -> None:
-        """Wait for the polls under way, and let the threads end."""
-        self._pool.shutdown(cancel_futures=True)
+        """Let the threads end; one whose step is under way is left to the end of the process."""
+        self._threads.close()
 
     def sweep(
         self, *, stop: Callable[[], bool] = lambda: False, due_by: datetime | None = None
     ) -> int:
-        """Take every due job one step, until none is due.
+        """Take a step of every due job, until none is due; return how many were taken.
 
-        The failure of a single job is its own; a service that cannot be reached is left in
-        peace for a while, its jobs stay due.
+        The failure of a single job is its own; a service that cannot be reached is probed now and
+        then, and its jobs stay due.
 
         Args:
-            stop: Asked between two jobs; once it is true, what is under way is finished.
+            stop: Called between two steps; once it is true, no further job is claimed.
             due_by: Leave alone what becomes due later, so that this ends however many jobs there
                 are. `None`: take what becomes due meanwhile, too.
 
-        Returns:
-            How many polls were taken.
-
         Raises:
-            Error: The database fails. What was under way is settled by the next call.
+            Error: The database fails. The results of steps under way are recorded by the next call.
         """
-        polls = 0
+        taken = 0
         rows: deque[AbstractImageJob] = deque()
+        drained_by: float | None = None
         while True:
-            while len(self._flying) < self._threads and not stop():
+            while len(self._steps) < self._count and not stop():
                 rows = rows or self._due(due_by or timezone.now())
                 if not rows:
                     break
                 self._take(rows.popleft())
-            if not self._flying:
-                return polls
-            done, _ = wait(self._flying, timeout=_GLANCE, return_when=FIRST_COMPLETED)
-            for future in done:
-                polls += 1
-                self._land(self._flying.pop(future), future.result())
+            if not self._steps:
+                return taken
+            if stop() and self._drain_timeout is not None:
+                drained_by = drained_by or time.monotonic() + self._drain_timeout
+                if time.monotonic() >= drained_by:
+                    self._abandon()
+                    return taken
+            self._renew_leases()
+            for number, result in self._threads.finished(_NOTICE if drained_by else _RECHECK):
+                if step := self._steps.pop(number, None):  # else it was abandoned
+                    taken += 1
+                    self._land(step, result)
 
     def _due(self, by: datetime) -> "deque[AbstractImageJob]":
-        """Some of the rows that are due, in an order that other sweepers do not have."""
+        """Return some of the rows that are due, in an order that other sweepers do not have."""
         rows: list[AbstractImageJob] = []
         for every in job_rows(self._using):
-            due = every.filter(next_poll_at__lte=by)
-            rows += due.exclude(alias__in=self._shut()).order_by("next_poll_at")[:_PAGE]
-        random.shuffle(rows)
-        return deque(rows)
+            free = every.filter(due(by)).exclude(self._held_back())
+            # Jobs to poll come before the queue: "submitting" and "running" sort after "queued".
+            rows += free.order_by("-state", "next_poll_at")[:_PAGE]
+        first = [row for row in rows if row.state != JobState.QUEUED]
+        random.shuffle(first)
+        return deque([*first, *(row for row in rows if row.state == JobState.QUEUED)])
 
-    def _shut(self) -> set[str]:
-        """The aliases at which no poll may leave now."""
-        return {alias for alias in [*self._health] if not self._permits(alias)} | self._skip
+    def _held_back(self) -> Q:
+        """Return the condition for rows of which no step may be taken now."""
+        polls = {alias for alias in self._health if not self._permits(alias, submit=False)}
+        submits = {alias for alias in self._health if not self._permits(alias, submit=True)}
+        full = {alias for alias in clients if self._is_full(alias)}
+        return Q(alias__in=polls | self._skip) | Q(alias__in=submits | full, state=JobState.QUEUED)
 
-    def _permits(self, alias: str) -> bool:
-        """Whether a poll may leave; a service in trouble is asked one thing at a time."""
+    def _permits(self, alias: str, *, submit: bool) -> bool:
+        steps = [step for step in self._steps.values() if step.job.alias == alias]
+        submits = sum(step.submits for step in steps)
         health = self._health[alias]
-        asking = any(job.alias == alias for job in self._flying.values())
-        in_trouble = health.failures >= self._threads
-        return health.opens <= self._clock() and not (in_trouble and asking)
+        return health.permits(self._count, submit=submit, steps=len(steps), submits=submits)
+
+    def _is_full(self, alias: str) -> bool:
+        """Return True if as many jobs are at the service as may be."""
+        try:
+            most = clients.max_in_flight(alias)
+        except SettingsError:  # a mistake is the check's to report
+            return True
+        if most is None:
+            return False
+        there = Q(state__in=(JobState.SUBMITTING, JobState.RUNNING), next_poll_at__isnull=False)
+        counts = (rows.filter(there, alias=alias).count() for rows in job_rows(self._using))
+        return sum(counts) >= most
 
     def _take(self, job: AbstractImageJob) -> None:
-        self._health.setdefault(job.alias, ServiceHealth())
-        if self._permits(job.alias) and (claimed := claim(job)) is not None:
-            self._flying[self._pool.submit(poll, claimed, timeout=_TIMEOUT)] = job
-
-    def _land(self, job: AbstractImageJob, seen: PollResult) -> None:
-        self._record_result(self._health[job.alias], seen.trouble)
-        try:
-            record_result(job, seen)
-        except ObjectDoesNotExist:
-            log.debug("job %s: was deleted meanwhile", job.pk)
-        except Exception:  # the row stays as it is, and is due again when its lease ends
-            log.exception("job %s: cannot be settled", job.pk)
-
-    def _record_result(self, health: ServiceHealth, trouble: Exception | None) -> None:
-        if not isinstance(trouble, APIConnectionError | APIStatusError | APIResponseError):
-            health.failures = 0
+        submit = job.state == JobState.QUEUED
+        new = ServiceHealth(job.alias, self._clock)
+        self._health.setdefault(job.alias, new)
+        if not self._permits(job.alias, submit=submit) or (submit and self._is_full(job.alias)):
             return
-        health.failures += 1
-        asked = min(trouble.retry_after or 0.0, _LONGEST_ASKED)
-        over = health.failures - self._threads  # one bad poll is a job's own matter
-        pause = min(2.0 ** min(over, 10), _LONGEST_HOLD) if over >= 0 else 0.0
-        health.opens = max(health.opens, self._clock() + max(asked, pause))
+        if (claimed := claim(job)) is None:
+            return
+        self._number += 1
+        self._steps[self._number] = _Step(job, claimed)
+        step = partial(take_step, claimed, timeout=self._step_timeout)
+        self._threads.start(self._number, step)
 
+    def _renew_leases(self) -> None:
+        if time.monotonic() - self._renewed_at >= self._renew_every:
+            renew([(step.job, step.claimed) for step in self._steps.values()])
+            self._renewed_at = time.monotonic()
 
-def job_models() -> list[type[AbstractImageJob]]:
-    """All models of jobs there are, the site's own included; each row is of one."""
-    models = [model for model in apps.get_models() if issubclass(model, AbstractImageJob)]
-    return [model for model in models if model._meta.get_field("attempts").model is model]
+    def _abandon(self) -> None:
+        """Leave the steps under way to the end of the process; others take the jobs at once."""
+        log.info("%d steps are not finished; their jobs are due again", len(self._steps))
+        release([(step.job, step.claimed) for step in self._steps.values()])
+        self._steps.clear()
+
+    def _land(self, step: _Step, result: PollResult | BaseException) -> None:
+        if isinstance(result, BaseException):  # neither this app's error nor the SDK's
+            log.error("job %s: the step failed", step.job.pk, exc_info=result)
+            return
+        health = self._health[step.job.alias]
+        health.record_result(self._count, result.error, submit=step.submits)
+        try:
+            record_result(step.job, result)
+        except ObjectDoesNotExist:
+            log.debug("job %s: was deleted meanwhile", step.job.pk)
+        except Exception:  # the row stays as it is, and is due again after its lease
+            log.exception("job %s: its result cannot be recorded", step.job.pk)
 
 
 def job_rows(using: str | None = None) -> Iterator[QuerySet[AbstractImageJob]]:
-    """The rows of each of these models, in `using`; `None`: where they are written."""
+    """Return the rows of each model of jobs, in `using`; `None`: where they are written."""
     for model in job_models():
         yield model._base_manager.using(using or router.db_for_write(model))
 
 
 # For queues, whose messages each mean one sweep ------------------------------------------
 
-_BRIEFLY = 5.0  # seconds after which no further poll is taken: others use the queue, too
+_BRIEFLY = 5.0  # seconds after which no further step is taken: others use the queue, too
 _health: dict[str, ServiceHealth] = {}  # what this process knows of the services
 
 
 def sweep_briefly() -> int:
-    """One sweep over the jobs that any process can look at. Answers how many polls were taken."""
+    """Sweep once over the jobs that any process can poll; return how many steps were taken."""
     until = time.monotonic() + _BRIEFLY
     with Sweeper(skip=in_process_aliases(), health=_health) as sweeper:
         return sweeper.sweep(stop=lambda: time.monotonic() > until)
 
 
 def any_outstanding() -> bool:
-    """Whether there is anything to look at, now or later."""
+    """Return True if a job is outstanding that any process can poll."""
     skip = in_process_aliases()
     outstanding = (rows.filter(next_poll_at__isnull=False) for rows in job_rows())
     return any(rows.exclude(alias__in=skip).exists() for rows in outstanding)
 
 
 def in_process_aliases() -> frozenset[str]:
-    """The aliases whose service is a function in another process, where alone its jobs live."""
+    """Return the aliases whose service is a function in another process, which has its jobs."""
     return frozenset(alias for alias in clients if clients.is_in_process(alias))
+
+
+# For operators --------------------------------------------------------------------------
+
+_TROUBLED = 3  # failures in a row of a job after which its service is reported
+
+
+@attrs.frozen
+class SweepStatus:
+    """How the outstanding jobs stand.
+
+    Attributes:
+        outstanding: How many there are.
+        queued: How many of them wait to be submitted.
+        overdue: Seconds for which the oldest due job has waited; 0.0: none is due.
+        troubled: The aliases that have jobs whose latest steps failed.
+    """
+
+    outstanding: int
+    queued: int
+    overdue: float
+    troubled: tuple[str, ...]
+
+
+def sweep_status(using: str | None = None) -> SweepStatus:
+    """Return how the outstanding jobs stand, by their rows."""
+    now, skip = timezone.now(), in_process_aliases()
+    counts: Counter[str] = Counter()
+    oldest, troubled = now, set()
+    for every in job_rows(using):
+        rows = every.filter(next_poll_at__isnull=False).exclude(alias__in=skip).order_by()
+        found: dict[str, Any] = rows.aggregate(first=Min("next_poll_at"))
+        counts["outstanding"] += rows.count()
+        counts["queued"] += rows.filter(state=JobState.QUEUED).count()
+        oldest = min(oldest, found["first"] or now)
+        failing = rows.filter(failures__gte=_TROUBLED)
+        troubled |= set(failing.values_list("alias", flat=True).distinct())
+    overdue = max(timedelta(0), now - oldest).total_seconds()
+    return SweepStatus(counts["outstanding"], counts["queued"], overdue, tuple(sorted(troubled)))

@@ -6,8 +6,8 @@ Celery finds it by ``app.autodiscover_tasks()``. In the project's settings::
         "imagelabs": {"task": "imagelabs.sweep", "schedule": 1.0, "options": {"expires": 5.0}}
     }
 
-``expires`` lets what a busy worker could not begin in time fall away: the next one does all
-that is due. A task that is lost, late or delivered twice harms nothing.
+``expires`` drops what a busy worker could not begin in time: the next task does all that is due.
+A task that is lost, late or delivered twice does no harm.
 """
 
 from celery import shared_task
@@ -19,5 +19,5 @@ __all__ = ["sweep"]
 
 @shared_task(name="imagelabs.sweep", ignore_result=True)
 def sweep() -> int:
-    """Look at what is due. Answers how many polls were taken."""
+    """Sweep once; return how many steps were taken."""
     return sweep_briefly()

@@ -25,3 +25,13 @@ class Draft(Poster):
 
     class Meta:
         proxy = True
+
+
+class Own(AbstractImageJob):
+    """With a ``Meta`` that inherits nothing, and columns named like fields of a request."""
+
+    tiling = models.CharField(max_length=20, default="")
+
+    class Meta:
+        ordering = ("created_at",)
+        db_table = "jobs_of_a_site_with_a_rather_long_name"

@@ -1,4 +1,4 @@
-"""A project for the tests: SQLite always, PostgreSQL as a second database if there is one.
+"""A project for the tests: SQLite always, PostgreSQL and MariaDB beside it if they are there.
 
 Processes that a test starts get the database it made for them by ``IMAGELABS_TEST_DATABASE``.
 """
@@ -10,6 +10,10 @@ import socket
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import pymysql
+
+pymysql.install_as_MySQLdb()  # wheels for every system, where mysqlclient needs a compiler
 
 SECRET_KEY = "for tests alone"
 DEBUG = False
@@ -51,6 +55,11 @@ TEMPLATES: list[dict[str, Any]] = [
         },
     }
 ]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "imagelabs": {"BACKEND": "tests.django.app.storage.FailingStorage"},
+}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 MEDIA_ROOT = os.environ.get("IMAGELABS_TEST_MEDIA") or str(
@@ -73,6 +82,15 @@ POSTGRES: dict[str, Any] = {
     "HOST": "127.0.0.1",
     "USER": "postgres",
 }
+MARIADB: dict[str, Any] = {
+    "ENGINE": "django.db.backends.mysql",
+    "NAME": NAMESPACE,
+    "HOST": "127.0.0.1",
+    "USER": "root",
+    # The narrower of its character sets: what fits there fits everywhere.
+    "OPTIONS": {"charset": "utf8mb3"},
+    "TEST": {"CHARSET": "utf8mb3", "COLLATION": "utf8mb3_general_ci"},
+}
 
 
 def _reachable(port: int) -> bool:
@@ -87,13 +105,15 @@ def _reachable(port: int) -> bool:
 
 
 HAS_POSTGRES = _reachable(5432)
+HAS_MARIADB = _reachable(3306)
 HAS_REDIS = _reachable(6379)
 
 DATABASES: dict[str, dict[str, Any]] = {"default": SQLITE, "file": FILE}
 if given := os.environ.get("IMAGELABS_TEST_DATABASE"):
     DATABASES = {"default": json.loads(given)}
-elif HAS_POSTGRES:
-    DATABASES["postgres"] = POSTGRES
+else:
+    DATABASES |= {"postgres": POSTGRES} if HAS_POSTGRES else {}
+    DATABASES |= {"mariadb": MARIADB} if HAS_MARIADB else {}
 
 _TASKS = "django.tasks" if importlib.util.find_spec("django.tasks") else "django_tasks"
 TASKS = {

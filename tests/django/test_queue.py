@@ -1,0 +1,283 @@
+"""A local backlog: a driver submits what `start` has stored, at the service's pace, never twice."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from imagelabs_sdk import APIConnectionError, HttpResponse
+from imagelabs_sdk.contrib.django.checks import check_settings
+from imagelabs_sdk.contrib.django.lifecycle import advance, claim, resubmit
+from imagelabs_sdk.contrib.django.models import ImageJob, JobState
+from imagelabs_sdk.contrib.django.signals import job_failed, jobs_outstanding
+from imagelabs_sdk.contrib.django.sweep import Sweeper
+from tests.django.fixtures import (
+    ALIASES,
+    PROMPT,
+    Service,
+    all_due,
+    answer,
+    at_once,
+    done,
+    due,
+    running,
+    settings_for,
+    shared_databases,
+)
+
+db = pytest.mark.django_db(transaction=True)
+shared = pytest.mark.django_db(transaction=True, databases=["default", *ALIASES])
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def service(settings: Any, media: Path) -> Service:
+    service = Service()
+    configure(settings, service)
+    return service
+
+
+def configure(settings: Any, service: Service, **entry: Any) -> None:
+    settings.IMAGELABS = {"default": {**settings_for(service), "SUBMIT": "worker", **entry}}
+
+
+def start(count: int = 1, using: str = "default") -> list[ImageJob]:
+    manager = ImageJob.objects.db_manager(using)
+    return [manager.start(PROMPT) for _ in range(count)]
+
+
+def states(using: str = "default") -> list[str]:
+    return sorted(ImageJob.objects.using(using).values_list("state", flat=True))
+
+
+def too_busy(seconds: int | None = None) -> HttpResponse:
+    return HttpResponse(429, {} if seconds is None else {"retry-after": str(seconds)}, b"{}")
+
+
+@db
+def test_a_request_that_a_driver_is_to_send_holds_no_web_thread(service: Service) -> None:
+    """A slow service is the driver's business; the driver hears of it."""
+    heard: list[str] = []
+
+    def hear(*, alias: str, **_: object) -> None:
+        heard.append(alias)
+
+    jobs_outstanding.connect(hear)
+    (job,) = start()
+    jobs_outstanding.disconnect(hear)
+    assert (job.state, job.is_due, heard) == (JobState.QUEUED, True, ["default"])
+    assert service.counts == (0, 0, 0)
+    with Sweeper() as sweeper:
+        sweeper.sweep(due_by=timezone.now())
+    job.refresh_from_db()
+    assert (job.state, job.task_id) == (JobState.RUNNING, "task-1")
+    all_due()
+    assert advance(due(job))
+    assert states() == ["done"]
+    assert service.counts == (1, 1, 1)
+
+
+@shared
+@pytest.mark.parametrize("database", shared_databases)
+def test_four_drivers_submit_each_job_once(database: str, service: Service) -> None:
+    """They know nothing of each other."""
+    service.progress = lambda _: running()
+    start(20, database)
+
+    def sweep(_: int) -> int:
+        with Sweeper(threads=4, using=database) as sweeper:
+            return sweeper.sweep(stop=lambda: service.count("submit") >= 20)
+
+    at_once(4, sweep)
+    assert service.count("submit") == 20
+    tasks = ImageJob.objects.using(database).values_list("task_id", flat=True)
+    assert len(set(tasks)) == 20
+
+
+@db
+def test_a_driver_killed_between_claim_and_answer_leaves_an_unknown_job(service: Service) -> None:
+    """The request may have been sent; it is not sent again."""
+    (job,) = start()
+    assert claim(job) is not None
+    assert job.state == JobState.SUBMITTING
+    job = due(job)  # the lease has ended
+    assert advance(job)
+    assert (job.state, job.error_code) == (JobState.UNKNOWN, "SubmissionUnknownError")
+    assert service.counts == (0, 0, 0)
+
+
+@db
+def test_what_a_busy_service_refuses_stays_queued_until_it_takes_it(service: Service) -> None:
+    """A site's rush hour is no reason to fail anybody's job."""
+    jobs = start(10)
+    service.submit = lambda _: too_busy(60)
+    clock = Clock()
+    with Sweeper(threads=4, clock=clock) as sweeper:
+        sweeper.sweep()
+        refused = service.count("submit")
+        assert refused <= 4  # those under way at the first refusal
+        assert states() == ["queued"] * 10
+        all_due()
+        clock.now += 59
+        assert sweeper.sweep() == 0
+        clock.now += 1
+        assert sweeper.sweep() == 1  # a probe
+        service.submit = lambda task_id: answer(task_id=task_id)
+        clock.now += 60
+        all_due()
+        sweeper.sweep(stop=lambda: service.count("submit") >= refused + 11)
+    assert "queued" not in states()
+    assert service.count("submit") == refused + 1 + len(jobs)
+
+
+@db
+def test_a_refusal_does_not_hold_up_polls(service: Service) -> None:
+    """The jobs that the service has accepted go on."""
+    (running_job,) = start()
+    assert advance(running_job)
+    start(2)
+    service.submit = lambda _: too_busy(60)
+    clock = Clock()
+    with Sweeper(threads=1, clock=clock) as sweeper:
+        sweeper.sweep(due_by=timezone.now())
+        all_due()
+        sweeper.sweep(due_by=timezone.now())
+    assert states() == ["done", "queued", "queued"]
+
+
+@db
+def test_a_service_that_cannot_be_reached_gets_the_request_later(service: Service) -> None:
+    """The request surely never left."""
+
+    def unreachable(_: str) -> HttpResponse:
+        raise APIConnectionError("connection refused", delivered="no")
+
+    service.submit = unreachable
+    (job,) = start()
+    assert advance(job)
+    assert (job.state, job.failures, job.error_code) == ("queued", 1, "APIConnectionError")
+    assert not job.is_due
+    service.submit = lambda task_id: answer(task_id=task_id)
+    job = due(job)
+    assert advance(job)
+    assert (job.state, job.failures, job.error) == ("running", 0, "")
+
+
+@db
+@pytest.mark.parametrize(
+    ("reply", "state"), [(lambda _: answer(422), "failed"), (lambda _: answer(500), "unknown")]
+)
+def test_what_is_refused_for_good_or_unclear_is_not_queued_again(
+    reply: Any, state: str, service: Service
+) -> None:
+    """The one is hopeless; the other may have been bought."""
+    service.submit = reply
+    (job,) = start()
+    assert advance(job)
+    assert (job.state, job.is_outstanding) == (state, False)
+
+
+@db
+def test_a_job_is_not_queued_for_ever(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it any more."""
+    service.submit = lambda _: too_busy()
+    monkeypatch.setattr(ImageJob, "give_up_after", timedelta(0))
+    heard: list[str] = []
+
+    def hear(*, job: ImageJob, **_: object) -> None:
+        heard.append(job.error_code)
+
+    job_failed.connect(hear)
+    (job,) = start()
+    assert advance(job)
+    job_failed.disconnect(hear)
+    assert (job.state, heard) == ("failed", ["RateLimitError"])
+
+
+@db
+def test_no_more_jobs_are_at_the_service_than_may_be(service: Service, settings: Any) -> None:
+    """A free account has a limit; the others wait in the table."""
+    configure(settings, service, MAX_IN_FLIGHT=2)
+    service.progress = lambda _: running()
+    start(5)
+    with Sweeper(threads=4) as sweeper:
+        sweeper.sweep(due_by=timezone.now())
+        assert states() == ["queued"] * 3 + ["running"] * 2
+        service.progress = done
+        for _ in range(5):
+            all_due()
+            sweeper.sweep(due_by=timezone.now())
+    assert states() == ["done"] * 5
+    assert service.count("submit") == 5
+
+
+@db
+def test_a_queue_that_is_full_is_not_in_the_way_of_polls(service: Service, settings: Any) -> None:
+    """However long it is, and however old."""
+    configure(settings, service, MAX_IN_FLIGHT=1)
+    (job,) = start()
+    assert advance(job)
+    start(250)
+    ImageJob.objects.filter(state="queued").update(
+        next_poll_at=timezone.now() - timedelta(minutes=5)
+    )
+    ImageJob.objects.filter(pk=job.pk).update(next_poll_at=timezone.now())
+    with Sweeper(threads=1) as sweeper:
+        sweeper.sweep(stop=lambda: service.count("image") > 0)
+    job.refresh_from_db()
+    assert job.state == JobState.DONE
+
+
+@db
+def test_what_was_never_sent_is_queued_again_by_hand(service: Service) -> None:
+    """It cannot buy twice; what may have been accepted is left alone."""
+    service.submit = lambda _: answer(422)
+    (refused,) = start()
+    advance(refused)
+    service.submit = lambda _: answer(500)
+    (unknown,) = start()
+    advance(unknown)
+    service.submit = lambda task_id: answer(task_id=task_id)
+    service.progress = lambda _: answer(404)
+    (forgotten,) = start()
+    advance(forgotten)
+    advance(due(forgotten))
+    assert resubmit(ImageJob.objects.all()) == 1
+    refused.refresh_from_db()
+    assert (refused.state, refused.is_due) == ("queued", True)
+    assert advance(refused)
+    assert refused.state == "running"
+
+
+@db
+def test_a_wait_for_a_queued_job_leaves_the_submit_to_the_driver(service: Service) -> None:
+    """The web request must not send it."""
+    job = ImageJob.objects.generate_or_defer(PROMPT, wait=0.6)
+    assert job.state == JobState.QUEUED
+    assert service.counts == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"SUBMIT": "later"},
+        {"MAX_IN_FLIGHT": 2},
+        {"SUBMIT": "worker", "MAX_IN_FLIGHT": 0},
+        {"SUBMIT": "worker", "MAX_IN_FLIGHT": True},
+        {"SUBMIT": "worker", "BACKEND": "imagelabs_sdk.embedded.embedded_transport"},
+    ],
+)
+def test_a_setting_that_cannot_work_is_an_error(entry: dict[str, Any], settings: Any) -> None:
+    """Named by the check, with what to write instead."""
+    settings.IMAGELABS = {"default": entry}
+    (message,) = check_settings()
+    assert message.id == "imagelabs.E003"
+    assert message.hint
