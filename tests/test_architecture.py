@@ -255,7 +255,7 @@ EXTRAS = {
 
 
 # Their hints name the model, whose manager calls them: Django's own circle of row and manager.
-NAME_THE_ROW = {"contrib.django.lifecycle", "contrib.django.poll"}
+NAME_THE_ROW = {f"contrib.django.{room}" for room in ("lifecycle", "managers", "poll", "storage")}
 
 
 def rooms() -> list[str]:

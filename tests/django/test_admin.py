@@ -1,5 +1,6 @@
 """The jobs in the admin: to look at, to be polled again, to delete; never to edit."""
 
+import io
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.files.base import ContentFile
-from django.core.files.storage import FileSystemStorage
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from PIL import Image
 
-from imagelabs_sdk.contrib.django.models import ImageJob, JobState
+from imagelabs_sdk.contrib.django.models import ImageJob, JobState, LeftoverFile
+from tests.django.app.storage import FailingStorage
 from tests.faulty import PNG
 
 LIST = "/admin/imagelabs/imagejob/"
@@ -67,8 +69,8 @@ def test_the_list_shows_how_jobs_stand(root: Client) -> None:
     done = make_job("a pier <b>", owner=owner, fraction=1.0)
     make_job(state=JobState.RUNNING, fraction=0.25, next_poll_at=timezone.now())
     html = root.get(LIST).content.decode()
-    for shown in (f'src="{LIST}{done.pk}/image/"', 'width="64" height="48"', "a pier &lt;b&gt;",
-                  "100 %", "25 %", "somebody", "running", "default"):  # fmt: skip
+    for shown in (f'src="{LIST}{done.pk}/thumbnail/"', 'width="64" height="48"', "a pier &lt;b&gt;",
+                  "100 %", "25 %", "somebody", "running"):  # fmt: skip
         assert shown in html
     assert "<b>" not in html
     assert "/media/" not in html
@@ -203,6 +205,7 @@ def test_poll_now_is_for_who_could_change_jobs(permissions: list[str], allowed: 
     assert job.is_outstanding is allowed
 
 
+@pytest.mark.django_db(transaction=True)
 def test_deleting_a_job_deletes_its_image(root: Client, media: Path) -> None:
     """One by one, and many at once; who deletes an image wants it gone."""
     jobs = [make_job() for _ in range(3)]
@@ -216,26 +219,47 @@ def test_deleting_a_job_deletes_its_image(root: Client, media: Path) -> None:
     assert not ImageJob.objects.exists()
 
 
-def test_a_job_without_an_image_can_be_deleted(root: Client) -> None:
-    """There is no file to delete first."""
-    job = make_job(state=JobState.FAILED)
-    root.post(f"{LIST}{job.pk}/delete/", {"post": "yes"})
-    assert not ImageJob.objects.exists()
-
-
-def test_an_image_that_cannot_be_deleted_keeps_its_row(
-    root: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An image without its row would never be found again."""
+@pytest.mark.django_db(transaction=True)
+def test_deleting_survives_a_storage_that_fails(root: Client) -> None:
+    """The row goes; `imagelabs_prune` deletes the file later."""
     job = make_job()
+    FailingStorage.fails = "delete"
+    answer = root.post(f"{LIST}{job.pk}/delete/", {"post": "yes"})
+    assert answer.status_code == 302
+    assert not ImageJob.objects.exists()
+    assert LeftoverFile.objects.get().name == job.image.name
 
-    def refuse(*_: object) -> None:
-        raise PermissionError("read-only")
 
-    monkeypatch.setattr(FileSystemStorage, "delete", refuse)
-    with pytest.raises(PermissionError):
-        root.post(f"{LIST}{job.pk}/delete/", {"post": "yes"})
-    assert ImageJob.objects.exists()
+def test_what_was_never_accepted_can_be_sent_again(root: Client) -> None:
+    """What may have been accepted cannot: it might be bought twice."""
+    refused = make_job(state=JobState.FAILED, task_id="")
+    unknown = make_job(state=JobState.UNKNOWN, task_id="")
+    keys = [str(job.pk) for job in (refused, unknown)]
+    answer = root.post(LIST, {"action": "submit_again", "_selected_action": keys}, follow=True)
+    assert "1 job is due now." in answer.content.decode()
+    refused.refresh_from_db()
+    assert (refused.state, refused.is_due) == (JobState.QUEUED, True)
+
+
+def test_the_list_shows_thumbnails(root: Client) -> None:
+    """A page of fifty images in full would be hundreds of megabytes."""
+    job = make_job()
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(data, "WEBP")
+    job.thumbnail.save("thumbnail.webp", ContentFile(data.getvalue()))
+    small = root.get(f"{LIST}{job.pk}/thumbnail/")
+    assert small.headers["Content-Type"] == "image/webp"
+    assert b"".join(small) == data.getvalue()  # type: ignore[arg-type]
+    full = root.get(f"{LIST}{job.pk}/image/")
+    assert full.headers["ETag"] != small.headers["ETag"]
+
+
+@pytest.mark.parametrize("term", ["somebody", "LIGHTHOUSE"])
+def test_a_job_is_found_by_its_owner_and_its_prompt(root: Client, term: str) -> None:
+    """What a person on the telephone can say."""
+    job = make_job("a Lighthouse", owner=User.objects.create_user("somebody"))
+    make_job("a pier")
+    assert list(root.get(LIST, {"q": term}).context["cl"].result_list) == [job]
 
 
 def test_who_may_not_delete_cannot() -> None:

@@ -316,7 +316,7 @@ def test_no_job_is_in_the_way_of_others(
     assert "DoesNotExist" not in caplog.text  # to delete one's job is no error
     waiting = ImageJob.objects.filter(state="running")
     assert set(waiting.values_list("error_code", flat=True)) == {
-        "ZeroDivisionError", "SettingsError", "TypeError", "",
+        "ZeroDivisionError", "SettingsError", "InvalidRequestError", "TypeError", "",
     }  # fmt: skip
     assert not waiting.filter(next_poll_at__lte=timezone.now()).exists()
     assert len(stored(media)) == 24  # the unsettled one's is replaced by the next poll

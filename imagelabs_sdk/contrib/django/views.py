@@ -21,6 +21,7 @@ from django.contrib.auth.views import redirect_to_login
 from django.core.cache import cache
 from django.db import connections, router, transaction
 from django.db.models import QuerySet
+from django.db.models.fields.files import FieldFile
 from django.http import (
     FileResponse,
     Http404,
@@ -195,37 +196,40 @@ class PreviewView(OwnJobsMixin):
         return HttpResponse(data, content_type=found.media_type, headers=headers)
 
 
-def image_response(request: HttpRequest, job: AbstractImageJob) -> HttpResponseBase:
+def image_response(
+    request: HttpRequest, job: AbstractImageJob, *, thumbnail: bool = False
+) -> HttpResponseBase:
     """The stored image. Who may see it is the caller's to check.
 
     Raises:
         Http404: There is none, or the file is gone or no image. Other failures of the
             storage are the site's to hear about.
     """
-    if not job.image:
+    file = (job.thumbnail or job.image) if thumbnail else job.image
+    if not file:
         raise Http404
     stored = int((job.finished_at or job.created_at).timestamp())
-    etag = f'"{job.pk}-{stored}"'
+    etag = f'"{job.pk}-{stored}-{file.field.name}"'
     known = get_conditional_response(request, etag=etag, last_modified=stored)
-    response: HttpResponseBase = known or _file_response(job)
+    response: HttpResponseBase = known or _file_response(job, file)
     headers = {"ETag": etag, "Last-Modified": http_date(stored), "Cache-Control": _ASK_FIRST}
     for name, value in {**headers, **_HARMLESS}.items():
         response.headers[name] = value
     return response
 
 
-def _file_response(job: AbstractImageJob) -> FileResponse:
+def _file_response(job: AbstractImageJob, file: FieldFile) -> FileResponse:
     try:
-        file = job.image.storage.open(str(job.image.name))
+        opened = file.storage.open(str(file.name))
     except FileNotFoundError:
         raise Http404 from None
-    found = sniff(file.read(_HEAD))
+    found = sniff(opened.read(_HEAD))
     if found is None:
-        file.close()
+        opened.close()
         raise Http404
-    file.seek(0)
+    opened.seek(0)
     name = f"image-{job.pk.hex[:8]}{found.extension}"
-    return FileResponse(file, filename=name, content_type=found.media_type)
+    return FileResponse(opened, filename=name, content_type=found.media_type)
 
 
 def _preview(job: AbstractImageJob) -> bytes:
