@@ -136,7 +136,7 @@ class ImageDownloader:
                 log.info("fetching again in %.1f s: %s", pause, error)
             else:
                 return
-            self.sleep(pause)
+            deadline.pause(pause, self.sleep)
 
     def _attempt(
         self,

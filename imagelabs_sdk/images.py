@@ -4,6 +4,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -11,9 +12,9 @@ from urllib.parse import urlsplit
 import attrs
 
 from ._files import atomic_write, is_writable
-from .deadline import Deadline
+from .deadline import Deadline, Stop
 from .downloads import ImageDownloader, ImageLink
-from .errors import AcceptedJob, ImageLabsError, attach_job
+from .errors import AcceptedJob, DownloadError, ImageLabsError, JobStoppedError, attach_job
 from .formats import ImageFormat, format_of_name, has_image_suffix
 from .models import ImageRequest
 from .urls import without_query
@@ -88,35 +89,43 @@ class GeneratedImage:
         """Such as ``"image/png"``; `None` as for `format`."""
         return self.format.media_type if self.format else None
 
-    def read(self, *, timeout: float | Deadline | None = None) -> bytes:
+    def read(self, *, timeout: float | Deadline | None = None, stop: Stop | None = None) -> bytes:
         """Return the image's bytes, checked as in `save`.
 
         Args:
             timeout: Seconds for everything, or a `Deadline`; `None`: the client's `timeout`;
                 infinity: no limit.
+            stop: A `threading.Event`, or a function that returns True: ends it within 0.1 s.
 
         Raises:
             DownloadError: It could not be fetched, or is not an image.
+            JobStoppedError: `stop` ended it.
         """
-        with attach_job(self.job):
+        with self._fetching(timeout, stop) as deadline:
             buffer = io.BytesIO()
-            self._download(buffer, self._deadline(timeout))
+            self._download(buffer, deadline)
             return buffer.getvalue()
 
-    def iter_bytes(self, *, timeout: float | Deadline | None = None) -> Iterator[bytes]:
+    def iter_bytes(
+        self, *, timeout: float | Deadline | None = None, stop: Stop | None = None
+    ) -> Iterator[bytes]:
         """Yield the image's bytes as they arrive; for passing on, not for keeping.
 
         The first piece comes after its format is known; a body that turns out to be cut
         raises `DownloadError` at its end.
         """
-        with attach_job(self.job):
-            link, deadline = self._link(), self._deadline(timeout)
+        with self._fetching(timeout, stop) as deadline:
+            link = self._link()
             for piece in self._downloader.stream(link, deadline):
                 self._known.format = link.format
                 yield piece
 
     def save(
-        self, path: str | os.PathLike[str], *, timeout: float | Deadline | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        timeout: float | Deadline | None = None,
+        stop: Stop | None = None,
     ) -> Path:
         """Write the image to `path` atomically.
 
@@ -129,6 +138,7 @@ class GeneratedImage:
                 folder must exist. A file that is there is replaced.
             timeout: Seconds for everything, or a `Deadline`; `None`: the client's `timeout`;
                 infinity: no limit.
+            stop: A `threading.Event`, or a function that returns True: ends it within 0.1 s.
 
         Returns:
             The path of the file, with the suffix that was added.
@@ -136,10 +146,11 @@ class GeneratedImage:
         Raises:
             InvalidRequestError: Nothing can be written at `path`; nothing was fetched.
             DownloadError: The image could not be fetched, or is not an image.
+            JobStoppedError: `stop` ended it; what was at `path` is still there.
             OSError: The disk did not take it.
         """
-        with attach_job(self.job):
-            target, deadline = Path(path), self._deadline(timeout)
+        with self._fetching(timeout, stop) as deadline:
+            target = Path(path)
             if not is_writable(target):
                 raise invalid("path", str(path), "must be a file in a folder that exists")
             with atomic_write(target) as draft:
@@ -151,9 +162,22 @@ class GeneratedImage:
         found = self._known.format = self._downloader.download(self._link(), file, deadline)
         return found
 
-    def _deadline(self, timeout: float | Deadline | None) -> Deadline:
+    @contextmanager
+    def _fetching(self, timeout: float | Deadline | None, stop: Stop | None) -> Iterator[Deadline]:
+        """Name the job in whatever goes wrong, and tell a stop from a failure."""
         downloader = self._downloader
-        return Deadline.from_timeout(timeout, default=downloader.timeout, clock=downloader.clock)
+        with attach_job(self.job):
+            deadline = Deadline.from_timeout(
+                timeout, default=downloader.timeout, clock=downloader.clock, stop=stop
+            )
+            try:
+                yield deadline
+            except DownloadError as error:
+                if deadline.stopped:
+                    raise JobStoppedError(
+                        "stopped by the caller; the image can be fetched again later"
+                    ) from error
+                raise
 
     def _link(self) -> ImageLink:
         return ImageLink(self.url, self._refresh and self._fresh_url)

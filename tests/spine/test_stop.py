@@ -3,6 +3,7 @@
 import threading
 import time as real_time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,25 @@ def test_a_stop_of_the_callers_that_fails_names_the_job(time: FakeTime) -> None:
         job.wait(stop=lambda: 1 / 0 > 1)
     notes = getattr(caught.value, "__notes__", ["task id task-1"])
     assert "task id task-1" in notes[0]
+
+
+@pytest.mark.parametrize("answer", ["hang", "drip", "again"])
+def test_a_stop_ends_a_download(
+    answer: str, server: FaultyServer, connect: Callable[..., ImageLabs], tmp_path: Path
+) -> None:
+    """One that hangs, one that crawls, and the pause before one is tried again."""
+    head = faulty.message(200, b"", [("Content-Length", "99999")])
+    server.scripts["/image.png"] = {
+        "hang": [faulty.hang()],
+        "drip": [faulty.drip(faulty.PNG * 99, at_once=head)],
+        "again": [faulty.reply(503)],
+    }[answer]
+    image = connect(server, timeout=60).generate("x")
+    error, took = timed(lambda: image.save(tmp_path / "x.png", stop=stop_after(0.2)))
+    assert took < SOON
+    assert (error.task_id, list(tmp_path.iterdir())) == ("task-1", [])
+    with pytest.raises(JobStoppedError):
+        image.read(stop=lambda: True)
 
 
 # Nothing moves ----------------------------------------------------------------------------
