@@ -30,6 +30,7 @@ from imagelabs_sdk import (
     InvalidRequestError,
     JobFailedError,
     JobTimeoutError,
+    Outcome,
     Progress,
     SubmissionUnknownError,
 )
@@ -413,7 +414,7 @@ def test_a_service_that_is_down_stops_a_batch_with_what_is_left(
     items = ["first", *names]
     path = tmp_path / "run.jsonl"
     batch = begin(service, *items, checkpoint=path, timeout=math.inf)
-    outcomes = []
+    outcomes: list[Outcome] = []
     with pytest.raises(BatchStoppedError, match="the service is down") as caught:
         outcomes.extend(batch)
     burnt = {outcome.index for outcome in outcomes}
