@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from .transports.base import HttpResponse as HttpResponse
     from .transports.base import Transport as Transport
     from .transports.handler import HandlerTransport as HandlerTransport
+    from .transports.observed import RequestInfo as RequestInfo
+    from .transports.observed import ResponseInfo as ResponseInfo
     from .transports.requests import RequestsTransport as RequestsTransport
 
 _ROOMS = {
@@ -78,6 +80,7 @@ _ROOMS = {
     "reference": "ReferenceProvider",
     "transports.base": "HttpRequest HttpResponse Transport",
     "transports.handler": "HandlerTransport",
+    "transports.observed": "RequestInfo ResponseInfo",
     "transports.requests": "RequestsTransport",
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}

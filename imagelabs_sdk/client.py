@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .models import ImageRequest, Progress
     from .polling import PollingStrategy
     from .transports.base import Transport
+    from .transports.observed import OnRequest, OnResponse
 
 __all__ = ["ImageLabs"]
 
@@ -50,6 +51,8 @@ class ImageLabs(ReferenceProvider):
         allow_private_hosts: bool = False,
         max_image_bytes: int = 64 * 1024 * 1024,
         log_prompts: bool = False,
+        on_request: "OnRequest | None" = None,
+        on_response: "OnResponse | None" = None,
     ) -> None:
         """Set up a client; what is `None` comes from the environment, now, or has a default.
 
@@ -77,6 +80,8 @@ class ImageLabs(ReferenceProvider):
                 own origin always may be private.
             max_image_bytes: Larger images are refused; default 64 MiB.
             log_prompts: True: the log may show prompts. False: only their length.
+            on_request: Called with a `RequestInfo` before each HTTP request, in its thread.
+            on_response: Called with a `ResponseInfo` after each one, also if it failed.
 
         Raises:
             InvalidRequestError: A setting cannot be used.
@@ -104,6 +109,8 @@ class ImageLabs(ReferenceProvider):
             allow_private_hosts=allow_private_hosts,
             max_image_bytes=max_image_bytes,
             log_prompts=log_prompts,
+            on_request=on_request,
+            on_response=on_response,
         )
         self.url = self._settings.base_url
         self.api_endpoint = self.url + "/txt2img"

@@ -38,6 +38,10 @@ class ClientContext:
         """Return the context for what a client was given; `None` has the default of `ImageLabs`."""
         if transport is None:
             transport = RequestsTransport(proxy=settings.proxy, verify=settings.verify)
+        if settings.on_request or settings.on_response:
+            from .transports.observed import ObservedTransport
+
+            transport = ObservedTransport(transport, settings.on_request, settings.on_response)
         if settings.poll_interval is not None:
             polling = FixedInterval(settings.poll_interval)
         return cls(settings, transport, polling or Adaptive())

@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from . import validation
+
+if TYPE_CHECKING:
+    from .transports.observed import OnRequest, OnResponse
 
 __all__ = ["BASE_URL", "USER_AGENT", "Settings"]
 
@@ -39,6 +43,8 @@ class Settings:
         allow_private_hosts: bool,
         max_image_bytes: int,
         log_prompts: bool,
+        on_request: "OnRequest | None",
+        on_response: "OnResponse | None",
     ) -> None:
         """Check the arguments; what is `None` comes from the environment of now.
 
@@ -64,6 +70,8 @@ class Settings:
         self.allow_private_hosts = allow_private_hosts
         self.max_image_bytes = validation.count("max_image_bytes", max_image_bytes, 1, 2**40)
         self.log_prompts = log_prompts
+        self.on_request = validation.function("on_request", on_request)
+        self.on_response = validation.function("on_response", on_response)
         default = _default_headers(self.base_url)
         own = (value for name, value in self.headers.items() if name not in default)
         self.secrets = (*self.cookies.values(), *own)  # what no message may show

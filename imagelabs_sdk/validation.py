@@ -3,8 +3,8 @@
 Light on purpose: making a client loads no more than this. The errors are loaded when there is one.
 Each check returns the value that is to be used, or raises `InvalidRequestError` with one of the
 codes ``not_text``, ``blank``, ``not_unicode``, ``not_number``, ``not_whole_number``, ``too_small``,
-``too_large``, ``not_true_or_false``, ``not_mapping``, ``not_json``, ``unknown_option``,
-``conflict``, ``malformed`` and ``invalid``.
+``too_large``, ``not_true_or_false``, ``not_mapping``, ``not_json``, ``not_callable``,
+``unknown_option``, ``conflict``, ``malformed`` and ``invalid``.
 """
 
 import math
@@ -12,7 +12,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from . import urls
@@ -25,6 +25,7 @@ __all__ = [
     "boolean",
     "cookies",
     "count",
+    "function",
     "headers",
     "invalid",
     "invalid_secret",
@@ -39,6 +40,7 @@ __all__ = [
     "verify",
 ]
 
+_F = TypeVar("_F")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PROXIES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -127,6 +129,13 @@ def boolean(field: str, value: object) -> bool:
     """Check that it is `True` or `False` (``not_true_or_false``)."""
     if not isinstance(value, bool):
         raise invalid(field, value, "must be True or False", code="not_true_or_false")
+    return value
+
+
+def function(field: str, value: _F | None) -> _F | None:
+    """Check that it can be called, or is `None` (``not_callable``)."""
+    if value is not None and not callable(value):
+        raise invalid(field, value, "must be a function, or None", code="not_callable")
     return value
 
 
