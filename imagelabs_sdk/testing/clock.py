@@ -22,18 +22,6 @@ class Clock(Protocol):
         ...  # pragma: no cover - a Protocol has no body
 
 
-class SystemClock:
-    """Real time, for a fake service that other programs talk to."""
-
-    def now(self) -> float:
-        """Return `time.monotonic`."""
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        """Really wait."""
-        time.sleep(seconds)
-
-
 class FakeClock:
     """A clock for tests: a sleep of ten minutes returns at once, ten minutes later by this clock.
 
@@ -84,3 +72,26 @@ class FakeClock:
     def every(self, seconds: float) -> FixedInterval:
         """Return a strategy that polls every `seconds`, by this clock."""
         return FixedInterval(seconds, clock=self.now, sleep=self.sleep)
+
+
+class SystemClock(FakeClock):
+    """Real time, and what `advance` adds: for a fake service that other programs talk to."""
+
+    simulated: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        """Start now."""
+        super().__init__(time.monotonic())
+
+    def now(self) -> float:
+        """Return the time in seconds. It passes by itself."""
+        return time.monotonic() + self._now - self._start
+
+    def sleep(self, seconds: float) -> None:
+        """Really wait."""
+        time.sleep(seconds)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that have passed since the clock was made."""
+        return self.now() - self._start

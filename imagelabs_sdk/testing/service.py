@@ -16,7 +16,7 @@ from ..errors import InvalidRequestError
 from ..models import ImageRequest
 from ..polling import Adaptive, FixedInterval
 from ..transports.base import HttpRequest
-from .clock import Clock, FakeClock
+from .clock import FakeClock
 from .script import Answer, Fault, JobScript, Run, Stage, refusal
 from .transport import FakeTransport
 
@@ -80,7 +80,9 @@ class FakeService(JobScript):
         on_accepted: Called with the request of each job that is accepted; `None`: nobody is.
     """
 
-    def __init__(self, *, clock: Clock | None = None, url: str = "https://imagelabs.test") -> None:
+    def __init__(
+        self, *, clock: FakeClock | None = None, url: str = "https://imagelabs.test"
+    ) -> None:
         """Start nothing.
 
         Args:
@@ -88,7 +90,7 @@ class FakeService(JobScript):
             url: The base address of its clients.
         """
         super().__init__()
-        self.clock: Clock = FakeClock() if clock is None else clock
+        self.clock = FakeClock() if clock is None else clock
         self.url = url
         self.sent: list[SentRequest] = []
         self.submits: list[Submit] = []

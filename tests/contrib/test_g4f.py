@@ -7,14 +7,12 @@ from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, TypeVar
 
-import attrs
 import pytest
 
 from imagelabs_sdk import (
     APITimeoutError,
     Backoff,
     FixedInterval,
-    HandlerTransport,
     HttpRequest,
     HttpResponse,
     ImageRequest,
@@ -26,45 +24,21 @@ from imagelabs_sdk import (
 )
 from imagelabs_sdk import ImageLabs as Client
 from imagelabs_sdk.contrib.g4f import ImageLabs, ImageResponse
+from imagelabs_sdk.testing import FakeService
+from imagelabs_sdk.testing.script import Answer
 from tests.faulty import FaultyServer, reply
 
 T = TypeVar("T")
-Answer = dict[str, Any]
 
-BASE = "https://api.test"
 HANGS = 10.0  # seconds after which a test that should not wait has failed
+ONE_POLL = ["submit", "progress"]
 
 
 def url_of(task: str) -> str:
-    return f"https://images.test/{task}.png"
+    return f"https://imagelabs.test/images/{task}-1.png"
 
 
-DONE: Answer = {"status": "Done", "final_image_url": url_of("task-1")}
-RUNNING: Answer = {"status": "Processing", "progress": 0.5}
-
-
-@attrs.define
-class Service:
-    """Accepts task-1, task-2, ...; polls are answered by a script, whose last line repeats."""
-
-    script: list[Answer] = attrs.field(factory=lambda: [DONE])
-    asked: list[str] = attrs.field(factory=list)
-    requests: list[dict[str, Any]] = attrs.field(factory=list)
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        path = request.url.removeprefix(BASE)
-        self.asked.append(path)
-        fields = json.loads(request.body)
-        if path == "/txt2img":
-            self.requests.append(fields)
-            return answer({"task_id": f"task-{len(self.requests)}"})
-        return answer(self.poll(fields["task_id"]))
-
-    def poll(self, task: str) -> Answer:
-        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
-
-
-class GatedService(Service):
+class GatedService(FakeService):
     """Holds each poll, in its thread, until the gate is opened from the event loop."""
 
     def __init__(self) -> None:
@@ -73,21 +47,27 @@ class GatedService(Service):
         self.left: list[str] = []
         self.gate = threading.Event()
 
-    def poll(self, task: str) -> Answer:
+    def answer(self, request: HttpRequest) -> Answer:
+        if not request.url.endswith("/progress"):
+            return super().answer(request)
+        task = str(json.loads(request.body)["task_id"])
         self.entered.append(task)
         assert self.gate.wait(HANGS), "the event loop has been blocked"
         self.left.append(task)
-        return {"status": "Done", "final_image_url": url_of(task)}
+        return super().answer(request)
 
 
-def answer(fields: Answer) -> HttpResponse:
+def client_of(service: FakeService, **settings: Any) -> Client:
+    """A client by real time: between two polls the event loop sleeps, by its own clock."""
+    return service.client(**{"polling": FixedInterval(0.001), **settings})
+
+
+def told(**fields: object) -> HttpResponse:
     return HttpResponse(200, chunks=json.dumps(fields).encode())
 
 
-def client_of(service: Service, **settings: Any) -> Client:
-    if "polling" not in settings:
-        settings.setdefault("poll_interval", 0.001)
-    return Client(BASE, transport=HandlerTransport(service), **settings)
+def asked(service: FakeService) -> list[str]:
+    return [one.at for one in service.sent]
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -116,10 +96,10 @@ async def until(true: Callable[[], object]) -> int:
 
 def test_it_yields_one_image() -> None:
     """The whole of what g4f asks of an image provider."""
-    service = Service([RUNNING, RUNNING, DONE])
+    service = FakeService().progress(0.1, 0.5).done()
     responses = run(draw(prompt="a lighthouse", client=client_of(service)))
     assert responses == [ImageResponse(images=[url_of("task-1")], alt="a lighthouse")]
-    assert service.asked == ["/txt2img", "/progress", "/progress", "/progress"]
+    assert asked(service) == [*ONE_POLL, "progress", "progress"]
 
 
 def test_it_shows_what_the_reference_provider_shows() -> None:
@@ -151,16 +131,17 @@ def test_it_shows_what_the_reference_provider_shows() -> None:
 )
 def test_the_prompt_is_the_last_messages_text(messages: list[Any], prompt: str) -> None:
     """Earlier messages are history, which the service has no notion of."""
-    service = Service()
+    service = FakeService()
     [response] = run(draw(*messages, client=client_of(service)))
-    assert (response.alt, service.requests[0]["prompt"]) == (prompt, prompt)
+    assert response.alt == prompt
+    service.assert_submitted_once(prompt=prompt)
 
 
 def test_a_prompt_goes_before_the_messages() -> None:
     """g4f passes both when a chat asks for an image in words of its own."""
-    service = Service()
+    service = FakeService()
     run(draw({"content": "please draw"}, prompt="a pier", client=client_of(service)))
-    assert service.requests[0]["prompt"] == "a pier"
+    service.assert_submitted_once(prompt="a pier")
 
 
 @pytest.mark.parametrize(
@@ -169,15 +150,16 @@ def test_a_prompt_goes_before_the_messages() -> None:
 )
 def test_without_any_text_nothing_is_sent(messages: list[Any]) -> None:
     """The reference provider sent null and waited for ever."""
-    service = Service()
+    service = FakeService()
     with pytest.raises(InvalidRequestError, match="last message") as caught:
         run(draw(*messages, client=client_of(service)))
-    assert (caught.value.field, service.asked) == ("prompt", [])
+    assert caught.value.field == "prompt"
+    service.assert_nothing_submitted()
 
 
 def test_fields_of_a_request_are_used_and_all_else_is_ignored() -> None:
     """g4f passes keys, conversations and formats to every provider alike."""
-    service = Service()
+    service = FakeService()
     ignored = {"api_key": "secret", "stream": True, "response_format": "url", "n": 4}
     run(
         draw(
@@ -190,22 +172,20 @@ def test_fields_of_a_request_are_used_and_all_else_is_ignored() -> None:
             **ignored,
         )
     )
-    [sent] = service.requests
-    assert not ignored.keys() & sent.keys()
-    chosen = {name: sent[name] for name in ("negative_prompt", "width", "height", "seed")}
-    assert chosen == {"negative_prompt": "people", "width": 512, "height": 384, "seed": "7"}
+    assert not ignored.keys() & service.sent[0].fields.keys()
+    service.assert_submitted_once(negative_prompt="people", width=512, height=384, seed=7)
 
 
 def test_an_aspect_ratio_replaces_the_usual_size() -> None:
     """The usual size is a default, no wish."""
-    service = Service()
+    service = FakeService()
     client = client_of(service)
     run(draw(prompt="a pier", client=client))
     run(draw(prompt="a pier", aspect_ratio="16:9", client=client))
-    usual, wide = service.requests
-    assert (usual["width"], usual["height"]) == (1152, 896)
+    usual, wide = (submit.request for submit in service.submits)
+    assert (usual.width, usual.height) == (1152, 896)
     expected = ImageRequest("a pier", aspect_ratio="16:9")
-    assert (wide["width"], wide["height"]) == (expected.width, expected.height)
+    assert (wide.width, wide.height) == (expected.width, expected.height)
 
 
 # Whom it asks -------------------------------------------------------------------------------
@@ -242,10 +222,10 @@ def test_its_own_client_sends_a_submit_once(
 
 def test_a_client_has_its_own_proxy() -> None:
     """To leave the proxy out silently would show an address that was to be hidden."""
-    service = Service()
+    service = FakeService()
     with pytest.raises(InvalidRequestError, match="proxy"):
         run(draw(prompt="a pier", proxy="http://127.0.0.1:3128", client=client_of(service)))
-    assert service.asked == []
+    assert asked(service) == []
 
 
 # What goes wrong ----------------------------------------------------------------------------
@@ -253,7 +233,7 @@ def test_a_client_has_its_own_proxy() -> None:
 
 def test_a_failed_job_is_said_so() -> None:
     """With the job, as everywhere."""
-    service = Service([RUNNING, {"status": "Error: out of memory"}])
+    service = FakeService().progress(0.5).fails("out of memory")
     with pytest.raises(JobFailedError, match="out of memory") as caught:
         run(draw(prompt="a pier", client=client_of(service)))
     assert caught.value.task_id == "task-1"
@@ -261,7 +241,7 @@ def test_a_failed_job_is_said_so() -> None:
 
 def test_one_bad_poll_does_not_lose_the_job() -> None:
     """The reference provider gave up a healthy job for one odd answer."""
-    service = Service([{"nothing": "to say"}, DONE])
+    service = FakeService().answers(told(nothing="to say"), at="progress").done()
     assert len(run(draw(prompt="a pier", client=client_of(service)))) == 1
 
 
@@ -270,32 +250,32 @@ def test_a_wait_without_end_ends_with_a_job_to_go_on_with(
     of_call: float | None, of_client: float
 ) -> None:
     """The reference provider asked for ever."""
-    service = Service([RUNNING])
+    service = FakeService().takes(9)
     client = client_of(service, timeout=of_client)
     with pytest.raises(JobTimeoutError, match="still running") as caught:
         run(draw(prompt="a pier", timeout=of_call, client=client))
     job = caught.value.job
-    service.script = [DONE]
+    service.clock.advance(9)
     assert isinstance(job, Job)
     assert job.result().url == url_of("task-1")
 
 
 def test_a_bad_timeout_is_refused_before_anything_is_sent() -> None:
     """It is an argument like any other."""
-    service = Service()
+    service = FakeService()
     with pytest.raises(InvalidRequestError, match="timeout"):
         run(draw(prompt="a pier", timeout=-1.0, client=client_of(service)))
-    assert service.asked == []
+    assert asked(service) == []
 
 
 def test_time_spent_waiting_for_a_thread_counts() -> None:
     """The threads may all be busy with other jobs; who waited too long buys no image."""
     clock = count(step=10.0)
-    service = Service()
+    service = FakeService()
     client = client_of(service, polling=FixedInterval(clock=lambda: next(clock)))
     with pytest.raises(APITimeoutError) as caught:
         run(draw(prompt="a pier", timeout=5.0, client=client))
-    assert (caught.value.delivered, service.asked) == ("no", [])
+    assert (caught.value.delivered, asked(service)) == ("no", [])
 
 
 # What the event loop feels ------------------------------------------------------------------
@@ -335,17 +315,17 @@ def test_a_cancellation_does_not_wait_for_the_exchange_under_way() -> None:
         return still_held
 
     assert run(story()) == ["task-1"]
-    assert service.asked == ["/txt2img", "/progress"]
+    assert asked(service) == ONE_POLL
 
 
 def test_a_cancellation_between_two_polls_names_the_job() -> None:
     """The image is paid for: somebody may want to ask for it later."""
-    service = Service([RUNNING])
+    service = FakeService().never_finishes()
 
     async def story() -> asyncio.CancelledError:
         client = client_of(service, polling=Backoff(0.001, 60.0, 100.0, 0.0))
         job = asyncio.create_task(draw(prompt="a pier", client=client))
-        await until(lambda: "/progress" in service.asked)
+        await until(lambda: service.count("progress"))
         job.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await job
@@ -354,13 +334,13 @@ def test_a_cancellation_between_two_polls_names_the_job() -> None:
     error = run(story())
     notes = getattr(error, "__notes__", ["task-1"])  # notes are of Python 3.11
     assert "task-1" in notes[0]
-    assert service.asked == ["/txt2img", "/progress"]
+    assert asked(service) == ONE_POLL
 
 
 @pytest.mark.parametrize("address", ["javascript:alert(1)", "data:text/html,x", "file:///x"])
 def test_an_address_that_is_no_link_is_not_handed_on(address: str) -> None:
     """It would be put into a page, and the service is not trusted to choose what runs there."""
-    service = Service([{"status": "Done", "final_image_url": address}])
+    service = FakeService().answers(told(status="Done", final_image_url=address), at="progress")
     with pytest.raises(JobFailedError) as caught:
         run(draw(prompt="a pier", client=client_of(service)))
     assert caught.value.task_id == "task-1"

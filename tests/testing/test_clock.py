@@ -45,9 +45,11 @@ def test_a_wait_of_ten_minutes_ends_after_ten_minutes_of_the_clock() -> None:
 
 def test_the_systems_clock_is_real() -> None:
     """Other programs that talk to a fake service know no other."""
-    clock, before = SystemClock(), monotonic()
+    before, clock = monotonic(), SystemClock()
     clock.sleep(0.01)
     assert before + 0.01 <= clock.now() <= monotonic()
+    clock.advance(600)
+    assert 600.01 <= clock.elapsed <= monotonic() - before + 600
 
 
 def test_time_does_not_overtake_a_batch() -> None:
