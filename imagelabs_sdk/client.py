@@ -65,7 +65,8 @@ class ImageLabs(ReferenceProvider):
             timeout: Seconds for a whole job, submit included; ``IMAGELABS_TIMEOUT``;
                 default 300; infinity: no limit.
             poll_interval: Seconds between polls; short for ``polling=FixedInterval(...)``.
-            request_timeout: Seconds for one HTTP exchange, the answer's body included.
+            request_timeout: Seconds for one request to the API, its answer included; for an
+                image: until the head of the answer is there, and for each silence after it.
             max_retries: How often a submit is sent again that surely was not accepted; 0: never.
             headers: Replace or add to the default ones, by name in any case; `None` leaves one
                 out. They are sent to `base_url`'s origin alone.

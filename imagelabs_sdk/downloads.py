@@ -57,7 +57,8 @@ class ImageDownloader:
         foreign_headers: Those for every other host.
         allow_private_hosts: True if other hosts may be private, too.
         max_bytes: Larger images are refused.
-        request_timeout: Seconds for one exchange, its body included.
+        request_timeout: Seconds for connecting and the head of an answer, and for each silence
+            in its body.
         timeout: Seconds for everything about one image, unless the caller says otherwise.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of it.
@@ -178,7 +179,6 @@ class ImageDownloader:
 
     def _open(self, url: str, transfer: "_Transfer", deadline: Deadline) -> HttpResponse:
         """Return a response with an image's status, after redirects; the caller closes it."""
-        deadline = deadline.within(self.request_timeout)
         base = self.base_url + "/"
         for _ in range(_MAX_REDIRECTS + 1):
             base = url = self._resolve(url, base)
@@ -214,6 +214,7 @@ class ImageDownloader:
             headers={**headers, **transfer.range_headers()},
             cookies=self.cookies if own else None,
             public_only=not own and not self.allow_private_hosts,
+            idle_timeout=self.request_timeout,
         )
         try:
             return self.transport.send(request, deadline=deadline)

@@ -1,6 +1,10 @@
 """Resolve a host's name, refuse addresses that are not public, and connect."""
 
 import ipaddress
+import itertools
+import math
+import os
+import selectors
 import socket
 from typing import Any
 
@@ -8,6 +12,9 @@ from ..deadline import Deadline
 
 __all__ = ["PrivateAddressError", "connect", "refuse_private", "refuse_private_target"]
 
+_STAGGER = 0.25  # seconds after which the next address is tried, too
+_STOP_INTERVAL = 0.05  # seconds after which a wait asks again if it has to stop
+_LONGEST_WAIT = 3600.0  # seconds; the C type behind it has an end
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 in its last 32 bits
 _RELAY = ipaddress.ip_network("192.88.99.0/24")  # into other networks
 _UNICAST = ipaddress.ip_network("2000::/3")  # all that is public in IPv6
@@ -58,7 +65,9 @@ def refuse_private_target(host: str) -> None:
 def connect(
     host: str, port: int, deadline: Deadline, *, public_only: bool, options: Any
 ) -> socket.socket:
-    """Connect to the first address that answers; each gets its share of the time left.
+    """Connect to the address of a host that answers first.
+
+    The next address is tried when the one before has failed, or after 0.25 s (RFC 8305).
 
     Args:
         host: A name or an address.
@@ -70,23 +79,95 @@ def connect(
     found = _resolve(host, port)
     if public_only:
         refuse_private(host, found)
-    failure = OSError("the host has no address")
-    for left, (family, kind, proto, _, address) in zip(
-        range(len(found), 0, -1), found, strict=True
-    ):
-        sock = socket.socket(family, kind, proto)
+    attempt = _Attempt(deadline, options)
+    try:
+        for info in _by_turns(found):
+            attempt.start(info)
+            if attempt.wait(_STAGGER):
+                break
+        attempt.wait(math.inf)
+        return attempt.winner()
+    finally:
+        attempt.close()
+
+
+def _by_turns(found: list[Any]) -> list[Any]:
+    """Return the addresses with the families by turns, beginning with the system's choice."""
+    first = [info for info in found if info[0] == found[0][0]]
+    others = [info for info in found if info[0] != found[0][0]]
+    return [info for pair in itertools.zip_longest(first, others) for info in pair if info]
+
+
+class _Attempt:
+    """Connects to several addresses at once, without a thread; the first one to answer wins."""
+
+    def __init__(self, deadline: Deadline, options: Any) -> None:
+        self._deadline, self._options = deadline, options
+        self._pending: list[socket.socket] = []
+        self._connected: socket.socket | None = None
+        self._failure: OSError = OSError("the host has no address")
+
+    def start(self, info: Any) -> None:
+        """Begin to connect to an address."""
+        family, kind, proto, _, address = info
         try:
-            for option in options or ():
+            sock = socket.socket(family, kind, proto)
+        except OSError as exc:  # a family that this system does not have
+            self._failure = exc
+            return
+        self._pending.append(sock)
+        try:
+            for option in self._options or ():
                 sock.setsockopt(*option)
-            sock.settimeout(deadline.socket_timeout() / left)
+            sock.setblocking(False)
             sock.connect(address)
-            sock.settimeout(deadline.socket_timeout())  # for a handshake that follows
+            self._connected = sock
+        except BlockingIOError:  # it is under way
+            pass
         except OSError as exc:
-            sock.close()
-            failure = exc
-        except BaseException:
-            sock.close()
-            raise
+            self._drop(sock, exc)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until an address has answered or all have failed. Return True for an answer."""
+        until = self._deadline.within(seconds)
+        longest = _LONGEST_WAIT if until.stop is None else _STOP_INTERVAL
+        while self._pending and self._connected is None and not until.passed:
+            if until.stopped:
+                raise InterruptedError("stopped by the caller")
+            with selectors.DefaultSelector() as selector:
+                for sock in self._pending:
+                    selector.register(sock, selectors.EVENT_WRITE)
+                for key, _ in selector.select(min(until.remaining(), longest)):
+                    self._settle(key.fileobj)
+        return self._connected is not None
+
+    def _settle(self, sock: Any) -> None:
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._drop(sock, OSError(code, os.strerror(code)))
         else:
-            return sock
-    raise failure
+            self._connected = self._connected or sock
+
+    def _drop(self, sock: socket.socket, failure: OSError) -> None:
+        self._failure = failure
+        self._pending.remove(sock)
+        sock.close()
+
+    def winner(self) -> socket.socket:
+        """Return the connected socket.
+
+        Raises:
+            OSError: No address could be connected to; `TimeoutError`: none has answered in time.
+        """
+        if self._connected is None and self._pending:
+            raise TimeoutError("no address answers")
+        if self._connected is None:
+            raise self._failure
+        self._connected.settimeout(self._deadline.socket_timeout())  # for a handshake that follows
+        self._pending.remove(self._connected)
+        return self._connected
+
+    def close(self) -> None:
+        """Close what has not won."""
+        for sock in self._pending:
+            sock.close()

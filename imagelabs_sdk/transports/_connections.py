@@ -40,12 +40,15 @@ class Exchange:
     """One request and its response, as far as the connections need to know.
 
     Attributes:
-        deadline: When everything about it is over.
+        deadline: When everything about it is over; at first, when the head of its answer must
+            be there.
         public_only: True: connect to public addresses only.
         dialled: True once a connection was opened for it.
         exact_url: The URL, if its percent-encodings must be sent to the letter; else empty.
             requests and urllib3 rewrite some, which breaks URLs that are signed.
         repeatable: False: it may go over a used connection only if that is proven to be safe.
+        silence: Seconds that each read of the answer may wait, besides the deadline; `None`:
+            the deadline alone.
         sent: True once any byte of the request may have left.
     """
 
@@ -53,8 +56,13 @@ class Exchange:
     public_only: bool
     exact_url: str = ""
     repeatable: bool = True
+    silence: float | None = None
     dialled: bool = False
     sent: bool = False
+
+    def next_read(self) -> Deadline:
+        """Return when the next read must be over."""
+        return self.deadline if self.silence is None else self.deadline.within(self.silence)
 
     def target(self, target: str) -> str:
         """Return the request target that urllib3 is about to send, to the letter."""
@@ -123,16 +131,17 @@ def _wait_for_read(sock: Any, deadline: Deadline) -> None:
 class _DeadlineReader(io.RawIOBase):
     """A socket's file that gives every single read no more than the time left."""
 
-    def __init__(self, file: Any, sock: Any, deadline: Deadline) -> None:
-        self._file, self._sock, self._deadline = file, sock, deadline
+    def __init__(self, file: Any, sock: Any, exchange: Exchange) -> None:
+        self._file, self._sock, self._exchange = file, sock, exchange
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if self._deadline.stop is not None:
-            _wait_for_read(self._sock, self._deadline)
-        _limit_socket_timeout(self._sock, self._deadline)
+        until = self._exchange.next_read()
+        if until.stop is not None:
+            _wait_for_read(self._sock, until)
+        _limit_socket_timeout(self._sock, until)
         count: int | None = self._file.readinto(buffer)
         return count
 
@@ -147,7 +156,7 @@ class _DeadlineResponse(http.client.HTTPResponse):
         exchange = current.get()
         if exchange is not None:
             file = self.fp.detach()
-            self.fp = io.BufferedReader(_DeadlineReader(file, sock, exchange.deadline))
+            self.fp = io.BufferedReader(_DeadlineReader(file, sock, exchange))
 
     def _read_status(self) -> tuple[str, int, str]:
         """Read past 103 and other interim responses as http.client does past 100 alone."""

@@ -74,8 +74,12 @@ class DeadlineSession:
             raise APITimeoutError("no time was left to ask", delivered="no")
         has_params = self._user_session and self._user_session.params  # which it adds to the URL
         exact_url = request.url if "%" in request.url and not has_params else ""
+        idle = request.idle_timeout
         exchange = _connections.Exchange(
-            deadline, request.public_only, exact_url, request.repeatable
+            deadline if idle is None else deadline.within(idle),
+            request.public_only,
+            exact_url,
+            request.repeatable,
         )
         token = _connections.current.set(exchange)
         try:
@@ -88,6 +92,7 @@ class DeadlineSession:
             raise _translate(exc, exchange, request.url) from exc
         finally:
             _connections.current.reset(token)
+        exchange.deadline, exchange.silence = deadline, idle
         return HttpResponse(
             answer.status_code,
             answer.headers,

@@ -58,6 +58,8 @@ class HttpRequest:
         repeatable: False: sending it twice does harm. It needs a new connection, or one of an
             origin that has proven to keep connections open: on one that the peer has just
             closed its fate would be unknown.
+        idle_timeout: Seconds for connecting and the head of the answer together, and for each
+            silence in its body, besides the deadline of the whole; `None`: the deadline alone.
     """
 
     method: str
@@ -67,6 +69,7 @@ class HttpRequest:
     cookies: Mapping[str, str] | None = attrs.field(default=None, repr=False)
     public_only: bool = False
     repeatable: bool = True
+    idle_timeout: float | None = None
 
 
 @attrs.frozen

@@ -1,6 +1,7 @@
 """Fetching: only images are taken, and the service does not decide where we connect."""
 
 import gzip
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 
 from imagelabs_sdk import (
     DownloadError,
+    FixedInterval,
     GeneratedImage,
     HandlerTransport,
     HttpRequest,
     HttpResponse,
     ImageLabs,
+    JobStoppedError,
 )
 from tests import faulty
 from tests.faulty import PNG, FaultyServer, chunked, message
@@ -369,3 +372,61 @@ def test_a_stream_outlasts_what_fails_before_it(server: FaultyServer, image: Mak
     """As long as nothing was handed out it may begin again."""
     it = image(faulty.reply(503), faulty.reply(200, PNG[:5]), faulty.reply(200, PNG))
     assert b"".join(it.iter_bytes()) == PNG
+
+
+# Time limits --------------------------------------------------------------------------
+
+
+def test_a_steady_image_may_take_longer_than_one_request(
+    server: FaultyServer, image: Make, tmp_path: Path
+) -> None:
+    """`request_timeout` bounds silence; the whole is the caller's."""
+    steady = faulty.drip(PNG, message(200, b"", [("Content-Length", str(len(PNG)))]), every=0.02)
+    path = image(steady, request_timeout=0.5).save(tmp_path / "x.png", timeout=30)
+    assert path.read_bytes() == PNG
+    assert server.count("/image.png") == 1
+
+
+@pytest.mark.parametrize(
+    "silence",
+    [faulty.hang(), faulty.hang(message(200, PNG[:40], [("Content-Length", "70")]))],
+    ids=["before the first byte", "in the body"],
+)
+def test_silence_ends_an_attempt_and_not_the_download(
+    server: FaultyServer, image: Make, silence: faulty.Answer
+) -> None:
+    """The next attempt may do better."""
+    it = image(silence, faulty.reply(200, PNG), request_timeout=0.2)
+    assert it.read(timeout=30) == PNG
+    assert server.count("/image.png") == 2
+
+
+def test_a_head_that_drips_is_bounded_as_silence_is(server: FaultyServer, image: Make) -> None:
+    """It has no end of its own."""
+    endless = faulty.drip(b"z" * 2000, b"HTTP/1.1 200 OK\r\nX-Y: ", every=0.02)
+    it = image(endless, faulty.reply(200, PNG), request_timeout=0.3)
+    assert it.read(timeout=30) == PNG
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [faulty.hang()],
+        [faulty.drip(PNG, message(200, b"", [("Content-Length", "70")]))],
+        [faulty.reply(503)],
+    ],
+    ids=["silence", "a slow body", "a pause"],
+)
+def test_a_download_can_be_stopped(
+    server: FaultyServer, image: Make, tmp_path: Path, script: list[faulty.Answer]
+) -> None:
+    """Wherever it stands, with the job at hand; and nothing is left behind."""
+    it = image(*script, polling=FixedInterval(0.02))
+    stop = threading.Event()
+    timer = threading.Timer(0.1, stop.set)
+    timer.start()
+    with pytest.raises(JobStoppedError) as caught:
+        it.save(tmp_path / "x.png", timeout=60, stop=stop)
+    timer.join()
+    assert caught.value.task_id == "task-1"
+    assert list(tmp_path.iterdir()) == []

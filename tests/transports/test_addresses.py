@@ -1,13 +1,17 @@
 """Which addresses may be connected to."""
 
 import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 import requests
 
 from imagelabs_sdk import (
     APIConnectionError,
+    APITimeoutError,
     Deadline,
     DownloadError,
     ForbiddenAddressError,
@@ -177,3 +181,79 @@ def test_an_interrupt_while_connecting_leaves_no_socket(
     monkeypatch.setattr(socket, "socket", Sock)
     with pytest.raises(KeyboardInterrupt):
         carry(get(server.url + "/x"))
+
+
+# Several addresses --------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port that answers no handshake at all: its queue is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for sock in waiting:
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+        for sock in waiting:
+            sock.close()
+
+
+def found(*ports: int, family: Any = socket.AF_INET) -> list[Any]:
+    return [(family, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in ports]
+
+
+def test_the_second_address_is_tried_before_the_first_gives_up(
+    server: FaultyServer, carry: Any, monkeypatch: pytest.MonkeyPatch, silent: int
+) -> None:
+    """A route that swallows packets must not cost half of the time; IPv6 is often one."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found(silent, server.port))
+    server.scripts["/x"] = [faulty.reply(200, b"x")]
+    started = time.monotonic()
+    assert carry(get("http://two.test/x"), 60) == (200, b"x")
+    assert time.monotonic() - started < 10
+
+
+def test_a_family_that_the_system_lacks_is_passed_over(
+    server: FaultyServer, carry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host may have addresses of it all the same."""
+    answers = [*found(1, family=9999), *found(server.port)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+    server.scripts["/x"] = [faulty.reply(200, b"x")]
+    assert carry(get("http://two.test/x")) == (200, b"x")
+
+
+def test_addresses_that_are_all_dead_surely_delivered_nothing(
+    carry: Any, monkeypatch: pytest.MonkeyPatch, silent: int
+) -> None:
+    """Refused, or without an answer; and a name may have none at all."""
+    for answers, kind in (
+        (found(closed_port(), closed_port()), APIConnectionError),
+        (found(closed_port(), silent, closed_port()), APITimeoutError),
+        ([], APIConnectionError),
+    ):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, each=answers, **__: each)
+        with pytest.raises(kind) as caught:
+            carry(get("http://dead.test/x"), 0.6)
+        assert caught.value.delivered == "no"
+
+
+def test_the_families_take_turns() -> None:
+    """So that one of them without a route costs 0.25 s at most."""
+    v6, v4 = found(1, 2, 3, family=socket.AF_INET6), found(4, 5)
+    ports = [info[4][1] for info in _addresses._by_turns([*v6, *v4])]
+    assert ports == [1, 4, 2, 5, 3]
+
+
+def test_connecting_can_be_stopped(carry: Any, silent: int) -> None:
+    """As every other wait."""
+    asked = iter([False] * 3)
+    deadline = attrs.evolve(Deadline.after(60), stop=lambda: next(asked, True))
+    transport = RequestsTransport()
+    with pytest.raises(APIConnectionError) as caught:
+        transport.send(get(f"http://127.0.0.1:{silent}/x"), deadline=deadline)
+    assert caught.value.delivered == "no"
+    assert deadline.remaining() > 40
