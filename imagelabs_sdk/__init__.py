@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .errors import JobStalledError as JobStalledError
     from .errors import JobStoppedError as JobStoppedError
     from .errors import JobTimeoutError as JobTimeoutError
+    from .errors import NotSupportedError as NotSupportedError
     from .errors import RateLimitError as RateLimitError
     from .errors import SubmissionUnknownError as SubmissionUnknownError
     from .errors import attach_job as attach_job
@@ -71,7 +72,7 @@ _ROOMS = {
     "errors": "AcceptedJob APIConnectionError APIResponseError APIStatusError APITimeoutError "
     "BatchStoppedError ChallengeError DownloadError ForbiddenAddressError ImageLabsError "
     "InvalidRequestError JobError JobFailedError JobStalledError JobStoppedError JobTimeoutError "
-    "RateLimitError SubmissionUnknownError attach_job",
+    "NotSupportedError RateLimitError SubmissionUnknownError attach_job",
     "formats": "ImageFormat sniff",
     "images": "GeneratedImage RequestedImage Timings",
     "jobs": "Job PollResult",

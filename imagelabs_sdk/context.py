@@ -21,6 +21,8 @@ class ClientContext:
         settings: What the client was given.
         transport: Sends the requests.
         polling: When to poll; also the clock of everything.
+        long_polls: True if nobody chose how to poll: a service that has announced it may then
+            park the polls of a blocking wait.
         endpoints: The service's endpoints.
         downloader: Fetches finished images.
     """
@@ -28,6 +30,7 @@ class ClientContext:
     settings: Settings
     transport: Transport
     polling: PollingStrategy
+    long_polls: bool = False
     endpoints: Endpoints = attrs.field(init=False, eq=False, repr=False)
     downloader: ImageDownloader = attrs.field(init=False, eq=False, repr=False)
 
@@ -44,7 +47,7 @@ class ClientContext:
             transport = ObservedTransport(transport, settings.on_request, settings.on_response)
         if settings.poll_interval is not None:
             polling = FixedInterval(settings.poll_interval)
-        return cls(settings, transport, polling or Adaptive())
+        return cls(settings, transport, polling or Adaptive(), polling is None)
 
     @endpoints.default
     def _make_endpoints(self) -> Endpoints:

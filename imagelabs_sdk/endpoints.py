@@ -11,6 +11,9 @@ a Cloudflare page                            never                         asked
 400, 401, 403, 404, 422, other 4xx           never                         never
 ===========================================  ============================  ===================
 
+Where the service has announced idempotency keys, a submit carries one, and every "never" that is
+about its unknown fate is a "sent again": the same key is answered with the same task.
+
 `submit_retry_delay` decides the first column. The other is carried out by the job, poll by poll;
 `is_permanent_poll_error` decides it.
 """
@@ -18,7 +21,7 @@ a Cloudflare page                            never                         asked
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Generic, NoReturn, TypeVar
@@ -46,8 +49,10 @@ from .errors import (
     ImageLabsError,
     InvalidRequestError,
     JobStoppedError,
+    NotSupportedError,
     SubmissionUnknownError,
 )
+from .extensions import Features, LongPoll, known_features, new_key, remember_features
 from .models import ImageRequest, Progress
 from .settings import Settings
 from .transports.base import HttpRequest, HttpResponse, Transport
@@ -61,6 +66,8 @@ _T = TypeVar("_T")
 
 _MAX_ANSWER = 1024 * 1024  # bytes; the answers that were seen have a few hundred
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between attempts to submit
+_KEYED_RETRIES = 2  # times that a submit with a key is sent again at least, if its fate is unknown
+_CONFLICT = 409  # how a service says that a job cannot be cancelled any more
 _PLAIN_WORDS = ("", "Done", "Processing")  # quote nothing; most answers have one of them
 
 
@@ -98,7 +105,12 @@ class Endpoints:
     sleep: Callable[[float], None] = time.sleep
 
     def submit(
-        self, request: ImageRequest, *, deadline: Deadline, max_retries: int | None = None
+        self,
+        request: ImageRequest,
+        *,
+        deadline: Deadline,
+        max_retries: int | None = None,
+        priority: int | None = None,
     ) -> str:
         """Ask for one image with ``POST /txt2img`` and return the task id.
 
@@ -107,6 +119,8 @@ class Endpoints:
             deadline: Ends everything.
             max_retries: How often it is sent again if it surely was not accepted; `None`: as
                 the settings say.
+            priority: 0 (first) to 7 (last), sent only to a service that has announced it; `None`:
+                as any other request.
 
         Raises:
             SubmissionUnknownError: It may have been accepted; it was not sent again.
@@ -115,13 +129,15 @@ class Endpoints:
             JobStoppedError: The caller asked to stop before it was accepted.
         """
         retries = self.settings.max_retries if max_retries is None else max_retries
+        headers = self._submit_headers(priority)
+        keyed = "idempotency-key" in headers
         call = _Call(
-            self._post("/txt2img", wire.encode_image_request(request)),
+            self._post("/txt2img", wire.encode_image_request(request), headers),
             _read_submission,
             wire.decode_submission,
             self._secrets(request),
         )
-        attempt = 0
+        attempt, unclear = 0, False
         unstoppable = (
             deadline.without_stop()
         )  # a submit in flight finishes, so that its id is known
@@ -132,8 +148,10 @@ class Endpoints:
             try:
                 task_id = self._exchange(call, unstoppable, attempt)
             except ImageLabsError as error:
-                pause = submit_retry_delay(error, attempt)
-                if attempt > retries or pause is None or pause >= deadline.remaining():
+                unclear = _note_fate(error, unclear)
+                pause = submit_retry_delay(error, attempt, keyed=keyed)
+                allowed = max(retries, _KEYED_RETRIES) if keyed and unclear else retries
+                if attempt > allowed or pause is None or pause >= deadline.remaining():
                     _give_up(error)
                 log.info("not accepted, sending again in %.1f s: %s", pause, error)
             else:
@@ -156,22 +174,82 @@ class Endpoints:
         secrets = self._secrets(request)
         decode = partial(wire.decode_progress, url=query.url)
         call = _Call(query, _read, decode, secrets, task_id)
-        progress = self._exchange(call, deadline)
-        if progress.status not in _PLAIN_WORDS:
-            progress = attrs.evolve(progress, status=redact(progress.status, secrets))
-        if progress.refused:
-            progress = attrs.evolve(progress, refused=redact(progress.refused, secrets))
-        return progress
+        return _redacted(self._exchange(call, deadline), secrets)
 
-    def _post(self, path: str, body: bytes) -> HttpRequest:
+    def long_poll(
+        self, task_id: str, poll: LongPoll, *, deadline: Deadline, request: ImageRequest | None
+    ) -> tuple[Progress, str]:
+        """Ask as `progress` does, and let the service answer when there is something to tell.
+
+        Returns:
+            The progress and the etag for the next poll; an empty one if the service has not
+            parked the poll, although it had announced it.
+        """
+        heard: dict[str, str] = {}
+
+        def read(response: HttpResponse) -> bytes:
+            heard.update(response.headers)
+            return _read(response)
+
+        query = self._post("/progress", wire.encode_progress_query(task_id), poll.headers)
+        decode = partial(wire.decode_progress, url=query.url)
+        secrets = self._secrets(request)
+        call = _Call(query, read, decode, secrets, task_id)
+        progress = _redacted(self._exchange(call, deadline), secrets)
+        parked = "wait" in heard.get("preference-applied", "")
+        return progress, heard.get("etag", "") if parked else ""
+
+    def cancel(
+        self, task_id: str, *, deadline: Deadline, request: ImageRequest | None
+    ) -> Progress | None:
+        """Stop a job with ``POST /cancel``; return its progress, or None if it has ended otherwise.
+
+        Raises:
+            NotSupportedError: The service has not announced it; nothing was sent.
+        """
+        if not self.features.cancel:
+            raise NotSupportedError(
+                f"{self.settings.base_url} has not announced that it can cancel jobs; of our own "
+                "server this is known after the first answer (job.refresh())",
+                task_id=task_id,
+                delivered="no",
+            )
+        query = self._post("/cancel", wire.encode_progress_query(task_id))
+        decode = partial(wire.decode_progress, url=query.url)
+        secrets = self._secrets(request)
+        try:
+            progress = self._exchange(_Call(query, _read, decode, secrets, task_id), deadline)
+        except APIStatusError as error:
+            if error.status_code == _CONFLICT:
+                return None
+            raise
+        return _redacted(progress, secrets)
+
+    @property
+    def features(self) -> Features:
+        """Return what the service has announced in this process."""
+        return known_features(self.settings.base_url)
+
+    def _submit_headers(self, priority: int | None) -> dict[str, str]:
+        features, headers = self.features, {}
+        if features.idempotency_key:
+            headers["idempotency-key"] = new_key()
+        if features.priority and priority is not None:
+            headers["priority"] = f"u={priority}"
+        return headers
+
+    def _post(
+        self, path: str, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> HttpRequest:
         settings = self.settings
+        more = headers or {}
         return HttpRequest(
             method="POST",
             url=settings.base_url + path,
-            headers=settings.headers,
+            headers={**settings.headers, **more} if more else settings.headers,
             body=body,
             cookies=settings.cookies,
-            repeatable=path != "/txt2img",
+            repeatable=path != "/txt2img" or "idempotency-key" in more,
         )
 
     def _log_accepted(self, task_id: str, request: ImageRequest) -> None:
@@ -195,6 +273,7 @@ class Endpoints:
                 if not 200 <= response.status < 300:
                     body = _refusal(response)
                     raise with_body(status_error(response, body), response, body)
+                remember_features(call.request.url, response.headers)
                 body = call.read(response)
                 if is_challenge(response, body):
                     raise with_body(status_error(response, body), response, body)
@@ -227,6 +306,15 @@ def _described(call: _Call[_T], attempt: int) -> Iterator[None]:
         raise
 
 
+def _redacted(progress: Progress, secrets: Secrets) -> Progress:
+    """Return a poll's answer in which nothing quotes a prompt or a secret."""
+    if progress.status not in _PLAIN_WORDS:
+        progress = attrs.evolve(progress, status=redact(progress.status, secrets))
+    if progress.refused:
+        progress = attrs.evolve(progress, refused=redact(progress.refused, secrets))
+    return progress
+
+
 def is_permanent_poll_error(error: ImageLabsError) -> bool:
     """Return True for a 4xx status that another poll cannot cure."""
     if not isinstance(error, APIStatusError) or isinstance(error, ChallengeError):
@@ -234,19 +322,37 @@ def is_permanent_poll_error(error: ImageLabsError) -> bool:
     return 400 <= error.status_code < 500 and error.status_code not in TRANSIENT
 
 
-def submit_retry_delay(error: ImageLabsError, attempt: int) -> float | None:
+def submit_retry_delay(error: ImageLabsError, attempt: int, *, keyed: bool = False) -> float | None:
     """Return the seconds until a submit may be sent again after its `attempt`-th failure.
 
     `None`: never, because it may have been accepted, a person has to pass a check, or the service
     asks for a longer pause than a call can wait.
+
+    Args:
+        error: The failure.
+        attempt: 1 for the first.
+        keyed: True if the submit carries an idempotency key: then one that may have been accepted
+            is sent again, too.
     """
-    if error.delivered != "no" or isinstance(error, ChallengeError | InvalidRequestError):
+    if isinstance(error, ChallengeError | InvalidRequestError):
+        return None
+    if error.delivered != "no" and not (keyed and error.delivered == "maybe"):
         return None
     asked = error.retry_after
     if asked is not None and asked > MAX_RETRY_AFTER:
         return None
     pause = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
     return max(pause * (0.75 + random.random() / 4), asked or 0.0)
+
+
+def _note_fate(error: ImageLabsError, unclear: bool) -> bool:
+    """Return True if a submit may have been accepted by now, by this attempt or an earlier one.
+
+    An answer of the service settles it: a request with a key that it knows is never refused.
+    """
+    if unclear and error.delivered == "no" and not isinstance(error, APIStatusError):
+        error.delivered = "maybe"
+    return error.delivered == "maybe"
 
 
 def _give_up(error: ImageLabsError) -> NoReturn:

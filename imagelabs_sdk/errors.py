@@ -18,6 +18,7 @@
     │   ├── JobTimeoutError     (TimeoutError)     job_timeout         still running
     │   ├── JobStalledError                        job_stalled         cannot ask, or nothing moves
     │   └── JobStoppedError                        job_stopped         the caller asked to stop
+    ├── NotSupportedError                          not_supported       the service cannot do that
     └── DownloadError                              download            no image could be fetched
 
 Every error pickles, compares by value and reads the same in another process. No message holds a
@@ -54,6 +55,7 @@ __all__ = [
     "JobStalledError",
     "JobStoppedError",
     "JobTimeoutError",
+    "NotSupportedError",
     "RateLimitError",
     "SubmissionUnknownError",
     "attach_job",
@@ -378,6 +380,13 @@ class JobStoppedError(JobError):
     """
 
     code: str = "job_stopped"
+
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
+class NotSupportedError(ImageLabsError):
+    """The service has not announced that it can do this; nothing was sent."""
+
+    code: str = "not_supported"
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)

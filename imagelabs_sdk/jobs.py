@@ -24,6 +24,7 @@ from .errors import (
     JobTimeoutError,
     attach_job,
 )
+from .extensions import LongPoll
 from .images import GeneratedImage, RequestedImage, Timings
 from .models import ImageRequest, Progress, State
 from .polling import Poll, after_failures
@@ -37,6 +38,9 @@ OnProgress = Callable[[Progress], object]
 """Called with each poll that was answered; what it returns is ignored."""
 
 _MAX_FAILURES = 10  # polls that may fail in a row before a wait gives up
+_MAX_PARKED_FAILURES = 2  # in a row, after which a wait polls plainly
+_ANSWER_TIME = 2.0  # seconds of the request timeout that are left for the answer itself
+_AT_ONCE = 0.2  # seconds
 _MAX_CHALLENGES = 2  # the same when it is Cloudflare that answers: waiting does not pass it
 _MAX_POLLS = 64  # the latest polls, which a strategy gets
 _LAST_POLL = 0.5  # seconds before the deadline, if the strategy would poll after it
@@ -232,7 +236,8 @@ class Job:
             JobStalledError: Also after `stall_timeout`.
             JobStoppedError: `stop` ended it.
         """
-        for progress in self.events(timeout=timeout, stop=stop, stall_timeout=stall_timeout):
+        shown = on_progress is not None
+        for progress in self._watch(timeout, stop, stall_timeout, with_progress=shown):
             if on_progress is not None:
                 with attach_job(self):
                     on_progress(progress)
@@ -259,10 +264,24 @@ class Job:
         stall_timeout: float | None = None,
     ) -> Iterator[Progress]:
         """Yield each answered poll while waiting, the last one included. Arguments as in `wait`."""
+        return self._watch(timeout, stop, stall_timeout, with_progress=True)
+
+    def cancel(self, *, timeout: float | Deadline | None = None) -> bool:
+        """Ask the service to stop the job; only our own server can.
+
+        Returns:
+            True if it is cancelled, now or before; False if it has ended otherwise.
+
+        Raises:
+            NotSupportedError: The service has not announced that it can; nothing was sent.
+            APIConnectionError, APIStatusError, APIResponseError: No usable answer; ask again.
+        """
         with attach_job(self):
-            deadline = self._context.deadline(timeout, stop)
-            stall = math.inf if stall_timeout is None else seconds("stall_timeout", stall_timeout)
-        return self._events(deadline, stall)
+            endpoints, deadline = self._context.endpoints, self._context.deadline(timeout)
+            progress = endpoints.cancel(self._id, deadline=deadline, request=self._request)
+        if progress is not None:
+            self._progress = progress
+        return progress is not None
 
     def image(self) -> GeneratedImage:
         """Return the image of a job that is known to be done. Makes no request.
@@ -374,14 +393,30 @@ class Job:
     def _elapsed(self) -> float:
         return self._now() - self._origin
 
-    def _events(self, deadline: Deadline, stall: float) -> Iterator[Progress]:
+    def _watch(
+        self,
+        timeout: float | Deadline | None,
+        stop: Stop | None,
+        stall_timeout: float | None,
+        *,
+        with_progress: bool,
+    ) -> Iterator[Progress]:
+        with attach_job(self):
+            deadline = self._context.deadline(timeout, stop)
+            stall = math.inf if stall_timeout is None else seconds("stall_timeout", stall_timeout)
+        return self._events(deadline, stall, _Parking(self._context, with_progress))
+
+    def _events(self, deadline: Deadline, stall: float, parking: "_Parking") -> Iterator[Progress]:
         with attach_job(self):
             self._raise_if_failed()
         seen, moved_at = _movement(self._progress), self._now()
         while not self.done:
             with attach_job(self):
-                self._sleep_until_due(deadline, moved_at + stall)
-                result = self._poll(deadline)
+                stalled_at = moved_at + stall
+                if self._failures or not parking.is_open:
+                    self._sleep_until_due(deadline, stalled_at)
+                long_poll = parking.next_poll(min(deadline.remaining(), stalled_at - self._now()))
+                result = self._poll(deadline, parking, long_poll)
                 if _movement(self._progress) != seen:
                     seen, moved_at = _movement(self._progress), self._now()
                 elif self._now() - moved_at >= stall and not self.done:
@@ -397,7 +432,12 @@ class Job:
         if pause > 0:
             deadline.pause(pause, self._context.polling.sleep)
 
-    def _poll(self, deadline: Deadline) -> PollResult:
+    def _poll(
+        self,
+        deadline: Deadline,
+        parking: "_Parking | None" = None,
+        long_poll: LongPoll | None = None,
+    ) -> PollResult:
         if self.done:
             self._raise_if_failed()
             return PollResult(self._progress, None)
@@ -406,10 +446,12 @@ class Job:
             raise self._timeout_error()
         pause = self._delay()
         try:
-            progress = self._refresh(deadline)
+            progress = self._refresh(deadline, parking, long_poll)
         except JobStoppedError:
             raise
         except ImageLabsError as error:
+            if parking is not None and long_poll is not None:
+                parking.record_failure()
             delay = self._after_failure(error, pause)
             result = PollResult(self._progress, delay, error)
         else:
@@ -427,10 +469,22 @@ class Job:
             raise invalid("polling", delay, "delay() must return seconds, 0.0 or more")
         return delay
 
-    def _refresh(self, deadline: Deadline) -> Progress:
-        endpoints = self._context.endpoints
+    def _refresh(
+        self,
+        deadline: Deadline,
+        parking: "_Parking | None" = None,
+        long_poll: LongPoll | None = None,
+    ) -> Progress:
+        endpoints, known = self._context.endpoints, self._request
         try:
-            latest = endpoints.progress(self._id, deadline=deadline, request=self._request)
+            if parking is None or long_poll is None:
+                latest = endpoints.progress(self._id, deadline=deadline, request=known)
+            else:
+                begun = self._now()
+                latest, etag = endpoints.long_poll(
+                    self._id, long_poll, deadline=deadline, request=known
+                )
+                parking.record_answer(latest, etag, self._now() - begun)
         except ImageLabsError as error:
             self._raise_if_stopped(deadline, error)
             raise
@@ -513,6 +567,50 @@ class Job:
             return "no poll was answered"
         shown = self._progress.status or self._progress.state.value
         return f"its last status was {shown!r}"
+
+
+class _Parking:
+    """Decides which polls of one wait the service may park.
+
+    Only a service that has announced it, only if nobody chose how to poll, and no longer after two
+    parked polls in a row have failed: something on the way may cut them.
+    """
+
+    def __init__(self, context: ClientContext, with_progress: bool) -> None:
+        self._context, self._with_progress = context, with_progress
+        self._etag, self._failures = "", 0
+        self._seen: object = None
+        self._refused = False
+
+    @property
+    def is_open(self) -> bool:
+        """Return True if the next poll may be sent at once, to be parked."""
+        allowed = self._context.long_polls and self._failures < _MAX_PARKED_FAILURES
+        features = self._context.endpoints.features
+        return allowed and not self._refused and features.long_poll > 0
+
+    def next_poll(self, left: float) -> LongPoll | None:
+        """Return how the next poll is parked, with `left` seconds to wait; None: a plain one."""
+        if not self.is_open:
+            self._refused = False
+            return None
+        announced = self._context.endpoints.features.long_poll
+        most = self._context.settings.request_timeout - _ANSWER_TIME
+        wait = math.floor(min(announced, most, left))
+        if wait < 1:
+            return None
+        return LongPoll(wait, self._etag, self._with_progress)
+
+    def record_answer(self, progress: Progress, etag: str, seconds: float) -> None:
+        """Note an answer. One that came at once and says nothing new was not parked."""
+        news = _movement(progress)
+        at_once = seconds < _AT_ONCE and news == self._seen
+        self._refused = not etag or at_once
+        self._etag, self._seen, self._failures = etag, news, 0
+
+    def record_failure(self) -> None:
+        """Note that a parked poll has failed."""
+        self._failures += 1
 
 
 def _movement(progress: Progress | None) -> object:

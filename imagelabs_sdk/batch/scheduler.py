@@ -33,6 +33,7 @@ __all__ = ["BatchSettings", "Entry", "Outcome", "Scheduler"]
 
 log = logging.getLogger(__name__)
 
+_LOW_PRIORITY = 5  # 3 is normal: a batch must not starve a page on the same GPU
 _POLLS_PER_SUBMIT = 4  # while polls are late: after so many of them one submit goes first
 _MAX_WAIT = 86_400.0  # seconds; the wait for a lock is bounded
 _MAX_SHOWN = 100  # jobs or items in one message
@@ -283,7 +284,7 @@ class Scheduler:
         # A worker that sleeps polls no job: a submit is sent once here, and put back.
         try:
             task_id = self._context.endpoints.submit(
-                entry.request, deadline=deadline, max_retries=0
+                entry.request, deadline=deadline, max_retries=0, priority=_LOW_PRIORITY
             )
         except ImageLabsError as error:
             self._submit_failed(entry, error)

@@ -221,12 +221,14 @@ class App:
         if wait is None or not can_park:
             return self._answer(request, status)
         known = _ETAG.fullmatch(request.headers.get("if-none-match", "").strip())
+        applied = {"preference-applied": "wait"}
+        if known is None and status.state.ended:
+            return self._answer(request, status, applied)
         news = _News(
-            known[1] if known else None,
-            int(known[2]) if known else 0,
+            known[1] if known else _state_tag(status),
+            int(known[2]) if known else status.version,
             bool(_WITH_PROGRESS.search(prefer)),
         )
-        applied = {"preference-applied": "wait"}
         if news.is_due(status, 0.0):
             return self._answer(request, status, applied)
         return Parked(
@@ -298,12 +300,12 @@ class _News:
     """What a long poll waits for.
 
     Attributes:
-        state: The state that the client knows; None: it named none.
+        state: The state that the client knows, or that it found when it asked.
         version: The progress that it knows.
         with_progress: True if news of progress alone are wanted.
     """
 
-    state: str | None
+    state: str
     version: int
     with_progress: bool
 
@@ -311,8 +313,6 @@ class _News:
         """Return True if the client should be answered, `waited` seconds after it asked."""
         if status is None:
             return True
-        if self.state is None:
-            return status.state.ended
         if self.state != _state_tag(status):
             return True
         moved = status.version != self.version

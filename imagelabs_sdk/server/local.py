@@ -42,7 +42,8 @@ class LocalServer:
         """
         engine = engine or LandscapeEngine()
         self._store = JobStore.in_memory(limits, clock=clock)
-        self._app = App(self._store, engine)
+        # Nothing is announced: no answer is lost in one process, and a poll costs nothing here.
+        self._app = App(self._store, engine, features=())
         self._worker = (
             _Timed(self._store, engine, clock)
             if isinstance(engine, LandscapeEngine)
