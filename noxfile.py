@@ -33,6 +33,15 @@ def django60(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["tests/django"]))
 
 
+@nox.session(python="3.11", venv_backend="virtualenv")
+def engines(session: nox.Session) -> None:
+    """Run the tests of the diffusers engine, with torch and tiny pipelines on the CPU."""
+    session.install("torch==2.13.0")  # by itself and by pip: a range may bring a build for GPUs
+    session.install("-e", ".[test,diffusers]")
+    coverage = ["--cov=imagelabs_sdk.server.engines.diffusers", "--cov-branch", "--cov-config="]
+    session.run("pytest", "-n0", "tests/engines", *coverage, *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
