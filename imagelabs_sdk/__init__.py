@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from .images import Timings as Timings
     from .jobs import Job as Job
     from .jobs import PollResult as PollResult
+    from .ledger import Ledger as Ledger
+    from .ledger import LedgerEntry as LedgerEntry
     from .models import ImageRequest as ImageRequest
     from .models import Progress as Progress
     from .models import State as State
@@ -76,6 +78,7 @@ _ROOMS = {
     "formats": "ImageFormat sniff",
     "images": "GeneratedImage RequestedImage Timings",
     "jobs": "Job PollResult",
+    "ledger": "Ledger LedgerEntry",
     "models": "ImageRequest Progress State",
     "polling": "Adaptive Backoff FixedInterval Poll PollingStrategy after_failures",
     "reference": "ReferenceProvider",

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _MAX_HEADER = 65_536  # bytes; a longer first line is that of another file
 _MAX_LINE = 256 * 1024 * 1024  # bytes; a request may hold a reference image
+_LOCK_INTERVAL = 0.005  # seconds between two attempts
 _IN_USE = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -41,7 +43,12 @@ class Journal:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], header: Mapping[str, Any], *, field: str, wait: bool
+        self,
+        path: str | os.PathLike[str],
+        header: Mapping[str, Any],
+        *,
+        field: str,
+        lock_timeout: float = 0.0,
     ) -> None:
         """Open the file, or create it with its first line, and lock it.
 
@@ -49,7 +56,7 @@ class Journal:
             path: Its folder must exist.
             header: The first line.
             field: The argument that named the file, for errors.
-            wait: True: wait while another process has the lock; False: that is an error.
+            lock_timeout: Seconds to wait while another process has the lock; 0: do not wait.
 
         Raises:
             InvalidRequestError: It is not such a file, or in use.
@@ -64,7 +71,7 @@ class Journal:
         self._file = open(self.path, "a+b", buffering=0, opener=_open_private)  # noqa: SIM115
         _open_journals.add(self)
         try:
-            self._lock(wait=wait)
+            self._lock(lock_timeout)
             self.check_in_place()
             self._read_header(dict(header))
             _make_private(self._file)
@@ -72,11 +79,14 @@ class Journal:
             self._file.close()
             raise
 
-    def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def read(self, *, strict: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the number and the content of each line behind the header.
 
         At the end a last line that was not written completely is cut off; a complete one without
         a line break, as some editors leave it, gets its line break.
+
+        Args:
+            strict: False: leave out lines that are not JSON objects.
 
         Raises:
             InvalidRequestError: A line is not a JSON object.
@@ -86,7 +96,7 @@ class Journal:
             number, fields = number + 1, _load(line)
             if fields:
                 yield number, fields
-            elif line.strip() and line.endswith(b"\n"):
+            elif strict and line.strip() and line.endswith(b"\n"):
                 raise self.refusal(f"its line {number} is not a JSON object")
             elif not line.endswith(b"\n"):
                 break
@@ -94,6 +104,13 @@ class Journal:
         self._file.truncate(end)
         self._size = end
         if line and not line.endswith(b"\n") and _load(line):
+            self._write(b"\n")
+
+    def seek_end(self) -> None:
+        """Get ready to write without reading; a line that was not written completely is ended."""
+        self._size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(self._size - 1)
+        if self._file.read(1) != b"\n":
             self._write(b"\n")
 
     def append(self, fields: Mapping[str, Any]) -> None:
@@ -150,16 +167,23 @@ class Journal:
             kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
             raise self.refusal(f"it is {kind}; give the path of a file, there or not")
 
-    def _lock(self, *, wait: bool) -> None:
+    def _lock(self, timeout: float) -> None:
         """Take the lock that the system releases when the process ends, however it ends."""
-        try:
-            _lock_exclusively(self._file, wait=wait)
-        except OSError as exc:
-            if exc.errno in _IN_USE:
-                reason = "another run uses it; two would buy the same images"
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                _lock_exclusively(self._file)
+            except OSError as exc:
+                if exc.errno not in _IN_USE:
+                    reason = f"it cannot be locked ({exc.strerror}); use a file on a local disk"
+                    raise self.refusal(reason) from exc
+                if time.monotonic() >= until:
+                    raise self.refusal(
+                        "another run uses it; two would buy the same images"
+                    ) from exc
+                time.sleep(_LOCK_INTERVAL)
             else:
-                reason = f"it cannot be locked ({exc.strerror}); use a file on a local disk"
-            raise self.refusal(reason) from exc
+                return
 
     def _read_header(self, header: dict[str, Any]) -> None:
         written = _dump(header)
@@ -210,8 +234,8 @@ if sys.platform != "win32":  # pragma: no branch - by the system
 
 
 def _mismatch(found: Mapping[str, Any], header: Mapping[str, Any], field: str) -> str:
-    if found.get("version") == header["version"] and "base_url" in found:
-        return f"it is of another service, {sanitize_text(found['base_url'])}"
+    if found.get("version") == header["version"] and found.keys() == header.keys():
+        return f"it is of another service, {sanitize_text(found.get('base_url'))}"
     return f"it is not a {field} of this version"
 
 
@@ -240,13 +264,13 @@ def _make_private(file: IO[bytes]) -> None:
             log.warning("%s may be read by others: %s", file.name, exc.strerror)
 
 
-def _lock_exclusively(file: IO[bytes], *, wait: bool) -> None:
+def _lock_exclusively(file: IO[bytes]) -> None:
     if sys.platform == "win32":  # pragma: no cover - by the system
         import msvcrt
 
         file.seek(2**40)  # beyond all content: a lock there blocks no reader
-        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

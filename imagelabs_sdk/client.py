@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .deadline import Deadline, Stop
     from .images import RequestedImage
     from .jobs import Job, OnProgress
+    from .ledger import Ledger
     from .models import ImageRequest, Progress
     from .polling import PollingStrategy
     from .transports.base import Transport
@@ -53,6 +54,7 @@ class ImageLabs(ReferenceProvider):
         log_prompts: bool = False,
         on_request: "OnRequest | None" = None,
         on_response: "OnResponse | None" = None,
+        ledger: "Ledger | str | os.PathLike[str] | None" = None,
     ) -> None:
         """Set up a client; what is `None` comes from the environment, now, or has a default.
 
@@ -83,6 +85,10 @@ class ImageLabs(ReferenceProvider):
             log_prompts: True: the log may show prompts. False: only their length.
             on_request: Called with a `RequestInfo` before each HTTP request, in its thread.
             on_response: Called with a `ResponseInfo` after each one, also if it failed.
+            ledger: A file in which each submit and each end is recorded durably, so that not even
+                kill -9 loses the id of a job; ``IMAGELABS_LEDGER``. Any number of processes may
+                share it. It holds fingerprints of the requests; with ``Ledger(path,
+                prompts=True)`` the requests. `None` or empty: nothing is recorded.
 
         Raises:
             InvalidRequestError: A setting cannot be used.
@@ -112,6 +118,7 @@ class ImageLabs(ReferenceProvider):
             log_prompts=log_prompts,
             on_request=on_request,
             on_response=on_response,
+            ledger=ledger,
         )
         self.url = self._settings.base_url
         self.api_endpoint = self.url + "/txt2img"
@@ -359,6 +366,11 @@ class ImageLabs(ReferenceProvider):
 
     def __hash__(self) -> int:
         return hash(self.url)
+
+    @property
+    def ledger(self) -> "Ledger | None":
+        """The file in which submits and ends are recorded; `None`: there is none."""
+        return self._settings.ledger
 
     def deadline(
         self, timeout: "float | Deadline | None" = None, *, stop: "Stop | None" = None

@@ -127,7 +127,22 @@ class Endpoints:
             APIStatusError, APIResponseError: It was refused.
             APIConnectionError: It surely never arrived (``delivered == "no"``).
             JobStoppedError: The caller asked to stop before it was accepted.
+            OSError: The ledger cannot be written; nothing was sent.
         """
+        ledger = self.settings.ledger
+        if ledger is None:
+            return self._submit(request, deadline, max_retries, priority)
+        with ledger.submitting(request, self.settings.base_url) as submit:
+            submit.task_id = self._submit(request, deadline, max_retries, priority)
+        return submit.task_id
+
+    def _submit(
+        self,
+        request: ImageRequest,
+        deadline: Deadline,
+        max_retries: int | None,
+        priority: int | None,
+    ) -> str:
         retries = self.settings.max_retries if max_retries is None else max_retries
         headers = self._submit_headers(priority)
         keyed = "idempotency-key" in headers

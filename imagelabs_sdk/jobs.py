@@ -498,6 +498,8 @@ class Job:
         self._was_queued = self._was_queued or progress.state is State.QUEUED
         if progress.state.ended and self._ended is None:
             self._ended = elapsed
+            failed = progress.state is State.FAILED
+            self._record_end((progress.status or "failed") if failed else "")
         log.debug("task %s: %s %s", self._id, progress.state.value, progress.fraction)
         if progress.state.ended:
             polls, state = self._poll_count, progress.state.value
@@ -508,6 +510,7 @@ class Job:
         """Return the seconds until the next poll; raise when there is no hope in polling on."""
         self._failures += 1
         if is_permanent_poll_error(error):
+            self._record_end(error.message)
             raise error
         if isinstance(error, ChallengeError) and self._failures >= _MAX_CHALLENGES:
             raise error
@@ -521,6 +524,11 @@ class Job:
         delay = after_failures(self._failures, pause, error.retry_after or 0.0)
         log.info("poll failed, polling again in %.1f s: %s", delay, error)
         return delay
+
+    def _record_end(self, message: str) -> None:
+        settings = self._context.settings
+        if settings.ledger is not None:
+            settings.ledger.ended(self._id, settings.base_url, message)
 
     def _raise_if_failed(self) -> None:
         if self._progress is None or self._progress.state is not State.FAILED:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from . import validation
 
 if TYPE_CHECKING:
+    from .ledger import Ledger
     from .transports.observed import OnRequest, OnResponse
 
 __all__ = ["BASE_URL", "USER_AGENT", "Settings"]
@@ -45,6 +46,7 @@ class Settings:
         log_prompts: bool,
         on_request: "OnRequest | None",
         on_response: "OnResponse | None",
+        ledger: "Ledger | str | os.PathLike[str] | None" = None,
     ) -> None:
         """Check the arguments; what is `None` comes from the environment of now.
 
@@ -72,6 +74,7 @@ class Settings:
         self.log_prompts = log_prompts
         self.on_request = validation.function("on_request", on_request)
         self.on_response = validation.function("on_response", on_response)
+        self.ledger = _ledger(os.environ.get("IMAGELABS_LEDGER") if ledger is None else ledger)
         default = _default_headers(self.base_url)
         own = (value for name, value in self.headers.items() if name not in default)
         self.secrets = (*self.cookies.values(), *own)  # what no message may show
@@ -95,6 +98,18 @@ def _image_headers(given: Mapping[str, str] | None) -> dict[str, str]:
     if "cookie" in sent:
         raise validation.invalid_secret("image_headers", "must not hold a cookie", code="conflict")
     return {name: value for name, value in sent.items() if value is not None}
+
+
+def _ledger(given: object) -> "Ledger | None":
+    if given is None or given == "":
+        return None
+    from .ledger import Ledger  # loads attrs and the models
+
+    if isinstance(given, Ledger):
+        return given
+    if not isinstance(given, str | os.PathLike):
+        raise validation.invalid("ledger", given, "must be the path of a file, or a Ledger")
+    return Ledger(given)
 
 
 def _default_headers(base: str) -> dict[str, str | None]:

@@ -5,6 +5,7 @@ specification: the fields are those on which several independent public clients 
 """
 
 import enum
+import hashlib
 import json
 import re
 import string
@@ -31,6 +32,7 @@ __all__ = [
     "encode_progress_query",
     "encode_submission",
     "find_task_id",
+    "fingerprint",
     "merge_progress",
     "progress_from_json",
     "progress_to_json",
@@ -191,6 +193,12 @@ def request_from_json(fields: Mapping[str, Any]) -> ImageRequest:
     named.update({name: _digits(name, named[name]) for name in _SEEDS if name in named})
     extra = {name: value for name, value in fields.items() if name not in _NAMED}
     return ImageRequest(**named, extra_body=extra)
+
+
+def fingerprint(request: ImageRequest) -> str:
+    """Return a digest that is equal for equal requests, also in another process."""
+    plain = json.dumps(request_to_json(request), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:32]
 
 
 def progress_to_json(progress: Progress) -> dict[str, Any]:

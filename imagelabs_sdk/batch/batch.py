@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from .. import wire
 from ..context import ClientContext
 from ..errors import InvalidRequestError, JobFailedError, SubmissionUnknownError
 from ..images import Timings
 from ..jobs import Job
 from ..models import ImageRequest, Progress
 from ..validation import invalid, invalid_secret
-from .checkpoint import Checkpoint, fingerprint
+from .checkpoint import Checkpoint
 from .scheduler import BatchSettings, Entry, Outcome, Scheduler
 
 __all__ = ["Batch", "Item", "OnBatchProgress", "Outcome"]
@@ -158,7 +159,7 @@ class Batch(Iterator[Outcome]):
             self._scheduler.put(self._recorded_outcome(index, job, facts))
         else:
             request = (job and job.request) or asked.with_seeds()
-            self._scheduler.add(Entry(index, request, fingerprint(asked), job))
+            self._scheduler.add(Entry(index, request, wire.fingerprint(asked), job))
 
     def _recorded_outcome(self, index: int, job: Job, facts: Mapping[str, Any]) -> Outcome:
         """Return the outcome that an earlier run has recorded."""

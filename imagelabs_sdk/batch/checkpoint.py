@@ -12,8 +12,6 @@ an event of one item; an item's last event is its state:
 ============  ==============================================================================
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +20,7 @@ from .. import wire
 from .._journal import Journal
 from ..models import ImageRequest
 
-__all__ = ["Checkpoint", "fingerprint"]
+__all__ = ["Checkpoint"]
 
 _VERSION = 1
 _NEEDED = {
@@ -53,7 +51,7 @@ class Checkpoint:
             OSError: It cannot be read or written.
         """
         header = {"version": _VERSION, "base_url": base_url}
-        self._journal = Journal(path, header, field="checkpoint", wait=False)
+        self._journal = Journal(path, header, field="checkpoint")
         self.path = self._journal.path
         self._known: dict[int, dict[str, Any]] = {}
         try:
@@ -76,7 +74,7 @@ class Checkpoint:
             InvalidRequestError: The earlier run had another item at this position.
         """
         facts = self._known.pop(index, {})
-        if facts and facts.get("fingerprint") != fingerprint(request):
+        if facts and facts.get("fingerprint") != wire.fingerprint(request):
             raise self._journal.refusal(
                 f"item {index} (counted from 0) is not the one that had this place before; give "
                 "the same items in the same order, new ones at the end"
@@ -104,9 +102,3 @@ class Checkpoint:
             raise self._journal.refusal(f"its line {number} is not a line of a checkpoint")
         index = fields["index"]
         self._known[index] = {**self._known.get(index, {}), **fields}
-
-
-def fingerprint(request: ImageRequest) -> str:
-    """Return a digest that is equal for equal requests, also in another process."""
-    plain = json.dumps(wire.request_to_json(request), sort_keys=True)
-    return hashlib.sha256(plain.encode()).hexdigest()[:32]

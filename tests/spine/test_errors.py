@@ -28,7 +28,8 @@ def example(kind: type[errors.ImageLabsError], **more: object) -> errors.ImageLa
         "message": "it went wrong", "code": "too_small", "field": "width", "params": {"low": 1},
         "delivered": "no", "status_code": 429,
         "retry_after": 2.5, "request_id": "ray-1", "body": "words",
-        "status": "Failed", "waited": 1.5, "url": "https://host/x", "job": None,
+        "status": "Failed", "waited": 1.5, "unsubmitted": (3, 4),
+        "url": "https://host/x", "job": None,
         **CONTEXT, **more,
     }  # fmt: skip
     return kind(**{field.name: samples[field.name] for field in attrs.fields(kind)})
