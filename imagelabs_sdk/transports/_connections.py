@@ -298,6 +298,11 @@ class _NoRetryPool:
         super().__init__(*args, **kwargs)
         self._habits = _Habits()
 
+    @property
+    def ConnectionCls(self) -> Any:  # noqa: N802 - urllib3's name
+        """The class of the pool below, which a test double may replace at any time, with ours."""
+        return _deadline_connection(super().ConnectionCls)  # type: ignore[misc]
+
     def _new_conn(self: Any) -> Any:
         connection = super()._new_conn()  # type: ignore[misc]
         connection.habits = self._habits
@@ -315,8 +320,18 @@ class _NoRetryPool:
 @functools.lru_cache(maxsize=64)
 def _deadline_pool(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
     """Return a class that does what `pool` does, and honours the current exchange."""
-    connection = type("DeadlineConnection", (_DeadlineConnection, pool.ConnectionCls), {})
-    return type("NoRetryPool", (_NoRetryPool, pool), {"ConnectionCls": connection})
+    return type("NoRetryPool", (_NoRetryPool, pool), {})
+
+
+@functools.lru_cache(maxsize=64)
+def _deadline_connection(connection: type) -> type:
+    """Return a class that does what `connection` does, and honours the current exchange.
+
+    A test double that is not a connection of http.client is returned as it is.
+    """
+    if not issubclass(connection, http.client.HTTPConnection):
+        return connection
+    return type("DeadlineConnection", (_DeadlineConnection, connection), {})
 
 
 def install_deadlines(manager: PoolManager) -> None:

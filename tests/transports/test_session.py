@@ -1,5 +1,6 @@
 """A session of ours and of the caller: cookies, adapters, test doubles, failures."""
 
+import gzip
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -188,24 +189,12 @@ def test_an_adapter_of_another_kind_is_left_alone() -> None:
         assert caught.value.delivered == "no"
 
 
-@responses.activate(assert_all_requests_are_fired=True)
-def test_responses_works_as_for_any_code_on_requests() -> None:
-    """Users test their own code with it."""
-    base = "https://editor.imagelabs.net"
-    responses.post(f"{base}/txt2img", json={"task_id": "t"})
-    responses.post(f"{base}/progress", json={"status": "Done", "final_image_url": "/x.png"})
-    responses.get(f"{base}/x.png", body=PNG)
-    with ImageLabs(poll_interval=0.01) as client:
-        assert client.generate("x").read() == PNG
-
-
-@responses.activate
-def test_what_is_remembered_of_hosts_is_bounded() -> None:
+def test_what_is_remembered_of_hosts_is_bounded(server: FaultyServer) -> None:
     """A service may name a new host with every image."""
-    transport = RequestsTransport()
+    transport = RequestsTransport(proxy=server.url)
     for number in range(200):
-        url = f"https://h{number}.test/x"
-        responses.post(url, body=b"x")
+        url = f"http://h{number}.test/x"
+        server.scripts[url] = [faulty.reply(200, b"x")]
         request = HttpRequest(method="POST", url=url, cookies={})
         transport.send(request, deadline=Deadline.after(5)).close()
     assert len(transport._thread_session()._routes) <= 64
@@ -281,3 +270,15 @@ def test_a_header_is_sent_once(carry: Any) -> None:
         )
     sent = [(name, value) for name, value in seen if name.lower() in ("cookie", "content-length")]
     assert sorted(sent) == [("Content-Length", "2"), ("Cookie", "b=2")]
+
+
+def test_a_hook_may_read_the_answer_first(server: FaultyServer) -> None:
+    """Those that log do; what they have read is not lost to us."""
+    seen: list[str] = []
+    packed = gzip.compress(b'{"task_id": "t"}')
+    server.scripts["/txt2img"] = [faulty.reply(200, packed, ("Content-Encoding", "gzip"))]
+    with requests.Session() as session:
+        session.hooks["response"].append(lambda answer, **_: seen.append(answer.text))
+        client = ImageLabs(server.url, transport=RequestsTransport(session=session))
+        assert client.submit("x").id == "t"
+    assert seen == ['{"task_id": "t"}']
