@@ -205,7 +205,7 @@ def test_the_admin_works_under_the_same_policy(browse: Browse, site: str) -> Non
     until(browser, lambda: first(browser, ".imagelabs-frame a img", "naturalWidth"))
     browser.get_log("browser")  # type: ignore[no-untyped-call]
     browser.get(f"{site}/admin/imagelabs/imagejob/")
-    until(browser, lambda: first(browser, ".field-thumbnail img", "naturalWidth") == 512)
-    browser.find_element(By.CSS_SELECTOR, ".field-thumbnail a").click()
+    until(browser, lambda: first(browser, ".field-small_image img", "naturalWidth") == 512)
+    browser.find_element(By.CSS_SELECTOR, ".field-small_image a").click()
     until(browser, lambda: first(browser, ".field-large_image img", "naturalWidth") == 512)
     assert_nothing_was_refused(browser)

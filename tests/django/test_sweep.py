@@ -32,7 +32,7 @@ from imagelabs_sdk.contrib.django.sweep import (
     sweep_briefly,
 )
 from tests import faulty
-from tests.django.app.models import Framed, Own, Poster
+from tests.django.app.models import Album, Framed, Own, Poster
 from tests.django.app.storage import FailingStorage
 from tests.django.fixtures import (
     ALIASES,
@@ -257,7 +257,7 @@ def test_rows_are_read_where_they_are_written(service: Service, media: Path) -> 
 
 def test_each_row_is_of_one_model() -> None:
     """Proxies, and models that share their parent's table, would make each row two."""
-    assert job_models() == [ImageJob, Poster, Own]
+    assert job_models() == [ImageJob, Poster, Album, Own]
 
 
 @db

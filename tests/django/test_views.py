@@ -213,10 +213,11 @@ def test_nobody_meets_anothers_job_by_its_id(
     mine = ImageJob.objects.get()
     for given in (key, str(mine.pk)):
         response = stranger.post(START, {"id": given, **WISH}, headers=JSON)
-        assert response.status_code == 201
-        assert response.json()["id"] != str(mine.pk)
+        assert (response.status_code, list(response.json()["errors"])) == (409, ["id"])
+        page_of_theirs = stranger.post(START, {"id": given, **WISH}).headers["Location"]
+        assert page_of_theirs != mine.get_absolute_url()
     assert ImageJob.objects.filter(owner=owner).get() == mine
-    assert service.count("/txt2img") == 3
+    assert service.count("/txt2img") == 2  # the same form of the stranger's is one job, too
 
 
 @pytest.mark.django_db(transaction=True)
@@ -409,6 +410,7 @@ def test_json_tells_all_that_a_page_needs(page: Client, owner: User) -> None:
         "error_code": "",
         "message": "Being drawn.",
         "image": None,
+        "thumbnail": None,
         "seed": 7,
         "width": 512,
         "height": 384,
@@ -622,7 +624,8 @@ def test_every_error_that_ends_a_job_has_words() -> None:
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, errors.ImageLabsError)
     }
-    without = {"ImageLabsError", "JobError", "ForbiddenAddressError", "SubmissionUnknownError"}
+    without = {"ImageLabsError", "JobError", "ForbiddenAddressError", "SubmissionUnknownError",
+               "JobStoppedError", "BatchStoppedError"}  # fmt: skip
     assert set(presenters._FAILED) == kinds - without
 
 

@@ -1,6 +1,5 @@
-"""The form that asks for an image, judged by the SDK's own rules."""
+"""The form that asks for an image; the SDK's own rules judge the values."""
 
-import re
 import uuid
 from typing import Any
 
@@ -10,51 +9,61 @@ from django.utils.translation import gettext_lazy as _
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError
 
-__all__ = ["StartForm"]
+__all__ = ["MAX_PROMPT", "PromptField", "StartForm"]
+
+MAX_PROMPT = 2000
+"""Characters of a prompt in the form."""
 
 _REQUEST = {field.name for field in attrs.fields(ImageRequest)}
+_WHOLE_NUMBER = _("Must be a whole number, %(low)s to %(high)s.")
+_PIXELS = _("Must be a whole number of pixels, %(low)s to %(high)s.")
+_NUMBER_CODES = ("not_whole_number", "too_small", "too_large")
 
-# The SDK's words about a value, said to people. The rules and their numbers stay its own.
-_SAID = [
-    (r"must say what to draw", _("Say what to draw.")),
-    (
-        r"must be a whole number, (?P<low>\d+) to (?P<high>\d+) pixels",
-        _("Must be a whole number of pixels, %(low)s to %(high)s."),
-    ),
-    (
-        r"must be a whole number, (?P<low>\d+) to (?P<high>\d+)",
-        _("Must be a whole number, %(low)s to %(high)s."),
-    ),
-    (
-        r'must be like "(?P<example>[\d:]+)", between "(?P<low>[\d:]+)" and "(?P<high>[\d:]+)"',
-        _("Must be like %(example)s, between %(low)s and %(high)s."),
-    ),
-    (r"give either a size or an aspect_ratio", _("Choose a format or a size, not both.")),
-]
+# The errors of the SDK, by their codes, in words for people.
+_MESSAGES = {
+    "blank": _("Say what to draw."),
+    "malformed": _("Must be like %(example)s, between %(low)s and %(high)s."),
+    "conflict": _("Choose a format or a size, not both."),
+}
+
+
+class PromptField(forms.CharField):
+    """Text whose line breaks count as one character, as browsers count them."""
+
+    def to_python(self, value: Any) -> Any:
+        """Return the text with simple line breaks."""
+        text = super().to_python(value)
+        return text.replace("\r\n", "\n") if isinstance(text, str) else text
 
 
 class StartForm(forms.Form):
-    """What to draw. A subclass may have fewer fields, or more of `ImageRequest`'s.
+    """What to draw. A subclass may have fewer fields, or more of those of `ImageRequest`.
 
     Attributes:
-        image_request: What was asked for, once the form is valid.
+        image_request: The request, once the form is valid.
     """
 
     image_request: ImageRequest
 
-    # Made with the page: whoever presses twice sends the same twice. Browsers that fill in
-    # what was there before a reload would undo that, hence `autocomplete`.
+    # Made with the page, so that a form that is sent twice is one job. `autocomplete`: browsers
+    # would fill in the id of before a reload.
     id = forms.UUIDField(
         required=False,
         initial=uuid.uuid4,
         widget=forms.HiddenInput(attrs={"autocomplete": "off"}),
     )
-    prompt = forms.CharField(
+    prompt = PromptField(
         label=_("What to draw"),
         required=False,
-        widget=forms.Textarea(attrs={"rows": 3, "required": True}),
+        max_length=MAX_PROMPT,
+        widget=forms.Textarea(attrs={"rows": 3, "required": True, "dir": "auto"}),
     )
-    negative_prompt = forms.CharField(label=_("What to keep out"), required=False)
+    negative_prompt = PromptField(
+        label=_("What to keep out"),
+        required=False,
+        max_length=MAX_PROMPT,
+        widget=forms.TextInput(attrs={"dir": "auto"}),
+    )
     aspect_ratio = forms.CharField(
         label=_("Format"),
         required=False,
@@ -76,30 +85,50 @@ class StartForm(forms.Form):
     seed = forms.IntegerField(
         label=_("Seed"),
         required=False,
-        help_text=_("The same seed draws the same image again."),
+        help_text=_("The same seed and words give the same image again."),
     )
 
+    @classmethod
+    def initial_from(cls, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the initial values that ask for the same as the request of a job's row."""
+        size = {"width", "height"} if request.get("aspect_ratio") else set()
+        names = cls.base_fields.keys() & request.keys() - size
+        return {name: request[name] for name in names if request[name] not in (None, "")}
+
     def clean(self) -> dict[str, Any]:
-        """Let the SDK judge; its error goes to the field that it names."""
+        """Let the SDK check the values; show each error at its field."""
         given = {
             name: value
             for name, value in self.cleaned_data.items()
             if name in _REQUEST and value is not None
         }
-        try:
-            self.image_request = ImageRequest(**{"prompt": "", **given})
-        except InvalidRequestError as error:
-            self.refuse(error)
+        for _attempt in range(len(_REQUEST)):
+            try:
+                self.image_request = ImageRequest(**{"prompt": "", **given})
+            except InvalidRequestError as error:
+                self.refuse(error)
+                if error.code == "conflict":
+                    break  # of two fields, one of which is to be left out
+                if error.field == "prompt":
+                    given["prompt"] = "-"  # to find the errors of the other fields
+                elif given.pop(error.field, None) is None:
+                    break
+            else:
+                break
         return self.cleaned_data
 
     def refuse(self, error: InvalidRequestError) -> None:
         """Show why the SDK, or the database behind it, cannot use a value."""
         field = error.field if error.field in self.fields else None
-        self.add_error(field, _words(error))
+        if field is None or not self.has_error(field):
+            self.add_error(field, _message(error))
 
 
-def _words(error: InvalidRequestError) -> forms.ValidationError:
-    for pattern, sentence in _SAID:
-        if found := re.search(f": {pattern}", error.message):
-            return forms.ValidationError(sentence, params=found.groupdict())
-    return forms.ValidationError(error.message)
+def _message(error: InvalidRequestError) -> forms.ValidationError:
+    params = dict(error.params)
+    if error.code in _NUMBER_CODES and params.get("high") is not None:
+        words = _PIXELS if params.get("unit") == "pixels" else _WHOLE_NUMBER
+        return forms.ValidationError(words, code=error.code, params=params)
+    if error.code in _MESSAGES:
+        return forms.ValidationError(_MESSAGES[error.code], code=error.code, params=params)
+    return forms.ValidationError(error.message, code=error.code)

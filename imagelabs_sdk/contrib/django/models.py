@@ -42,9 +42,11 @@ class AbstractImageJob(models.Model):
     Attributes:
         give_up_after: How long after its submit an unfinished job is given up. It may finish all
             the same: "poll now" in the admin resumes it.
+        url_namespace: The namespace of the addresses of its pages; see `urls.job_urls`.
     """
 
     give_up_after: ClassVar[timedelta] = timedelta(hours=1)
+    url_namespace: ClassVar[str] = "imagelabs"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     alias = models.CharField(_("client"), max_length=64, default=DEFAULT_ALIAS)
@@ -104,8 +106,8 @@ class AbstractImageJob(models.Model):
         return f"{self.pk} ({self.state})"
 
     def get_absolute_url(self) -> str:
-        """Return the address of the job's page in ``imagelabs_sdk.contrib.django.urls``."""
-        return reverse("imagelabs:job", args=[self.pk])
+        """Return the address of the job's page."""
+        return reverse(f"{self.url_namespace}:job", args=[self.pk])
 
     @property
     def is_outstanding(self) -> bool:

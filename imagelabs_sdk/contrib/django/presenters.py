@@ -1,10 +1,12 @@
-"""What a page tells of a job, in words and numbers. Asks nobody."""
+"""What a page says of a job, in words and numbers. Sends no request."""
 
 import hashlib
 import math
+import uuid
 from typing import Any
 
 import attrs
+from django.urls import reverse
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
@@ -13,9 +15,10 @@ from .models import AbstractImageJob, JobState
 __all__ = ["JobPresenter"]
 
 _FASTEST, _SLOWEST = 1, 3  # seconds between two polls of a page at its row
-_TROUBLE = 3  # polls that failed in a row before anybody is told
+_TROUBLE = 3  # steps that failed in a row before the page says so
 
 _RUNNING = {
+    "queued": _("Waiting to be sent."),
     "submitting": _("Your request is on its way."),
     "waiting": _("Waiting for its turn."),
     "drawing": _("Being drawn."),
@@ -25,7 +28,7 @@ _ENDED = {
     JobState.DONE: _("Your image is ready."),
     JobState.UNKNOWN: _(
         "We cannot tell whether the service took your request. It is not sent again by itself, "
-        "so that nothing is drawn twice. Ask again if you do not mind that."
+        "so that nothing is drawn twice."
     ),
 }
 _UNREACHABLE = _("The service cannot be reached. Try again in a few minutes.")
@@ -51,11 +54,9 @@ _OURS = _("Something went wrong on our side. Try again later.")
 class JobPresenter:
     """A job as ``imagelabs/_job.html`` shows it.
 
-    The pages of its image and its preview are below its own: ``image/`` and ``preview/``.
-
     Attributes:
         job: Its row.
-        seen: The phase that the page shows already; only another one is said aloud.
+        seen: The phase that the page shows already; only another one is announced.
         shown: The `preview_key` of what it shows, which stays until the next is loaded.
     """
 
@@ -65,37 +66,75 @@ class JobPresenter:
 
     @property
     def key(self) -> str:
-        """The job's, as text."""
+        """The job's primary key as text."""
         return str(self.job.pk)
 
     @property
     def url(self) -> str:
-        """The job's page."""
+        """The address of the job's page."""
         return self.job.get_absolute_url()
+
+    def _url(self, name: str) -> str:
+        return reverse(f"{self.job.url_namespace}:{name}", args=[self.job.pk])
 
     @property
     def image_url(self) -> str | None:
-        """Of the finished image, on this site; `None` until it is stored."""
-        return f"{self.url}image/" if self.job.image else None
+        """The address of the finished image on this site; `None` until it is stored."""
+        return self._url("image") if self.job.image else None
+
+    @property
+    def thumbnail_url(self) -> str | None:
+        """The address of the small image on this site; `None` until the image is stored."""
+        return self._url("thumbnail") if self.job.image else None
 
     @property
     def preview_url(self) -> str | None:
-        """Of the half-drawn image, on this site; another one when that has changed."""
-        return f"{self.url}preview/?{self.preview_key}" if self.job.preview_url else None
+        """The address of the unfinished image on this site; it changes with the image."""
+        return f"{self._url('preview')}?{self.preview_key}" if self.job.preview_url else None
 
     @property
     def preview_key(self) -> str:
-        """Stands for the service's address of the preview, and does not tell it."""
-        return hashlib.sha256(self.job.preview_url.encode()).hexdigest()[:16]
+        """A digest of the service's address of the preview; empty without one."""
+        url = self.job.preview_url
+        return hashlib.sha256(url.encode()).hexdigest()[:16] if url else ""
+
+    @property
+    def again_url(self) -> str:
+        """The address that starts the same job with another seed."""
+        return self._url("again")
+
+    @property
+    def again_id(self) -> str:
+        """A new token: a button that is pressed twice starts one job."""
+        return uuid.uuid4().hex
+
+    @property
+    def resume_url(self) -> str | None:
+        """The address that polls a job again which was given up; `None`: it would be in vain."""
+        job = self.job
+        given_up = job.state == JobState.FAILED and job.task_id and job.may_be_bought_already
+        return self._url("resume") if given_up else None
+
+    @property
+    def delete_url(self) -> str:
+        """The address that deletes the job with its image."""
+        return self._url("delete")
+
+    @property
+    def change_url(self) -> str:
+        """The address of the form, filled in with the job's request."""
+        return f"{reverse(f'{self.job.url_namespace}:start')}?from={self.key}"
 
     @property
     def phase(self) -> str:
-        """What a person can tell apart; the state, and while it runs, how."""
+        """The state, and while the job runs, how it stands."""
         job = self.job
-        if job.state != JobState.RUNNING:
+        if job.state not in (JobState.RUNNING, JobState.QUEUED):
             return str(job.state)
         if job.failures >= _TROUBLE:
             return "trouble"
+        if job.state == JobState.QUEUED:
+            return "queued"
         return "drawing" if job.fraction else "waiting"
 
     @property
@@ -107,21 +146,21 @@ class JobPresenter:
 
     @property
     def is_news(self) -> bool:
-        """Whether the phase is another than the page shows."""
+        """True if the phase is another than the page shows."""
         return self.phase != self.seen
 
     @property
     def refresh(self) -> int | None:
         """Seconds until a page should ask again; `None`: nothing will change.
 
-        Asking costs the service nothing: it is polled when the row says so.
+        It costs the service nothing: that is polled when the row is due.
         """
         if not self.job.is_outstanding:
             return None
         return math.ceil(min(max(self.job.seconds_until_due, _FASTEST), _SLOWEST))
 
     def to_json(self) -> dict[str, Any]:
-        """For programs; the prompt is not repeated."""
+        """Return the job for programs; the prompt is not repeated."""
         job = self.job
         return {
             "id": job.pk,
@@ -133,6 +172,7 @@ class JobPresenter:
             "message": self.message,
             "preview": self.preview_url,
             "image": self.image_url,
+            "thumbnail": self.thumbnail_url,
             "seed": job.seed,
             "width": job.width,
             "height": job.height,

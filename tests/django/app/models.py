@@ -27,10 +27,17 @@ class Draft(Poster):
         proxy = True
 
 
-class Own(AbstractImageJob):
-    """With a ``Meta`` that inherits nothing, and columns named like fields of a request."""
+class Album(AbstractImageJob):
+    """With an owner, pages of its own, and a column named like a field of a request."""
 
+    url_namespace = "albums"
+
+    owner = models.ForeignKey("auth.User", models.CASCADE, null=True, db_constraint=False)
     tiling = models.CharField(max_length=20, default="")
+
+
+class Own(AbstractImageJob):
+    """With a ``Meta`` that inherits nothing."""
 
     class Meta:
         ordering = ("created_at",)
