@@ -81,13 +81,18 @@ class FakeService(JobScript):
     """
 
     def __init__(
-        self, *, clock: FakeClock | None = None, url: str = "https://imagelabs.test"
+        self,
+        *,
+        clock: FakeClock | None = None,
+        url: str = "https://imagelabs.test",
+        make_id: Callable[[ImageRequest], str] | None = None,
     ) -> None:
         """Start nothing.
 
         Args:
             clock: `None`: a `FakeClock`, by which no test waits.
             url: The base address of its clients.
+            make_id: Makes the task id of an accepted job; `None`: ``task-1``, ``task-2``, ...
         """
         super().__init__()
         self.clock = FakeClock() if clock is None else clock
@@ -95,10 +100,12 @@ class FakeService(JobScript):
         self.sent: list[SentRequest] = []
         self.submits: list[Submit] = []
         self.on_accepted: Callable[[ImageRequest], object] | None = None
+        self._make_id = make_id
         self._in_order: deque[JobScript] = deque()
         self._by_prompt: dict[str, JobScript] = {}
         self._refused: dict[bytes, tuple[Run, int]] = {}  # by body, with its place in `submits`
         self._jobs: dict[str, Run] = {}
+        self._before: dict[str, tuple[JobScript, ImageRequest]] = {}
         self._lock = threading.RLock()
 
     def job(self, prompt: str | None = None) -> JobScript:
@@ -114,6 +121,18 @@ class FakeService(JobScript):
                 self._in_order.append(script)
             else:
                 self._by_prompt[prompt] = script
+        return script
+
+    def known_job(self, task_id: str, prompt: str = "an image") -> JobScript:
+        """Return the script of a job that was accepted before, for `ImageLabs.get_job`.
+
+        Args:
+            task_id: Its id.
+            prompt: What was asked for.
+        """
+        script = JobScript()
+        with self._lock:
+            self._before[task_id] = script, ImageRequest(prompt)
         return script
 
     def client(self, **options: Any) -> ImageLabs:
@@ -163,7 +182,7 @@ class FakeService(JobScript):
         if run is None:
             run = self._script_of(wanted).begin(wanted)
             self.submits.append(Submit(wanted, None, 0))
-        run.job.task_id = f"task-{len(self._jobs) + 1}"
+        run.job.task_id = self._next_id(wanted)
         answer = run.answer("submit", _origin(request))
         task_id = None if answer.fault or answer.error else wire.find_task_id(answer.body)
         before = self.submits[place]
@@ -173,6 +192,9 @@ class FakeService(JobScript):
         elif _is_refusal(answer):
             self._refused[request.body] = run, place
         return task_id, answer
+
+    def _next_id(self, wanted: ImageRequest) -> str:
+        return f"task-{len(self._jobs) + 1}" if self._make_id is None else self._make_id(wanted)
 
     def _script_of(self, wanted: ImageRequest) -> JobScript:
         if wanted.prompt in self._by_prompt:
@@ -196,16 +218,23 @@ class FakeService(JobScript):
         found = _IMAGE.search(path)
         if found is None:
             return None, refusal(404, "no such path")
-        if found["task_id"] in self._jobs:
-            self._jobs[found["task_id"]].job.asked_link = int(found["link"])
+        if run := self._run(found["task_id"]):
+            run.job.asked_link = int(found["link"])
         return self._about(found["task_id"], "image", request)
 
     def _about(self, task_id: str, at: Stage, request: HttpRequest) -> tuple[str | None, Answer]:
-        run = self._jobs.get(task_id)
+        run = self._run(task_id)
         if run is None:
             return None, refusal(404, "no such task")
         run.job.elapsed = self.clock.now() - run.job.accepted_at
         return task_id, run.answer(at, _origin(request))
+
+    def _run(self, task_id: str) -> Run | None:
+        if task_id in self._before:
+            script, request = self._before.pop(task_id)
+            self._jobs[task_id] = run = script.begin(request)
+            run.job.task_id, run.job.accepted_at = task_id, self.clock.now()
+        return self._jobs.get(task_id)
 
     # Asserting ----------------------------------------------------------------------------
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.scripted import ScriptedService, workers
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeService
+from tests.batch.scripted import make_service, workers
 
 
 @pytest.fixture
-def service(time: FakeTime) -> ScriptedService:
-    return ScriptedService(time)
+def service() -> FakeService:
+    return make_service()
 
 
 @pytest.fixture(autouse=True)

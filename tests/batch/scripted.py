@@ -6,14 +6,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from imagelabs_sdk import (
+    Deadline,
     HandlerTransport,
     HttpRequest,
     HttpResponse,
@@ -21,98 +20,63 @@ from imagelabs_sdk import (
 )
 from imagelabs_sdk.batch.batch import Batch
 from imagelabs_sdk.batch.scheduler import Outcome
+from imagelabs_sdk.testing import FakeClock, FakeService
 from tests import faulty
-from tests.conftest import FakeTime
 from tests.faulty import FaultyServer
 
 ROOT = Path(__file__).parent.parent.parent
-Say = HttpResponse | Exception
 Connect = Callable[..., ImageLabs]
 
 
-def ok(**fields: object) -> HttpResponse:
-    return HttpResponse(200, {}, json.dumps(fields).encode())
+class RunningClock(FakeClock):
+    """Jumps whatever other threads do, as real time passes whatever they do."""
+
+    simulated = False
 
 
-def refused(status: int, **headers: str) -> HttpResponse:
-    return HttpResponse(status, {k.replace("_", "-"): v for k, v in headers.items()}, b"{}")
+def make_service(clock: FakeClock | None = None) -> FakeService:
+    """A service whose jobs take three seconds, and whose task ids are the prompts."""
+    return FakeService(clock=clock, make_id=lambda request: request.prompt).takes(3)
 
 
-@attrs.define
-class ScriptedService:
-    """A service whose task ids are the prompts.
-
-    Attributes:
-        time: The clock.
-        render_times: Seconds that a job takes, by prompt; 3 for the others.
-        submit_answers: Answers to submits of a prompt, given before it is accepted.
-        poll_answers: Answers to polls of a prompt's job, given before the true ones.
-        received: What came: "submit" or "poll", the prompt, the time.
-        started: When each prompt was accepted.
-        open: No request is answered until it is set.
-    """
-
-    time: FakeTime
-    render_times: dict[str, float] = attrs.Factory(dict)
-    submit_answers: dict[str, list[Say]] = attrs.Factory(dict)
-    poll_answers: dict[str, list[Say]] = attrs.Factory(dict)
-    received: list[tuple[str, str, float]] = attrs.Factory(list)
-    started: dict[str, float] = attrs.Factory(dict)
-    lock: threading.Lock = attrs.Factory(threading.Lock)
-    open: threading.Event = attrs.Factory(threading.Event)
-
-    def hold_until_taken(self, items: Iterable[Any]) -> Iterator[Any]:
-        """Yield the items; no request is answered until the batch has taken all of them."""
-        yield from items
-        self.open.set()
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        assert self.open.wait(5)
-        submit = request.url.endswith("/txt2img")
-        task = str(json.loads(request.body)["prompt" if submit else "task_id"])
-        with self.lock:
-            self.received.append(("submit" if submit else "poll", task, self.time.now))
-            script = (self.submit_answers if submit else self.poll_answers).get(task)
-            answer = script.pop(0) if script else self._answer(submit, task)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def _answer(self, submit: bool, task: str) -> HttpResponse:
-        if submit:
-            self.started[task] = self.time.now
-            return ok(task_id=task)
-        passed, needed = self.time.now - self.started[task], self.render_times.get(task, 3.0)
-        if passed < needed:
-            return ok(status="Processing", progress=passed / needed)
-        return ok(status="Done", progress=1, final_image_url=f"https://images.test/{task}.png")
-
-    def submits(self) -> list[str]:
-        return [task for what, task, _ in self.received if what == "submit"]
-
-    def times(self) -> list[float]:
-        """When submits came, in seconds since the first."""
-        times = [at for what, _, at in self.received if what == "submit"]
-        return [at - times[0] for at in times]
+def client_of(service: FakeService, **more: Any) -> ImageLabs:
+    return service.client(**{"poll_interval": 1.0, "timeout": 60.0, **more})
 
 
-def client_of(service: ScriptedService, **more: Any) -> ImageLabs:
-    settings = {"polling": service.time.every(1.0), "timeout": 60.0, **more}
-    return ImageLabs(transport=HandlerTransport(service), **settings)
+def through(
+    handler: Callable[[HttpRequest], object], service: FakeService, **more: Any
+) -> ImageLabs:
+    """A client of `service` whose requests pass through `handler` before."""
+
+    def handle(request: HttpRequest) -> HttpResponse:
+        handler(request)
+        return service.transport().send(request, deadline=Deadline())
+
+    polling = service.clock.every(more.pop("poll_interval", 1.0))
+    settings = {"polling": polling, **more}
+    return ImageLabs(service.url, transport=HandlerTransport(handle), **settings)
 
 
 def run(
-    service: ScriptedService, *items: Any, client: ImageLabs | None = None, **more: Any
+    service: FakeService, *items: Any, client: ImageLabs | None = None, **more: Any
 ) -> list[Outcome]:
     """Return all outcomes; there is one worker, so that the requests have an order."""
     return list(begin(service, *items, client=client, **more))
 
 
-def begin(
-    service: ScriptedService, *items: Any, client: ImageLabs | None = None, **more: Any
-) -> Batch:
-    client = client or client_of(service)
-    return client.generate_many(service.hold_until_taken(items), **{"workers": 1, **more})
+def begin(service: FakeService, *items: Any, client: ImageLabs | None = None, **more: Any) -> Batch:
+    return (client or client_of(service)).generate_many(items, **{"workers": 1, **more})
+
+
+def submits(service: FakeService) -> list[str]:
+    """The prompts that were sent, in order."""
+    return [str(one.fields["prompt"]) for one in service.sent if one.at == "submit"]
+
+
+def times(service: FakeService) -> list[float]:
+    """When submits came, in seconds since the first."""
+    at = [one.time for one in service.sent if one.at == "submit"]
+    return [time - at[0] for time in at]
 
 
 def kinds(outcomes: list[Outcome]) -> dict[int, object]:

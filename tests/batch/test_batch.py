@@ -22,7 +22,6 @@ from imagelabs_sdk import (
     APIStatusError,
     BatchStoppedError,
     FixedInterval,
-    HandlerTransport,
     HttpRequest,
     HttpResponse,
     ImageLabs,
@@ -34,30 +33,33 @@ from imagelabs_sdk import (
     Progress,
     SubmissionUnknownError,
 )
+from imagelabs_sdk.testing import FakeService
 from tests import faulty
 from tests.batch.scripted import (
     DRAW,
     Connect,
-    ScriptedService,
+    RunningClock,
     begin,
     client_of,
     fail_at,
     ids,
     kinds,
-    ok,
+    make_service,
     one_done_others_running,
     process,
-    refused,
     run,
+    submits,
+    through,
     told,
     workers,
 )
 from tests.faulty import FaultyServer
 
 
-def test_outcomes_come_in_the_order_in_which_jobs_end(service: ScriptedService) -> None:
+def test_outcomes_come_in_the_order_in_which_jobs_end(service: FakeService) -> None:
     """What is ready can be used while the others are drawn."""
-    service.render_times = {"slow": 9.0, "quick": 1.0}
+    service.job("slow").takes(9)
+    service.job("quick").takes(1)
     outcomes = run(service, "slow", "quick", "usual")
     assert [outcome.index for outcome in outcomes] == [1, 2, 0]
     for outcome in outcomes:
@@ -65,10 +67,10 @@ def test_outcomes_come_in_the_order_in_which_jobs_end(service: ScriptedService) 
         assert outcome.job is not None
         assert outcome.error is None
         assert outcome.result.request == outcome.request == outcome.job.request
-        assert outcome.result.url == f"https://images.test/{outcome.job.id}.png"
+        assert outcome.result.url == f"{service.url}/images/{outcome.job.id}-1.png"
 
 
-def test_an_item_may_be_a_prompt_a_request_or_its_fields(service: ScriptedService) -> None:
+def test_an_item_may_be_a_prompt_a_request_or_its_fields(service: FakeService) -> None:
     """Rows of a table become images without a loop of one's own."""
     fields: Any = {"width": 512, "height": 640, "seed": 7, "subseed": 8}
     outcomes = run(service, "a", ImageRequest("b", **fields), {"prompt": "c", **fields})
@@ -79,31 +81,37 @@ def test_an_item_may_be_a_prompt_a_request_or_its_fields(service: ScriptedServic
     assert requests[0].seed is not None
 
 
-def test_an_item_that_cannot_be_used_is_an_outcome_of_its_own(service: ScriptedService) -> None:
+def test_an_item_that_cannot_be_used_is_an_outcome_of_its_own(service: FakeService) -> None:
     """Row 5,000 of a table must not cost the 4,999 before it."""
     outcomes = run(service, " ", "a", 7, {"wdith": 1}, {"prompt": "x", "wdith": 1}, None, "b")
     found = kinds(outcomes)
     assert [found[index] for index in (1, 6)] == ["result"] * 2
     assert [found[index] for index in (0, 2, 3, 4, 5)] == [InvalidRequestError] * 5
     assert all(outcome.request is None for outcome in outcomes if outcome.error)
-    assert sorted(service.submits()) == ["a", "b"]
+    assert sorted(submits(service)) == ["a", "b"]
 
 
-def test_one_failure_stops_nothing(service: ScriptedService) -> None:
+def test_one_failure_stops_nothing(service: FakeService) -> None:
     """Each item answers for itself."""
-    service.submit_answers = {
-        "judged": [refused(422)],
-        "unclear": [refused(500)],
-        "cut": [APIConnectionError("reset", delivered="maybe")],
-        "senseless": [HttpResponse(200, {}, b"{}")],
-    }
-    service.poll_answers = {
-        "forgotten": [refused(404)],
-        "failed": [ok(status="Failed")],
-        "hiccup": [refused(500), refused(429)],
-    }
-    service.render_times = {"long": math.inf}
-    names = [*service.submit_answers, *service.poll_answers, "long", "fine"]
+    service.job("judged").refuses()
+    service.job("unclear").refuses(status=500)
+    service.job("cut").drops_connection()
+    service.job("senseless").answers(HttpResponse(200, {}, b"{}"))
+    service.job("forgotten").refuses("no such task", status=404, at="progress")
+    service.job("failed").fails()
+    service.job("hiccup").refuses(status=500, at="progress").rate_limited().done()
+    service.job("long").never_finishes()
+    names = [
+        "judged",
+        "unclear",
+        "cut",
+        "senseless",
+        "forgotten",
+        "failed",
+        "hiccup",
+        "long",
+        "fine",
+    ]
     outcomes = run(service, *names)
     assert {names[index]: kind for index, kind in kinds(outcomes).items()} == {
         "judged": APIStatusError,
@@ -119,10 +127,10 @@ def test_one_failure_stops_nothing(service: ScriptedService) -> None:
     accepted = {o.job.id for o in outcomes if o.job}
     assert accepted == {"forgotten", "failed", "hiccup", "long", "fine"}
     assert all(o.error.job is o.job for o in outcomes if o.error)
-    assert Counter(service.submits()) == Counter(names)
+    assert Counter(submits(service)) == Counter(names)
 
 
-def test_nothing_to_do_is_no_outcome(service: ScriptedService) -> None:
+def test_nothing_to_do_is_no_outcome(service: FakeService) -> None:
     """And no thread."""
     assert run(service) == []
 
@@ -143,7 +151,7 @@ def test_nothing_to_do_is_no_outcome(service: ScriptedService) -> None:
     ],
 )
 def test_a_setting_that_cannot_be_used_is_said_at_once(
-    service: ScriptedService, arguments: dict[str, Any], field: str
+    service: FakeService, arguments: dict[str, Any], field: str
 ) -> None:
     """A single prompt, too: it would become an image for each of its letters."""
     with pytest.raises(InvalidRequestError) as caught:
@@ -151,19 +159,16 @@ def test_a_setting_that_cannot_be_used_is_said_at_once(
     assert caught.value.field == field
 
 
-def test_endless_items_are_taken_as_there_is_room(service: ScriptedService) -> None:
+def test_endless_items_are_taken_as_there_is_room(service: FakeService) -> None:
     """Waiting outcomes are work in flight as well, or memory would grow with a slow consumer."""
     most, taken = 5, 0
     crowd: list[int] = []
     prompts = (str(number) for number in itertools.count())
 
-    def counting(request: HttpRequest) -> HttpResponse:
-        answer = service(request)
-        crowd.append(len(service.started) - taken)
-        return answer
+    def counting(request: HttpRequest) -> None:
+        crowd.append(len(service.submits) - taken)
 
-    client = ImageLabs(transport=HandlerTransport(counting), polling=service.time.every(1.0))
-    service.open.set()
+    client = through(counting, service)
     with client.generate_many(prompts, max_in_flight=most, workers=3) as batch:
         for outcome in batch:
             assert outcome.result is not None
@@ -174,7 +179,7 @@ def test_endless_items_are_taken_as_there_is_room(service: ScriptedService) -> N
     assert int(next(prompts)) <= taken + most
 
 
-def test_items_are_taken_in_the_callers_thread(service: ScriptedService) -> None:
+def test_items_are_taken_in_the_callers_thread(service: FakeService) -> None:
     """A database's cursor or a framework's request may be no other thread's."""
     threads = []
 
@@ -183,28 +188,26 @@ def test_items_are_taken_in_the_callers_thread(service: ScriptedService) -> None
             threads.append(threading.current_thread())
             yield name
 
-    service.open.set()
     outcomes = list(client_of(service).generate_many(prompts(), max_in_flight=2))
     assert len(outcomes) == 3
     assert set(threads) == {threading.current_thread()}
 
 
-def test_an_error_of_the_items_own_ends_the_batch(service: ScriptedService) -> None:
+def test_an_error_of_the_items_own_ends_the_batch(service: FakeService) -> None:
     """It is the caller's, and comes as it is; what was bought is told."""
 
     def prompts() -> Iterator[str]:
         yield "a"
         raise LookupError("the table is gone")
 
-    service.render_times["a"] = math.inf
-    service.open.set()
+    service.job("a").never_finishes()
     batch = client_of(service).generate_many(prompts(), workers=1)
     with pytest.raises(LookupError, match="the table is gone"):
         list(batch)
     assert list(batch) == []
 
 
-def test_progress_is_told_in_the_callers_thread(service: ScriptedService) -> None:
+def test_progress_is_told_in_the_callers_thread(service: FakeService) -> None:
     """Bars and widgets belong to one thread; what comes too fast is skipped, never late."""
     seen: list[tuple[int, float | None]] = []
 
@@ -212,23 +215,23 @@ def test_progress_is_told_in_the_callers_thread(service: ScriptedService) -> Non
         assert threading.current_thread() is threading.main_thread()
         seen.append((index, progress.fraction))
 
-    service.render_times = {"a": 50.0}
+    service.job("a").takes(50.0)
     (outcome,) = run(service, "a", on_progress=listen)
     assert outcome.result is not None
     assert set(seen) <= {(0, part / 50) for part in range(50)}
     assert seen == sorted(seen)
 
 
-def test_the_progress_that_is_told_is_the_latest(service: ScriptedService) -> None:
+def test_the_progress_that_is_told_is_the_latest() -> None:
     """While the caller is busy polls go on; what they saw before the last one is stale."""
+    service = make_service(RunningClock())
     polled, heard = threading.Event(), threading.Event()
     seen: list[float] = []
 
-    def answer(request: HttpRequest) -> HttpResponse:
-        if len(service.received) == 6:  # the sixth poll
+    def hold_the_sixth_poll(request: HttpRequest) -> None:
+        if len(service.sent) == 6:
             polled.set()
             assert heard.wait(5)
-        return service(request)
 
     def busy() -> Iterator[str]:
         yield "a"
@@ -239,9 +242,8 @@ def test_the_progress_that_is_told_is_the_latest(service: ScriptedService) -> No
         if seen[-1] == 0.5:
             heard.set()
 
-    service.open.set()
-    service.render_times = {"a": 10.0}
-    client = ImageLabs(transport=HandlerTransport(answer), polling=service.time.every(1.0))
+    service.job("a").takes(10.0)
+    client = through(hold_the_sixth_poll, service)
     assert len(list(client.generate_many(busy(), on_progress=listen))) == 1
     assert seen.index(0.5) <= 1  # one may have come before the caller was busy
 
@@ -274,9 +276,10 @@ def test_a_finished_batch_leaves_no_socket(server: FaultyServer, connect: Connec
     assert server.connections <= server.count("/txt2img") + 4
 
 
-def test_what_is_unfinished_is_at_hand(service: ScriptedService) -> None:
+def test_what_is_unfinished_is_at_hand(service: FakeService) -> None:
     """By its place among the items, whatever ended the loop."""
-    service.render_times = dict.fromkeys("bc", math.inf)
+    for name in "bc":
+        service.job(name).takes(1000)
     client = client_of(service, timeout=math.inf)
     batch = begin(service, *"abc", client=client)
     with pytest.raises(LookupError) as caught, batch:
@@ -286,17 +289,16 @@ def test_what_is_unfinished_is_at_hand(service: ScriptedService) -> None:
     if sys.version_info >= (3, 11):
         (note,) = caught.value.__notes__
         assert note == "jobs that go on at the service (2): task ids b, c"
-    service.render_times.clear()
     assert left[1].result().task_id == "b"
 
 
-def test_an_interrupt_names_the_unfinished(service: ScriptedService, tmp_path: Path) -> None:
+def test_an_interrupt_names_the_unfinished(service: FakeService, tmp_path: Path) -> None:
     """Once, although it passes through two doors; a checkpoint is named in its place."""
 
     def interrupt(index: int, progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    service.render_times = {"a": math.inf}
+    service.job("a").never_finishes()
     path = tmp_path / "run.jsonl"
     batch = begin(service, "a", on_progress=interrupt, checkpoint=path, timeout=math.inf)
     with pytest.raises(KeyboardInterrupt) as caught, batch:
@@ -307,10 +309,12 @@ def test_an_interrupt_names_the_unfinished(service: ScriptedService, tmp_path: P
         assert note == f"jobs that go on at the service, {path} knows them (1): task ids a"
 
 
-def test_very_many_unfinished_are_not_all_named(service: ScriptedService) -> None:
+def test_very_many_unfinished_are_not_all_named(service: FakeService) -> None:
     """A line of the log has an end."""
-    service.render_times = dict.fromkeys(map(str, range(150)), math.inf)
-    batch = begin(service, *service.render_times, "x", max_in_flight=500)
+    names = [str(number) for number in range(150)]
+    for name in names:
+        service.job(name).never_finishes()
+    batch = begin(service, *names, "x", max_in_flight=500)
     with pytest.raises(LookupError) as caught, batch:
         fail_at(next(batch))
     assert len(batch.unfinished) == 150
@@ -318,19 +322,18 @@ def test_very_many_unfinished_are_not_all_named(service: ScriptedService) -> Non
         assert caught.value.__notes__[0].endswith("98, 99, ...")
 
 
-def test_outcomes_that_are_there_can_be_taken_after_the_end(service: ScriptedService) -> None:
+def test_outcomes_that_are_there_can_be_taken_after_the_end() -> None:
     """They were paid for."""
+    service = make_service(RunningClock())
     both = threading.Event()
 
-    def slow_to_leave(request: HttpRequest) -> HttpResponse:
-        answer = service(request)
-        if len(service.received) == 4:
+    def tell_the_last(request: HttpRequest) -> None:
+        if len(service.sent) == 3:
             both.set()
-        return answer
 
-    service.render_times = dict.fromkeys("ab", 0.5)
-    client = ImageLabs(transport=HandlerTransport(slow_to_leave), polling=service.time.every(1.0))
-    batch = begin(service, *"ab", client=client)
+    for name in "ab":
+        service.job(name).takes(0.5)
+    batch = begin(service, *"ab", client=through(tell_the_last, service))
     first = next(batch)
     assert both.wait(5)
     batch.close()  # waits for the exchange under way, whose outcome is the second
@@ -370,21 +373,21 @@ def test_a_program_can_end_with_a_batch_left_behind(server: FaultyServer) -> Non
 
 
 def test_stop_iteration_out_of_a_callback_does_not_end_a_batch_in_silence(
-    service: ScriptedService,
+    service: FakeService,
 ) -> None:
     """`next(iterator)` in a callback raises it, and a loop would take it for the end."""
 
     def careless(index: int, progress: Progress) -> None:
         next(iter(()))
 
-    service.render_times = {"a": math.inf}
+    service.job("a").never_finishes()
     with pytest.raises(RuntimeError, match="a callback raised StopIteration"):
         run(service, "a", on_progress=careless, timeout=math.inf)
     assert not workers()
 
 
 def test_a_batch_of_another_process_says_so(
-    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fork has inherited it without its threads."""
     batch = begin(service, "a")
@@ -400,17 +403,18 @@ def test_a_batch_of_another_process_says_so(
     ("trouble", "is_unknown"),
     [
         (APIConnectionError("refused", delivered="no"), False),
-        (refused(503, retry_after="1"), False),
-        (refused(502), True),
+        (HttpResponse(503, {"retry-after": "1"}), False),
+        (HttpResponse(502), True),
     ],
 )
 def test_a_service_that_is_down_stops_a_batch_with_what_is_left(
-    trouble: HttpResponse | Exception, is_unknown: bool, service: ScriptedService, tmp_path: Path
+    trouble: HttpResponse | Exception, is_unknown: bool, service: FakeService, tmp_path: Path
 ) -> None:
     """Each item would fail like those before it, and some may have been bought."""
     names = [str(number) for number in range(20)]
-    service.submit_answers = {name: [trouble] * 99 for name in names}
-    service.render_times = {"first": math.inf}
+    for name in names:
+        service.job(name).answers(trouble)
+    service.job("first").never_finishes()
     items = ["first", *names]
     path = tmp_path / "run.jsonl"
     batch = begin(service, *items, checkpoint=path, timeout=math.inf)
@@ -418,7 +422,7 @@ def test_a_service_that_is_down_stops_a_batch_with_what_is_left(
     with pytest.raises(BatchStoppedError, match="the service is down") as caught:
         outcomes.extend(batch)
     burnt = {outcome.index for outcome in outcomes}
-    assert len(service.submits()) == 1 + 6
+    assert len(submits(service)) == 1 + 6
     assert len(burnt) <= 6
     assert set(caught.value.unsubmitted) == set(range(1, 21)) - burnt
     assert "(counted from 0) and those behind them" in caught.value.message
@@ -426,9 +430,9 @@ def test_a_service_that_is_down_stops_a_batch_with_what_is_left(
     if sys.version_info >= (3, 11):
         assert "task ids first" in caught.value.__notes__[0]
     assert list(batch) == []
-    service.submit_answers.clear()
-    service.render_times.clear()
-    again = kinds(run(service, *items, checkpoint=path))
+    recovered = make_service()
+    recovered.known_job("first")
+    again = kinds(run(recovered, *items, checkpoint=path))
     assert Counter(again.values())["result"] == 21 - (len(burnt) if is_unknown else 0)
 
 

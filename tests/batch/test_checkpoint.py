@@ -15,42 +15,38 @@ from pathlib import Path
 import pytest
 
 from imagelabs_sdk import (
-    APIConnectionError,
-    HandlerTransport,
     HttpRequest,
-    HttpResponse,
-    ImageLabs,
     InvalidRequestError,
     JobTimeoutError,
     SubmissionUnknownError,
 )
+from imagelabs_sdk.testing import FakeService
 from tests import faulty
 from tests.batch.scripted import (
     DRAW,
     Connect,
-    ScriptedService,
     begin,
     client_of,
     complete,
     ids,
     kinds,
-    ok,
     one_done_others_running,
     process,
-    refused,
     run,
+    submits,
+    through,
     told,
 )
 from tests.faulty import PNG, FaultyServer
 
 
-def test_a_second_run_tells_the_same_and_asks_nothing(service: ScriptedService, path: Path) -> None:
+def test_a_second_run_tells_the_same_and_asks_nothing(service: FakeService, path: Path) -> None:
     """The seeds that were picked included, and the job that failed."""
-    service.poll_answers = {"c": [ok(status="Failed")]}
+    service.job("c").fails()
     first = run(service, *"abc", checkpoint=path)
-    service.received.clear()
+    service.sent.clear()
     second = run(service, *"abc", checkpoint=path)
-    assert not service.received
+    assert not service.sent
     key = lambda outcome: outcome.index  # noqa: E731 - shorter than its name
     for before, after in zip(sorted(first, key=key), sorted(second, key=key), strict=True):
         assert after.request == before.request
@@ -62,37 +58,35 @@ def test_a_second_run_tells_the_same_and_asks_nothing(service: ScriptedService, 
         assert after.job.id == before.job.id
 
 
-def test_what_was_accepted_is_waited_for(service: ScriptedService, path: Path) -> None:
+def test_what_was_accepted_is_waited_for(service: FakeService, path: Path) -> None:
     """With a patience of its own, however long ago it was accepted."""
-    service.render_times = {"a": 100.0}
+    service.job("a").takes(100.0)
     (before,) = run(service, "a", checkpoint=path, timeout=5)
     assert isinstance(before.error, JobTimeoutError)
-    service.time.now += 1000
+    service.clock.advance(1000)
     (after,) = run(service, "a", checkpoint=path, timeout=5)
     assert after.result is not None
     assert after.request == before.request
-    assert service.submits() == ["a"]
+    assert submits(service) == ["a"]
 
 
-def test_new_items_may_be_added_at_the_end(service: ScriptedService, path: Path) -> None:
+def test_new_items_may_be_added_at_the_end(service: FakeService, path: Path) -> None:
     """The list of tomorrow begins with that of today."""
     run(service, *"ab", checkpoint=path)
     assert len(run(service, *"abcd", checkpoint=path)) == 4
-    assert service.submits() == [*"abcd"]
+    assert submits(service) == [*"abcd"]
 
 
-def test_what_was_surely_not_accepted_is_submitted_again(
-    service: ScriptedService, path: Path
-) -> None:
+def test_what_was_surely_not_accepted_is_submitted_again(service: FakeService, path: Path) -> None:
     """And only that: what is unclear is not bought by a second run either."""
-    service.submit_answers = {
-        "limited": [refused(429, retry_after="999")],
-        "judged": [refused(422)],
-        "unclear": [APIConnectionError("reset", delivered="maybe")],
-        "page": [refused(502)],
-    }
-    names = list(service.submit_answers)
+    service.job("limited").rate_limited(999)
+    service.job("judged").refuses()
+    service.job("unclear").drops_connection()
+    service.job("page").refuses(status=502)
+    names = ["limited", "judged", "unclear", "page"]
     run(service, *names, checkpoint=path)
+    for name in names:
+        service.job(name)
     for _ in range(2):
         again = kinds(run(service, *names, checkpoint=path))
         assert again == {
@@ -101,11 +95,11 @@ def test_what_was_surely_not_accepted_is_submitted_again(
             2: SubmissionUnknownError,
             3: SubmissionUnknownError,
         }
-    assert Counter(service.submits()) == {"limited": 2, "judged": 2, "unclear": 1, "page": 1}
+    assert Counter(submits(service)) == {"limited": 2, "judged": 2, "unclear": 1, "page": 1}
 
 
 def test_a_line_is_on_disk_before_its_request_leaves(
-    service: ScriptedService, path: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a kill in between would buy twice."""
     on_disk: list[int] = []
@@ -116,19 +110,18 @@ def test_a_line_is_on_disk_before_its_request_leaves(
         lines = map(json.loads, complete(path.read_bytes())[1:])  # another may be in the making
         on_disk[:] = [line["index"] for line in lines if line["event"] == "sending"]
 
-    def check(request: HttpRequest) -> HttpResponse:
+    def check(request: HttpRequest) -> None:
         if request.url.endswith("/txt2img"):
             assert int(json.loads(request.body)["prompt"]) in on_disk
-        return service(request)
 
     monkeypatch.setattr(os, "fsync", record)
-    client = ImageLabs(transport=HandlerTransport(check), polling=service.time.every(1.0))
+    client = through(check, service)
     outcomes = run(service, *map(str, range(20)), client=client, checkpoint=path, workers=4)
     assert set(kinds(outcomes).values()) == {"result"}
 
 
 def test_wherever_the_file_is_torn_nothing_is_bought_twice(
-    service: ScriptedService, path: Path
+    service: FakeService, path: Path
 ) -> None:
     """A process dies at any byte; what was about to be sent by then is not sent again."""
     run(service, *"ab", checkpoint=path)
@@ -138,9 +131,9 @@ def test_wherever_the_file_is_torn_nothing_is_bought_twice(
         kept = whole[: max(0, cut)]
         path.write_bytes(kept)
         known = {line["index"]: line["event"] for line in map(json.loads, complete(kept)[1:])}
-        service.received.clear()
+        service.sent.clear()
         outcomes = run(service, *"ab", checkpoint=path)
-        assert set(service.submits()) == {"ab"[index] for index in (0, 1) if index not in known}
+        assert set(submits(service)) == {"ab"[index] for index in (0, 1) if index not in known}
         for outcome in outcomes:
             unknown = known.get(outcome.index) == "sending"
             assert isinstance(outcome.error, SubmissionUnknownError) is unknown
@@ -178,19 +171,19 @@ def test_a_killed_run_is_taken_up_without_buying_twice(
 
 
 def test_a_changed_item_is_refused_before_anything_is_bought(
-    service: ScriptedService, path: Path
+    service: FakeService, path: Path
 ) -> None:
     """A line put in at the top would shift, and buy, all that follow."""
     run(service, *"abc", checkpoint=path)
-    service.received.clear()
+    service.sent.clear()
     with pytest.raises(InvalidRequestError, match=r"item 0 .* is not the one that"):
         run(service, *"xabc", checkpoint=path)
     with pytest.raises(InvalidRequestError, match="item 1 "):
         run(service, "a", {"prompt": "b", "seed": 7}, "c", checkpoint=path)
-    assert not service.received
+    assert not service.sent
 
 
-def test_two_runs_at_once_are_refused(service: ScriptedService, path: Path) -> None:
+def test_two_runs_at_once_are_refused(service: FakeService, path: Path) -> None:
     """Both would buy the same images."""
     first = begin(service, "a", checkpoint=path)
     with pytest.raises(InvalidRequestError, match="another run uses it"):
@@ -206,7 +199,7 @@ def test_two_runs_at_once_are_refused(service: ScriptedService, path: Path) -> N
         ("a lighthouse\na boat\n", "it is not a checkpoint"),
         ("[1]\n", "it is not a checkpoint"),
         (
-            '{"version":2,"base_url":"https://editor.imagelabs.net"}\n',
+            '{"version":2,"base_url":"https://imagelabs.test"}\n',
             "of this version",
         ),
         ('{"version":1,"base_url":"https://other.test"}\n', "another service, https://other.test"),
@@ -219,10 +212,10 @@ def test_two_runs_at_once_are_refused(service: ScriptedService, path: Path) -> N
     ],
 )
 def test_a_file_of_another_kind_is_refused_and_left_as_it_is(
-    service: ScriptedService, path: Path, content: str, word: str
+    service: FakeService, path: Path, content: str, word: str
 ) -> None:
     """A list of prompts given by mistake must not be overwritten."""
-    header = '{"version":1,"base_url":"https://editor.imagelabs.net"}'
+    header = '{"version":1,"base_url":"https://imagelabs.test"}'
     content = content.replace("HEADER", header)
     path.write_text(content)
     with pytest.raises(InvalidRequestError, match=word) as caught:
@@ -231,9 +224,7 @@ def test_a_file_of_another_kind_is_refused_and_left_as_it_is(
     assert path.read_text() == content
 
 
-def test_the_file_is_the_owners_alone_and_holds_no_secret(
-    service: ScriptedService, path: Path
-) -> None:
+def test_the_file_is_the_owners_alone_and_holds_no_secret(service: FakeService, path: Path) -> None:
     """Prompts are in it; cookies are not."""
     client = client_of(service, cookies={"cf_clearance": "secret"}, headers={"x-key": "secret"})
     run(service, "a lighthouse", client=client, checkpoint=path)
@@ -242,14 +233,14 @@ def test_the_file_is_the_owners_alone_and_holds_no_secret(
     assert "secret" not in path.read_text()
 
 
-def test_a_folder_that_is_missing_is_said_at_once(service: ScriptedService, tmp_path: Path) -> None:
+def test_a_folder_that_is_missing_is_said_at_once(service: FakeService, tmp_path: Path) -> None:
     """By the system's own word."""
     with pytest.raises(FileNotFoundError):
         run(service, "a", checkpoint=tmp_path / "nowhere" / "run.jsonl")
 
 
 def test_a_full_disk_ends_the_run_before_the_next_request(
-    service: ScriptedService, path: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What cannot be written down must not be bought; what was, is at hand."""
 
@@ -260,7 +251,7 @@ def test_a_full_disk_ends_the_run_before_the_next_request(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         next(batch)
-    assert service.submits() == []
+    assert submits(service) == []
 
 
 # The file on a real system ------------------------------------------------------------------
@@ -282,7 +273,7 @@ def truncate(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [delete, replace, truncate])
 def test_a_checkpoint_that_is_changed_under_a_run_ends_it_before_the_next_submit(
-    service: ScriptedService, path: Path, change: Callable[[Path], None]
+    service: FakeService, path: Path, change: Callable[[Path], None]
 ) -> None:
     """The next run would not know of what is bought from now on, and buy it again."""
 
@@ -291,17 +282,17 @@ def test_a_checkpoint_that_is_changed_under_a_run_ends_it_before_the_next_submit
         change(path)
         yield "b"
 
-    service.open.set()
-    service.render_times = dict.fromkeys("ab", 1.0)
+    for name in "ab":
+        service.job(name).takes(1.0)
     batch = client_of(service).generate_many(items(), workers=1, max_in_flight=1, checkpoint=path)
     assert next(batch).result is not None
     with pytest.raises(OSError, match="the checkpoint was deleted or replaced"):
         next(batch)
-    assert service.submits() == ["a"]
+    assert submits(service) == ["a"]
 
 
 def test_a_checkpoint_is_still_found_after_a_change_of_the_working_directory(
-    service: ScriptedService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A relative path means what it meant at the start."""
     (tmp_path / "other").mkdir()
@@ -313,7 +304,7 @@ def test_a_checkpoint_is_still_found_after_a_change_of_the_working_directory(
 
 @pytest.mark.parametrize("kind", ["a directory", "a pipe", "a device", "a socket"])
 def test_what_is_no_file_is_refused_by_name(
-    service: ScriptedService, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`/dev/zero` has no end, a pipe hangs."""
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
@@ -331,12 +322,10 @@ def test_what_is_no_file_is_refused_by_name(
             with pytest.raises(InvalidRequestError, match=f"{name}: it is {kind}") as caught:
                 run(service, "a", checkpoint=name)
             assert caught.value.field == "checkpoint"
-    assert not service.received
+    assert not service.sent
 
 
-def test_the_mode_of_an_existing_checkpoint_is_tightened(
-    service: ScriptedService, path: Path
-) -> None:
+def test_the_mode_of_an_existing_checkpoint_is_tightened(service: FakeService, path: Path) -> None:
     """It holds prompts; an editor or a copy may have opened it to all."""
     run(service, "a", checkpoint=path)
     path.chmod(0o644)
@@ -345,7 +334,7 @@ def test_the_mode_of_an_existing_checkpoint_is_tightened(
 
 
 def test_a_mode_that_cannot_be_tightened_is_logged(
-    service: ScriptedService,
+    service: FakeService,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -362,7 +351,7 @@ def test_a_mode_that_cannot_be_tightened_is_logged(
     assert "may be read by others" in caplog.text
 
 
-def test_the_file_of_somebody_else_keeps_its_mode(service: ScriptedService, path: Path) -> None:
+def test_the_file_of_somebody_else_keeps_its_mode(service: FakeService, path: Path) -> None:
     """A list of prompts given by mistake is left as it is."""
     path.write_text("a lighthouse\n")
     path.chmod(0o644)
@@ -389,19 +378,17 @@ def with_spaces(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("edit", [with_bom, with_crlf, without_last_break, with_spaces])
 def test_a_checkpoint_that_an_editor_has_saved_is_read(
-    service: ScriptedService, path: Path, edit: Callable[[bytes], bytes]
+    service: FakeService, path: Path, edit: Callable[[bytes], bytes]
 ) -> None:
     """What it says is the same."""
     run(service, *"ab", checkpoint=path)
     path.write_bytes(edit(path.read_bytes()))
     for items in ("ab", "abc", "abc"):
         assert len(run(service, *items, checkpoint=path)) == len(items)
-    assert service.submits() == [*"abc"]
+    assert submits(service) == [*"abc"]
 
 
-def test_a_line_without_end_is_refused_in_bounded_memory(
-    service: ScriptedService, path: Path
-) -> None:
+def test_a_line_without_end_is_refused_in_bounded_memory(service: FakeService, path: Path) -> None:
     """A file of zeros with a good first line: nothing of it is read into memory whole."""
     run(service, "a", checkpoint=path)
     os.truncate(path, 4 * 1024**3)  # sparse
@@ -418,7 +405,7 @@ def test_a_line_without_end_is_refused_in_bounded_memory(
     ],
 )
 def test_a_lock_that_fails_says_why(
-    service: ScriptedService,
+    service: FakeService,
     path: Path,
     code: int,
     words: str,
@@ -435,17 +422,18 @@ def test_a_lock_that_fails_says_why(
 
 
 def test_an_item_of_unknown_fate_is_sent_again_if_the_caller_says_so(
-    service: ScriptedService, path: Path
+    service: FakeService, path: Path
 ) -> None:
     """Only a person can look whether it was bought."""
-    service.submit_answers = {"a": [APIConnectionError("reset", delivered="maybe")]}
+    service.job("a").drops_connection()
     run(service, *"ab", checkpoint=path)
     (error,) = [o.error for o in run(service, *"ab", checkpoint=path, unknown="skip") if o.error]
     assert isinstance(error, SubmissionUnknownError)
     assert 'unknown="retry" sends it again, which may buy the image twice' in error.message
+    service.job("a")
     outcomes = run(service, *"ab", checkpoint=path, unknown="retry")
     assert set(kinds(outcomes).values()) == {"result"}
-    assert Counter(service.submits()) == {"a": 2, "b": 1}
+    assert Counter(submits(service)) == {"a": 2, "b": 1}
 
 
 FORK = """

@@ -1,7 +1,6 @@
 """The scheduler: what is submitted or polled next, and the end of its threads."""
 
 import itertools
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,194 +12,193 @@ import pytest
 from imagelabs_sdk import (
     APIStatusError,
     ChallengeError,
-    HandlerTransport,
     HttpRequest,
-    HttpResponse,
     ImageLabs,
     JobTimeoutError,
     RateLimitError,
 )
+from imagelabs_sdk.testing import FakeService
 from tests import faulty
 from tests.batch.scripted import (
-    ScriptedService,
     begin,
     client_of,
     kinds,
     one_done_others_running,
     process,
-    refused,
     run,
+    submits,
+    through,
+    times,
     workers,
 )
 from tests.faulty import FaultyServer
 
 
-def test_the_timeout_is_each_jobs_own(service: ScriptedService) -> None:
+def test_the_timeout_is_each_jobs_own(service: FakeService) -> None:
     """The last of a thousand has as much time as the first."""
-    service.render_times = dict.fromkeys("ab", math.inf)
+    for name in "ab":
+        service.job(name).never_finishes()
     outcomes = run(service, "a", "b", timeout=5, min_interval=50)
-    assert service.times() == [0, 50]
+    assert times(service) == [0, 50]
     for outcome in outcomes:
         assert isinstance(outcome.error, JobTimeoutError)
         assert outcome.error.waited == 5
         assert outcome.job is outcome.error.job
 
 
-def test_two_submits_keep_their_distance(service: ScriptedService) -> None:
+def test_two_submits_keep_their_distance(service: FakeService) -> None:
     """A free account may ask every few minutes; polls go on meanwhile."""
     run(service, *"abc", min_interval=180)
-    assert service.times() == [0, 180, 360]
-    assert [what for what, _, _ in service.received[:4]] == ["submit", "poll", "poll", "poll"]
+    assert times(service) == [0, 180, 360]
+    assert [one.at for one in service.sent[:4]] == ["submit", *["progress"] * 3]
 
 
-def test_polls_that_are_due_go_before_submits(service: ScriptedService) -> None:
+def test_polls_that_are_due_go_before_submits(service: FakeService) -> None:
     """A finished image is worth more than one more in the queue."""
-    service.render_times = {"a": 1.0}
+    service.job("a").takes(1.0)
     run(service, *"abc", min_interval=1.0)
-    asked = [(what, task) for what, task, _ in service.received]
-    assert asked[:3] == [("submit", "a"), ("poll", "a"), ("submit", "b")]
+    asked = [(one.at, one.task_id) for one in service.sent]
+    assert asked[:3] == [("submit", "a"), ("progress", "a"), ("submit", "b")]
 
 
-def test_late_polls_do_not_keep_submits_out_for_ever(service: ScriptedService) -> None:
+def test_late_polls_do_not_keep_submits_out_for_ever(service: FakeService) -> None:
     """Behind a slow line every poll is late: then each job is polled less often."""
 
-    def slow(request: HttpRequest) -> HttpResponse:
-        service.time.now += 1.0
-        return service(request)
+    taken = threading.Event()
 
-    service.render_times = dict.fromkeys("abcdefgh", 60.0)
-    client = ImageLabs(transport=HandlerTransport(slow), polling=service.time.every(0.5))
-    assert set(kinds(run(service, *"abcdefgh", client=client)).values()) == {"result"}
-    order = [what for what, _, _ in service.received]
+    def items() -> Iterator[str]:
+        yield from "abcdefgh"
+        taken.set()
+
+    def slow(request: HttpRequest) -> None:
+        assert taken.wait(5)
+        service.clock.advance(1.0)
+
+    for name in "abcdefgh":
+        service.job(name).takes(60.0)
+    client = through(slow, service, poll_interval=0.5)
+    outcomes = list(client.generate_many(items(), workers=1))
+    assert set(kinds(outcomes).values()) == {"result"}
+    order = [one.at for one in service.sent]
     last = len(order) - order[::-1].index("submit")
     streaks = [len(list(group)) for what, group in itertools.groupby(order[:last])]
     assert max(streaks) == 4
-    polls = Counter(task for what, task, _ in service.received[:last] if what == "poll")
+    polls = Counter(one.task_id for one in service.sent[:last] if one.at == "progress")
     assert max(polls.values()) - polls["a"] <= 2  # nobody starves
 
 
-def test_a_429_slows_everybody(service: ScriptedService) -> None:
+def test_a_429_slows_everybody(service: FakeService) -> None:
     """The limit is the account's, not the item's."""
-    service.submit_answers = {"b": [refused(429, retry_after="30"), refused(429, retry_after="20")]}
+    service.job("b").rate_limited(30).rate_limited(20).takes(3)
     assert set(kinds(run(service, *"abcd", min_interval=0.25)).values()) == {"result"}
-    assert service.submits() == ["a", "b", "b", "b", "c", "d"]
-    assert service.times() == [0, 0.25, 30.25, 50.25, 50.5, 50.75]
-    assert next(at for what, _, at in service.received if what == "poll") < 1010  # polls go on
+    assert submits(service) == ["a", "b", "b", "b", "c", "d"]
+    assert times(service) == [0, 0.25, 30.25, 50.25, 50.5, 50.75]
+    polled = next(one.time for one in service.sent if one.at == "progress")
+    assert polled < 1010  # polls go on
 
 
-def test_a_429_to_a_poll_slows_submits_too(service: ScriptedService) -> None:
+def test_a_429_to_a_poll_slows_submits_too(service: FakeService) -> None:
     """Whatever we ask too often, asking for more images is not the cure."""
-    service.poll_answers = {"a": [refused(429, retry_after="7")]}
+    service.job("a").rate_limited(7, at="progress").takes(3)
     run(service, *"ab", min_interval=2.0)
-    assert service.times() == [0, 8]
+    assert times(service) == [0, 8]
 
 
 def test_items_turned_away_together_do_not_lose_their_patience_together(
-    service: ScriptedService,
+    service: FakeService,
 ) -> None:
     """Eight workers hit the limit at once; then one asks alone until the service takes it."""
-    burst, alone = threading.Barrier(4), []
-    under_way: list[str] = []
+    for name in "abcd":
+        service.job(name).rate_limited(5, times=1)
+    burst, another = threading.Barrier(4), threading.Event()
+    numbers = itertools.count(1)
 
-    def crowded(request: HttpRequest) -> HttpResponse:
-        if not request.url.endswith("/txt2img"):
-            return service(request)
-        with service.lock:
-            under_way.append("x")
-            number = len(service.submits()) + len(under_way)
-            first = number <= 4
-        if first:
-            burst.wait(5)
-            with service.lock:
-                under_way.clear()
-                service.received.append(("submit", "burst", service.time.now))
-            return refused(429, retry_after="5")
-        with service.lock:
-            alone.append(len(under_way))
-            under_way.clear()
-        return service(request)
+    def crowd(request: HttpRequest) -> None:
+        if request.url.endswith("/txt2img"):
+            number = next(numbers)
+            if number <= 4:
+                burst.wait(5)
+            elif number == 5:
+                assert not another.wait(0.1)
+            else:
+                another.set()
 
-    client = ImageLabs(
-        transport=HandlerTransport(crowded), polling=service.time.every(1.0), max_retries=1
-    )
-    outcomes = run(service, *"abcd", client=client, workers=4)
+    outcomes = run(service, *"abcd", client=through(crowd, service, max_retries=1), workers=4)
     assert set(kinds(outcomes).values()) == {"result"}
-    assert alone[0] == 1
+    assert times(service) == [0, 0, 0, 0, 5, 5, 5, 5]
 
 
-def test_attempts_are_bounded_and_grow_rarer(service: ScriptedService) -> None:
+def test_attempts_are_bounded_and_grow_rarer(service: FakeService) -> None:
     """A limit that never ends is said, item by item."""
-    service.submit_answers = {name: [refused(429)] * 9 for name in "ab"}
+    for name in "ab":
+        service.job(name).rate_limited()
     outcomes = run(service, *"abc", client=client_of(service, max_retries=2))
     assert kinds(outcomes) == {0: RateLimitError, 1: RateLimitError, 2: "result"}
-    assert service.submits() == [*"aaabbbc"]
-    gaps = [after - before for before, after in itertools.pairwise(service.times())]
+    assert submits(service) == [*"aaabbbc"]
+    gaps = [after - before for before, after in itertools.pairwise(times(service))]
     assert all(0.7 * 0.5 * 2**n <= gap <= 8.0 for n, gap in enumerate(gaps[:5]))
 
 
 def test_a_refusal_of_another_kind_shows_that_submits_are_taken_again(
-    service: ScriptedService,
+    service: FakeService,
 ) -> None:
     """Then the next limit is a new one, with short pauses again."""
-    service.submit_answers = {"a": [refused(429)] * 3, "b": [refused(422)], "c": [refused(429)]}
+    service.job("a").rate_limited()
+    service.job("b").refuses()
+    service.job("c").rate_limited(times=1)
     outcomes = run(service, *"abc", client=client_of(service, max_retries=1))
     assert kinds(outcomes) == {0: RateLimitError, 1: APIStatusError, 2: "result"}
-    assert service.times()[-1] - service.times()[-2] <= 0.5
+    assert times(service)[-1] - times(service)[-2] <= 0.5
 
 
-def test_no_retries_means_none(service: ScriptedService) -> None:
+def test_no_retries_means_none(service: FakeService) -> None:
     """`max_retries=0` is the caller's word."""
-    service.submit_answers = {"a": [refused(429, retry_after="3")]}
+    service.job("a").rate_limited(3)
     outcomes = run(service, *"ab", client=client_of(service, max_retries=0))
     assert kinds(outcomes) == {0: RateLimitError, 1: "result"}
-    assert service.times() == [0, 3]
+    assert times(service) == [0, 3]
 
 
-def test_a_long_retry_after_is_told_and_obeyed_by_the_others(service: ScriptedService) -> None:
+def test_a_long_retry_after_is_told_and_obeyed_by_the_others(service: FakeService) -> None:
     """Nobody watches a run over night; within an hour it goes on."""
-    service.submit_answers = {
-        "a": [refused(429, retry_after="900")],
-        "b": [refused(429, retry_after="99999")],
-    }
+    service.job("a").rate_limited(900)
+    service.job("b").rate_limited(99999)
     outcomes = run(service, *"abc")
     assert kinds(outcomes) == {0: RateLimitError, 1: RateLimitError, 2: "result"}
-    assert service.times() == [0, 900, 4500]
+    assert times(service) == [0, 900, 4500]
 
 
-def test_a_cloudflare_page_is_not_run_into_at_full_speed(service: ScriptedService) -> None:
+def test_a_cloudflare_page_is_not_run_into_at_full_speed(service: FakeService) -> None:
     """Waiting does not pass it, but hammering makes it worse."""
-    service.submit_answers = {name: [refused(403, cf_mitigated="challenge")] for name in "ab"}
+    for name in "ab":
+        service.job(name).challenge()
     outcomes = run(service, *"abc")
     assert kinds(outcomes) == {0: ChallengeError, 1: ChallengeError, 2: "result"}
-    assert service.times() == [0, 1, 2]
+    assert times(service) == [0, 1, 2]
 
 
-def test_a_fault_in_a_worker_is_raised_in_the_callers_thread(service: ScriptedService) -> None:
+def test_a_fault_in_a_worker_is_raised_in_the_callers_thread(service: FakeService) -> None:
     """A bug of a transport is no outcome of an item."""
 
-    def broken(request: HttpRequest) -> HttpResponse:
+    def broken(request: HttpRequest) -> None:
         raise ZeroDivisionError("a bug")
 
-    client = ImageLabs(transport=HandlerTransport(broken), polling=service.time.every(1.0))
-    batch = client.generate_many(["a", "b"])
+    batch = through(broken, service).generate_many(["a", "b"])
     with pytest.raises(ZeroDivisionError, match="a bug"):
         next(batch)
     assert not workers()
     assert list(batch) == []
 
 
-def test_a_batch_that_is_collected_by_its_own_worker_ends(service: ScriptedService) -> None:
+def test_a_batch_that_is_collected_by_its_own_worker_ends(service: FakeService) -> None:
     """The garbage collector runs in any thread, and no thread can wait for itself."""
     closed_by: list[threading.Thread] = []
 
-    def closing(request: HttpRequest) -> HttpResponse:
-        answer = service(request)
+    def closing(request: HttpRequest) -> None:
         batch.close()
         closed_by.append(threading.current_thread())
-        return answer
 
-    client = ImageLabs(transport=HandlerTransport(closing), polling=service.time.every(1.0))
-    batch = begin(service, "a", client=client)
+    batch = begin(service, "a", client=through(closing, service))
     assert list(batch) == []
     (worker,) = closed_by
     worker.join(5)
@@ -268,24 +266,23 @@ class Waits:
         return next(self.waits)
 
 
-def test_a_job_that_is_due_earlier_is_polled_earlier(service: ScriptedService) -> None:
+def test_a_job_that_is_due_earlier_is_polled_earlier(service: FakeService) -> None:
     """The second job is due before the first one, for which a worker is waiting already."""
 
-    def answer(request: HttpRequest) -> HttpResponse:
+    def hold_the_second(request: HttpRequest) -> None:
         if b'"second"' in request.body:
             assert waits.idle.wait(5)
-        return service(request)
 
     def items() -> Iterator[str]:
         yield "first"
-        while "first" not in service.started:
+        while not service.submits:
             sleep(0.001)
         yield "second"
 
-    service.open.set()
-    service.render_times = dict.fromkeys(["first", "second"], 0.0)
+    for name in ("first", "second"):
+        service.job(name)
     waits = Waits(itertools.chain([0.3], itertools.repeat(0.01)))
-    client = ImageLabs(transport=HandlerTransport(answer), polling=waits)
+    client = through(hold_the_second, service, polling=waits)
     batch = client.generate_many(items(), workers=2)
     assert [outcome.index for outcome in batch] == [1, 0]
 

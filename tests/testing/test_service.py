@@ -83,6 +83,24 @@ def test_an_answer_may_give_an_id_of_its_own() -> None:
     assert image.read()
 
 
+def test_an_id_may_be_made_of_what_was_asked_for() -> None:
+    """It then tells which job a message is about."""
+    service = FakeService(make_id=lambda request: f"job of {request.prompt}")
+    assert service.client().submit("a cat").id == "job of a cat"
+
+
+def test_a_job_may_have_been_accepted_before() -> None:
+    """By another process, another day."""
+    service = FakeService()
+    service.known_job("task-77").progress(0.9).done()
+    image = service.client().get_job("task-77").result()
+    assert image.read()
+    assert image.timings.polls == 2
+    service.known_job("task-78", prompt="a dog").takes(60)
+    assert service.client().get_job("task-78").result().timings.total >= 60
+    service.assert_nothing_submitted()
+
+
 # What is recorded -------------------------------------------------------------------------
 
 
