@@ -325,15 +325,20 @@ def test_very_many_unfinished_are_not_all_named(service: FakeService) -> None:
 def test_outcomes_that_are_there_can_be_taken_after_the_end() -> None:
     """They were paid for."""
     service = make_service(RunningClock())
-    both = threading.Event()
+    taken, both = threading.Event(), threading.Event()
+
+    def items() -> Iterator[str]:
+        yield from "ab"
+        taken.set()
 
     def tell_the_last(request: HttpRequest) -> None:
+        assert taken.wait(5)
         if len(service.sent) == 3:
             both.set()
 
     for name in "ab":
         service.job(name).takes(0.5)
-    batch = begin(service, *"ab", client=through(tell_the_last, service))
+    batch = through(tell_the_last, service).generate_many(items(), workers=1)
     first = next(batch)
     assert both.wait(5)
     batch.close()  # waits for the exchange under way, whose outcome is the second
