@@ -252,6 +252,7 @@ class _Monitor:
         self._mailbox, self._encoders = mailbox, encoders
         self._reported: dict[str, float] = {}
         self._shown: dict[str, float] = {}
+        self._begin = time.monotonic()  # what is done at once needs no preview
 
     def progress(
         self, job_id: str, fraction: float, preview: "Image.Image | bytes | None" = None
@@ -265,7 +266,7 @@ class _Monitor:
             self._mailbox.send("progress", job_id, fraction, None)
 
     def wants_preview(self, job_id: str) -> bool:
-        due = self._shown.get(job_id, 0.0) + _PREVIEW_INTERVAL
+        due = self._shown.get(job_id, self._begin) + _PREVIEW_INTERVAL
         return time.monotonic() >= due and not self.is_cancelled(job_id)
 
     def is_cancelled(self, job_id: str) -> bool:

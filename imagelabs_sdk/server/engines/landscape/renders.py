@@ -38,15 +38,20 @@ class LandscapeRenderer:
     def render(
         self, batch: Sequence[RenderJob], monitor: RenderMonitor
     ) -> Sequence[RenderedImage | RenderError]:
-        """Let the time pass step by step, then paint; a batch that nobody wants ends early."""
+        """Paint, and let the rest of the time pass; a batch that nobody wants ends early."""
         begin = time.monotonic()
+        images = [finished(job.request) for job in batch]
         for step in range(1, _STEPS + 1):
             if all(monitor.is_cancelled(job.id) for job in batch):
                 return [RenderError("cancelled")] * len(batch)
             for job in batch:
                 self._report(job, step / (_STEPS + 1), monitor)
             self.sleep(max(0.0, begin + self.duration * step / _STEPS - time.monotonic()))
-        return [_rendered(job.request, begin) for job in batch]
+        seconds = round(time.monotonic() - begin, 3)
+        return [
+            RenderedImage(image, info(job.request, seconds))
+            for job, image in zip(batch, images, strict=True)
+        ]
 
     def close(self) -> None:
         """Release nothing: there is no model."""
@@ -55,11 +60,6 @@ class LandscapeRenderer:
         wanted = self.duration > 0 and monitor.wants_preview(job.id)
         preview = unfinished(job.request, fraction) if wanted else None
         monitor.progress(job.id, fraction, preview)
-
-
-def _rendered(request: ImageRequest, begin: float) -> RenderedImage:
-    image = finished(request)
-    return RenderedImage(image, info(request, round(time.monotonic() - begin, 3)))
 
 
 def finished(request: ImageRequest) -> Image.Image:
