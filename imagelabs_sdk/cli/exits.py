@@ -21,6 +21,7 @@ from .. import (
     JobFailedError,
     JobStalledError,
     JobTimeoutError,
+    NotSupportedError,
     SubmissionUnknownError,
 )
 from .output import escape_unencodable, say
@@ -41,7 +42,11 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
-    (2, "a value cannot be used; nothing was sent", (click.UsageError, InvalidRequestError)),
+    (
+        2,
+        "a value cannot be used; nothing was sent",
+        (click.UsageError, InvalidRequestError, NotSupportedError),
+    ),
     (3, "the service cannot be reached", (APIConnectionError, JobStalledError)),
     (4, "the service refused, or its answer cannot be used", (APIStatusError, APIResponseError)),
     (5, "the job may or may not have been accepted", (SubmissionUnknownError,)),

@@ -96,7 +96,7 @@ def serve(**given: Any) -> None:
         # They need an extra that the other commands do without.
         from ..server import service
         from ..server.access import AccessOptions, read_tokens
-        from ..server.engines.landscape import LandscapeEngine
+        from ..server.engines.landscape import LandscapeEngine, renders  # noqa: F401 - workers do
         from ..server.store.database import StoreError
     if given["access_log"]:
         _log_requests()

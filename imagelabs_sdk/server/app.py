@@ -127,6 +127,7 @@ class App:
         engine: EngineConfig,
         *,
         features: tuple[str, ...] = FEATURES,
+        max_body: int = MAX_BODY,
     ) -> None:
         """Keep the store and the engine's settings; neither is closed by the App.
 
@@ -134,8 +135,10 @@ class App:
             store: Where jobs are kept.
             engine: Judges requests; workers load it elsewhere.
             features: What is announced; `handle` adds long polls where the caller can park.
+            max_body: Bytes of a longer body are refused.
         """
         self._store, self._engine, self._features = store, engine, features
+        self._max_body = max_body
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Answer a request at once."""
@@ -181,8 +184,8 @@ class App:
         self, request: HttpRequest, answer: Callable[[], HttpResponse | Parked]
     ) -> HttpResponse | Parked:
         _allow(request, "POST")
-        if len(request.body) > MAX_BODY:
-            raise Refusal(413, f"the body is longer than {MAX_BODY} bytes")
+        if len(request.body) > self._max_body:
+            raise Refusal(413, f"the body is longer than {self._max_body} bytes")
         try:
             return answer()
         except InvalidRequestError as exc:

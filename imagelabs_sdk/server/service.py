@@ -81,7 +81,7 @@ class Service:
         self._stopping = threading.Event()
         self._stop_at = 0.0
         site = Site(
-            App(self._store, engine),
+            App(self._store, engine, max_body=options.face.max_body),
             Gate(options.access, options.host),
             self._is_ready,
             metrics.response,

@@ -122,7 +122,7 @@ def test_debug_shows_the_way_to_an_error(
 
 @pytest.mark.parametrize(
     ("arguments", "room"),
-    [(("generate", "x", "--embedded"), "embedded"), (("serve",), "server.http")],
+    [(("generate", "x", "--embedded"), "embedded"), (("serve", "--port", "0"), "server.service")],
 )
 def test_without_pillow_the_remedy_is_named(
     arguments: tuple[str, ...], room: str, monkeypatch: pytest.MonkeyPatch

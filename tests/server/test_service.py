@@ -20,6 +20,7 @@ import pytest
 from imagelabs_sdk import FixedInterval, ImageLabs, ImageRequest, Job
 from imagelabs_sdk.server.access import AccessOptions
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
+from imagelabs_sdk.server.options import bounds
 from imagelabs_sdk.server.service import ServeOptions, Service
 from imagelabs_sdk.server.store.jobs import JobStore
 from tests.server.test_pool import eventually
@@ -253,3 +254,14 @@ def test_a_service_that_cannot_listen_lets_go_of_its_store(tmp_path: Path) -> No
     JobStore.open(tmp_path / "other").close()
     first.stop()
     first.run()
+
+
+def test_the_table_of_bounds_in_the_docs_is_the_code() -> None:
+    """One table, and it is right."""
+    page = (Path(__file__).parents[2] / "docs/serve.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `--([\w-]+)` \| ([\d.]+) \| (.+) \|$", page, re.M)
+    fields = [field for each in bounds().values() for field in each]
+    assert rows == [
+        (field.name.replace("_", "-"), f"{field.default:.12g}", field.metadata["help"])
+        for field in fields
+    ]
