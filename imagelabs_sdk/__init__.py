@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .errors import APIResponseError as APIResponseError
     from .errors import APIStatusError as APIStatusError
     from .errors import APITimeoutError as APITimeoutError
+    from .errors import AuthenticationError as AuthenticationError
     from .errors import BatchStoppedError as BatchStoppedError
     from .errors import ChallengeError as ChallengeError
     from .errors import DownloadError as DownloadError
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from .errors import InvalidRequestError as InvalidRequestError
     from .errors import JobError as JobError
     from .errors import JobFailedError as JobFailedError
+    from .errors import JobRefusedError as JobRefusedError
     from .errors import JobStalledError as JobStalledError
     from .errors import JobStoppedError as JobStoppedError
     from .errors import JobTimeoutError as JobTimeoutError
     from .errors import NotSupportedError as NotSupportedError
+    from .errors import PermissionDeniedError as PermissionDeniedError
     from .errors import RateLimitError as RateLimitError
     from .errors import SubmissionUnknownError as SubmissionUnknownError
     from .errors import attach_job as attach_job
@@ -71,7 +74,8 @@ _ROOMS = {
     "batch.scheduler": "Outcome",
     "client": "ImageLabs",
     "deadline": "Deadline",
-    "errors": "AcceptedJob APIConnectionError APIResponseError APIStatusError APITimeoutError "
+    "errors": "AcceptedJob AuthenticationError JobRefusedError PermissionDeniedError "
+    "APIConnectionError APIResponseError APIStatusError APITimeoutError "
     "BatchStoppedError ChallengeError DownloadError ForbiddenAddressError ImageLabsError "
     "InvalidRequestError JobError JobFailedError JobStalledError JobStoppedError JobTimeoutError "
     "NotSupportedError RateLimitError SubmissionUnknownError attach_job",

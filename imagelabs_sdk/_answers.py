@@ -9,8 +9,10 @@ from .errors import (
     APIConnectionError,
     APIResponseError,
     APIStatusError,
+    AuthenticationError,
     ChallengeError,
     ImageLabsError,
+    PermissionDeniedError,
     RateLimitError,
 )
 from .transports.base import HttpResponse
@@ -26,6 +28,11 @@ _AFTER_CHALLENGE = (
     "give the client the cookies (cf_clearance) and the exact user-agent of a browser that passed "
     "it, or use a transport with a browser's TLS handshake"
 )
+_KINDS: dict[int, type[APIStatusError]] = {
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    429: RateLimitError,
+}
 _CREDENTIALS = "check api_key, cookies and headers"
 _UNKNOWN_TASK = "the service does not know this task, or not any more"
 _REMEDIES = {  # by status: after a submit, after a poll
@@ -44,7 +51,7 @@ def status_error(response: HttpResponse, body: bytes) -> APIStatusError:
     if is_challenge(response, body):
         message = f"{answered} with a Cloudflare check"
         return ChallengeError(message, status_code=status, retry_after=asked, delivered="no")
-    kind = RateLimitError if status == 429 else APIStatusError
+    kind = _KINDS.get(status, APIStatusError)
     words = wire.decode_error(body)
     sane = asked is not None and asked <= MAX_RETRY_AFTER
     judged = 400 <= status < 500 and status not in TRANSIENT

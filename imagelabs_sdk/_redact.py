@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-__all__ = ["Secrets", "redact", "sanitize_text"]
+__all__ = ["Secrets", "redact", "redact_json", "sanitize_text"]
 
 _TELLING = 12  # characters at the start of a secret that give it away
 _TOO_SHORT = 4  # characters; a shorter text occurs in ordinary sentences
@@ -40,3 +41,14 @@ def redact(text: str, secrets: Iterable[str]) -> str:
         for word in re.findall(r"\w{6,}", secret)[:_MAX_WORDS]:
             text = re.sub(f"(?i){re.escape(word)}", "…", text)
     return text
+
+
+def redact_json(value: Any, secrets: Iterable[str]) -> Any:
+    """Return a JSON value with every text in it redacted."""
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if isinstance(value, list):
+        return [redact_json(part, secrets) for part in value]
+    if isinstance(value, dict):
+        return {redact(name, secrets): redact_json(part, secrets) for name, part in value.items()}
+    return value

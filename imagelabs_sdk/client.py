@@ -3,6 +3,7 @@
 Light on purpose: what it needs to make requests is loaded when the client is first used.
 """
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -13,6 +14,8 @@ from .reference import ReferenceProvider
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .batch.batch import Batch, Item, OnBatchProgress
     from .context import ClientContext
     from .deadline import Deadline, Stop
@@ -46,6 +49,7 @@ class ImageLabs(ReferenceProvider):
         max_retries: int = 2,
         headers: Mapping[str, str | None] | None = None,
         cookies: Mapping[str, str] | str | None = None,
+        api_key: str | None = None,
         image_headers: Mapping[str, str] | None = None,
         proxy: str | None = None,
         verify: bool | str = True,
@@ -74,6 +78,8 @@ class ImageLabs(ReferenceProvider):
                 out. They are sent to `base_url`'s origin alone.
             cookies: By name, or as a browser's ``cookie`` header; ``IMAGELABS_COOKIE``. They are
                 sent to `base_url`'s origin alone.
+            api_key: For servers that want one: sent as ``authorization: Bearer ...`` to
+                `base_url`'s origin alone; ``IMAGELABS_API_KEY``.
             image_headers: Replace or add to the headers for hosts of images other than
                 `base_url`'s origin, such as a ``referer`` or a key of that host.
             proxy: Such as ``"http://user:password@host:3128"``; ``IMAGELABS_PROXY``; without
@@ -110,6 +116,7 @@ class ImageLabs(ReferenceProvider):
             max_retries=max_retries,
             headers=headers,
             cookies=cookies,
+            api_key=api_key,
             image_headers=image_headers,
             proxy=proxy,
             verify=verify,
@@ -145,6 +152,7 @@ class ImageLabs(ReferenceProvider):
         on_progress: "OnProgress | None" = None,
         stop: "Stop | None" = None,
         stall_timeout: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
         **unknown: NoReturn,
     ) -> "RequestedImage":
         """Submit a job for one image and wait until the image is there.
@@ -172,6 +180,8 @@ class ImageLabs(ReferenceProvider):
                 service.
             stall_timeout: Seconds after which the wait ends if neither status nor progress has
                 changed; `None`: never.
+            metadata: Labels of yours, as plain JSON: `Job.metadata` and `Job.to_dict` have them.
+                They are never sent.
             **unknown: None; a name that is misspelt raises.
 
         Raises:
@@ -199,7 +209,7 @@ class ImageLabs(ReferenceProvider):
         if stall_timeout is not None:
             validation.seconds("stall_timeout", stall_timeout)
         deadline = self.deadline(timeout, stop=stop)
-        job = Job.submit(self._context, request, deadline)
+        job = Job.submit(self._context, request, deadline, metadata)
         image = job.result(timeout=deadline, on_progress=on_progress, stall_timeout=stall_timeout)
         assert isinstance(image, RequestedImage)  # the job has its request
         return image
@@ -222,6 +232,7 @@ class ImageLabs(ReferenceProvider):
         extra_body: Mapping[str, Any] | None = None,
         timeout: "float | Deadline | None" = None,
         stop: "Stop | None" = None,
+        metadata: Mapping[str, Any] | None = None,
         **unknown: NoReturn,
     ) -> "Job":
         """Submit a job for one image and do not wait. Arguments and errors as in `generate`."""
@@ -237,7 +248,7 @@ class ImageLabs(ReferenceProvider):
         })  # fmt: skip
         # Error trackers show the local variables of each frame: none may hold a prompt.
         del prompt, negative_prompt, reference_image, extra_body, unknown
-        return Job.submit(self._context, request, self.deadline(timeout, stop=stop))
+        return Job.submit(self._context, request, self.deadline(timeout, stop=stop), metadata)
 
     def generate_many(
         self,
@@ -322,7 +333,13 @@ class ImageLabs(ReferenceProvider):
         """
         from .jobs import Job  # loaded with the context, on first use
 
-        return Job.restore(self._context, task_id, request, submitted_at, progress)
+        return Job.restore(
+            self._context,
+            task_id,
+            request=request,
+            submitted_at=submitted_at,
+            progress=progress,
+        )
 
     def job_from_dict(self, data: Mapping[str, Any]) -> "Job":
         """Return the job that `Job.to_dict` described. Makes no request.
@@ -333,6 +350,49 @@ class ImageLabs(ReferenceProvider):
         from .jobs import Job  # loaded with the context, on first use
 
         return Job.from_dict(self._context, data)
+
+    def with_options(
+        self,
+        *,
+        polling: "PollingStrategy | None" = None,
+        timeout: float | None = None,
+        request_timeout: float | None = None,
+        max_retries: int | None = None,
+        headers: Mapping[str, str | None] | None = None,
+        cookies: Mapping[str, str] | str | None = None,
+        api_key: str | None = None,
+    ) -> "Self":
+        """Return a client with other settings that shares the transport and its connections.
+
+        For tenants, or one call with other limits. This client closes the connections, and the
+        cookies that the service sets for one of them are never sent for another one.
+
+        Args:
+            polling: Replaces the polling strategy. This and the following: `None` keeps what
+                this client has.
+            timeout: Seconds for a whole job.
+            request_timeout: Seconds for one HTTP exchange.
+            max_retries: How often a submit is sent again that surely was not accepted.
+            headers: Replace or add to this client's, by name; a value of `None` leaves one out.
+            cookies: Replace all cookies.
+            api_key: Replaces the key.
+
+        Raises:
+            InvalidRequestError: A setting cannot be used.
+        """
+        client = copy.copy(self)
+        client._settings = self._settings.with_options(
+            timeout=timeout,
+            request_timeout=request_timeout,
+            max_retries=max_retries,
+            headers=headers,
+            cookies=cookies,
+            api_key=api_key,
+            fixed_pace=polling is None,
+        )
+        client._transport = self._context.base_transport
+        client._polling = polling or self._polling
+        return client
 
     # Closing and comparing -------------------------------------------------------------
 

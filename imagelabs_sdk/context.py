@@ -8,6 +8,7 @@ from .endpoints import Endpoints
 from .polling import Adaptive, FixedInterval, PollingStrategy
 from .settings import Settings
 from .transports.base import Transport
+from .transports.observed import ObservedTransport
 from .transports.requests import RequestsTransport
 
 __all__ = ["ClientContext"]
@@ -42,8 +43,6 @@ class ClientContext:
         if transport is None:
             transport = RequestsTransport(proxy=settings.proxy, verify=settings.verify)
         if settings.on_request or settings.on_response:
-            from .transports.observed import ObservedTransport
-
             transport = ObservedTransport(transport, settings.on_request, settings.on_response)
         if settings.poll_interval is not None:
             polling = FixedInterval(settings.poll_interval)
@@ -61,6 +60,7 @@ class ClientContext:
             base_url=settings.base_url,
             headers={k: v for k, v in settings.headers.items() if k != "content-type"},
             cookies=settings.cookies,
+            jar=settings.jar,
             foreign_headers=settings.image_headers,
             allow_private_hosts=settings.allow_private_hosts,
             max_bytes=settings.max_image_bytes,
@@ -69,6 +69,12 @@ class ClientContext:
             clock=self.polling.clock,
             sleep=self.polling.sleep,
         )
+
+    @property
+    def base_transport(self) -> Transport:
+        """The transport without the hooks around it, to be shared with other clients."""
+        given = self.transport
+        return given.transport if isinstance(given, ObservedTransport) else given
 
     def deadline(self, timeout: float | Deadline | None, stop: Stop | None = None) -> Deadline:
         """Return the deadline of a call; `None`: after the client's own `timeout`."""

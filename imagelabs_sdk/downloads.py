@@ -53,7 +53,7 @@ class ImageDownloader:
         transport: Carries the requests.
         base_url: The API's; images of its own origin get its headers and cookies, and may
             be on a private host.
-        headers, cookies: Those of the API.
+        headers, cookies, jar: Those of the API.
         foreign_headers: Those for every other host.
         allow_private_hosts: True if other hosts may be private, too.
         max_bytes: Larger images are refused.
@@ -68,6 +68,7 @@ class ImageDownloader:
     base_url: str
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     cookies: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    jar: str = ""
     foreign_headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     allow_private_hosts: bool = False
     max_bytes: int = 64 * 1024 * 1024
@@ -213,6 +214,7 @@ class ImageDownloader:
             url=url,
             headers={**headers, **transfer.range_headers()},
             cookies=self.cookies if own else None,
+            jar=self.jar,
             public_only=not own and not self.allow_private_hosts,
             idle_timeout=self.request_timeout,
         )

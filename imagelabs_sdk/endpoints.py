@@ -38,7 +38,7 @@ from ._answers import (
     status_error,
     with_body,
 )
-from ._redact import Secrets, redact, sanitize_text
+from ._redact import Secrets, redact, redact_json, sanitize_text
 from .deadline import Deadline
 from .errors import (
     APIConnectionError,
@@ -69,6 +69,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between attempts to submit
 _KEYED_RETRIES = 2  # times that a submit with a key is sent again at least, if its fate is unknown
 _CONFLICT = 409  # how a service says that a job cannot be cancelled any more
 _PLAIN_WORDS = ("", "Done", "Processing")  # quote nothing; most answers have one of them
+_FIELDS = {"status", "progress", "current_image_url", "final_image_url"}  # and no other field
 
 
 @attrs.frozen
@@ -264,6 +265,7 @@ class Endpoints:
             headers={**settings.headers, **more} if more else settings.headers,
             body=body,
             cookies=settings.cookies,
+            jar=settings.jar,
             repeatable=path != "/txt2img" or "idempotency-key" in more,
         )
 
@@ -322,12 +324,16 @@ def _described(call: _Call[_T], attempt: int) -> Iterator[None]:
 
 
 def _redacted(progress: Progress, secrets: Secrets) -> Progress:
-    """Return a poll's answer in which nothing quotes a prompt or a secret."""
-    if progress.status not in _PLAIN_WORDS:
-        progress = attrs.evolve(progress, status=redact(progress.status, secrets))
-    if progress.refused:
-        progress = attrs.evolve(progress, refused=redact(progress.refused, secrets))
-    return progress
+    """Return the progress without anything that quotes a secret; most answers quote nothing."""
+    if progress.status in _PLAIN_WORDS and not progress.refused and progress.raw.keys() <= _FIELDS:
+        return progress
+    return attrs.evolve(
+        progress,
+        status=redact(progress.status, secrets),
+        refused=redact(progress.refused, secrets),
+        info=redact_json(progress.info, secrets),
+        raw=redact_json(progress.raw, secrets),
+    )
 
 
 def is_permanent_poll_error(error: ImageLabsError) -> bool:

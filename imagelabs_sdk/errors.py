@@ -8,6 +8,8 @@
     │   ├── APITimeoutError     (TimeoutError)     api_timeout         ... in time
     │   └── ForbiddenAddressError                  forbidden_address   a host that is not public
     ├── APIStatusError                             api_status          an error status
+    │   ├── AuthenticationError                    authentication      401: no valid key
+    │   ├── PermissionDeniedError                  permission_denied   403: not allowed
     │   ├── RateLimitError                         rate_limited        429: too many requests
     │   └── ChallengeError                         challenge           a Cloudflare check
     ├── APIResponseError                           api_response        an unusable answer
@@ -15,6 +17,7 @@
     ├── BatchStoppedError                          batch_stopped       the service is down
     ├── JobError                                   job
     │   ├── JobFailedError                         job_failed          the service says so
+    │   │   └── JobRefusedError                    job_refused         ... by moderation or policy
     │   ├── JobTimeoutError     (TimeoutError)     job_timeout         still running
     │   ├── JobStalledError                        job_stalled         cannot ask, or nothing moves
     │   └── JobStoppedError                        job_stopped         the caller asked to stop
@@ -42,6 +45,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AcceptedJob",
+    "AuthenticationError",
     "BatchStoppedError",
     "ChallengeError",
     "Delivered",
@@ -52,10 +56,12 @@ __all__ = [
     "InvalidRequestError",
     "JobError",
     "JobFailedError",
+    "JobRefusedError",
     "JobStalledError",
     "JobStoppedError",
     "JobTimeoutError",
     "NotSupportedError",
+    "PermissionDeniedError",
     "RateLimitError",
     "SubmissionUnknownError",
     "attach_job",
@@ -101,6 +107,11 @@ class AcceptedJob(Protocol):
         """True when the job is known to have ended."""
         ...  # pragma: no cover - a Protocol has no body
 
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The labels that the caller gave it."""
+        ...  # pragma: no cover - a Protocol has no body
+
     def wait(self) -> "AcceptedJob":
         """Go on waiting for the image."""
         ...  # pragma: no cover - a Protocol has no body
@@ -144,6 +155,17 @@ class ImageLabsError(Exception):
     retry_after: float | None = attrs.field(default=None, kw_only=True)
     request_id: str | None = attrs.field(default=None, kw_only=True)
     body: str = attrs.field(default="", kw_only=True)
+
+    @property
+    def retryable(self) -> bool | None:
+        """True: doing the same again can help, and buys no image twice. False: it cannot help.
+
+        `None`: nobody knows, or it would buy another image. With a `job`, what is done again is to
+        wait for it.
+        """
+        if self.job is not None:
+            return True
+        return {"no": True, "yes": False}.get(self.delivered or "")
 
     def attach_job(self, job: AcceptedJob) -> None:
         """Attach the job that this error is about, unless one is attached already."""
@@ -227,6 +249,11 @@ class InvalidRequestError(ImageLabsError, ValueError):
     field: str = ""
     params: Mapping[str, Any] = attrs.field(factory=dict)
 
+    @property
+    def retryable(self) -> bool:
+        """False: the same value is refused again."""
+        return False
+
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class APIConnectionError(ImageLabsError, ConnectionError):
@@ -255,6 +282,11 @@ class ForbiddenAddressError(APIConnectionError):
 
     code: str = "forbidden_address"
 
+    @property
+    def retryable(self) -> bool:
+        """False: the address stays where it leads."""
+        return False
+
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class APIStatusError(ImageLabsError):
@@ -270,6 +302,26 @@ class APIStatusError(ImageLabsError):
     code: str = "api_status"
     delivered: Delivered | None = "maybe"
     status_code: int
+
+    @property
+    def retryable(self) -> bool | None:
+        """False also for a poll that the service refuses, such as of a task that it forgot."""
+        refused = 400 <= self.status_code < 500 and self.status_code not in (408, 425, 429)
+        return False if refused else super().retryable
+
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
+class AuthenticationError(APIStatusError):
+    """401: the service wants a valid `api_key`, cookie or header."""
+
+    code: str = "authentication"
+
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
+class PermissionDeniedError(APIStatusError):
+    """403: the service knows who asks and does not allow it."""
+
+    code: str = "permission_denied"
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
@@ -288,6 +340,11 @@ class ChallengeError(APIStatusError):
     """
 
     code: str = "challenge"
+
+    @property
+    def retryable(self) -> bool:
+        """False: a person has to pass the check first."""
+        return False
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
@@ -342,12 +399,34 @@ class JobError(ImageLabsError):
     waited: float = 0.0
     status: str = ""
 
+    @property
+    def retryable(self) -> bool | None:
+        """True: `job.wait()` goes on; the job may be healthy."""
+        return True
+
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
 class JobFailedError(JobError):
     """The service says that the job failed, or that it is done and names no image."""
 
     code: str = "job_failed"
+
+    @property
+    def retryable(self) -> bool | None:
+        """`None`: another submit may succeed, and buys another image."""
+        return None
+
+
+@attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
+class JobRefusedError(JobFailedError):
+    """The service refused the job by moderation or policy: the same words are refused again."""
+
+    code: str = "job_refused"
+
+    @property
+    def retryable(self) -> bool:
+        """False: change the prompt."""
+        return False
 
 
 @attrs.define(slots=False, eq=False, str=False, repr=False, kw_only=True)
@@ -401,3 +480,9 @@ class DownloadError(ImageLabsError):
     code: str = "download"
     status_code: int | None = None
     url: str = ""
+
+    @property
+    def retryable(self) -> bool:
+        """True unless the image's host refuses it; a fresh link has been asked for already."""
+        status = self.status_code or 0
+        return not 400 <= status < 500 or status in (408, 425, 429)

@@ -3,10 +3,10 @@
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -62,6 +62,7 @@ class GeneratedImage:
         request: What was asked for, with the seeds used; `None` if that is not known here.
         timings: How long it took.
         job: The job that made it.
+        info: How it was made (model, steps, seeds), if the service tells it; else `None`.
     """
 
     url: str = attrs.field(repr=lambda url: repr(without_query(url)))
@@ -69,6 +70,7 @@ class GeneratedImage:
     request: ImageRequest | None
     timings: Timings
     job: AcceptedJob = attrs.field(eq=False, repr=False)
+    info: Mapping[str, Any] | None = attrs.field(default=None, eq=False, repr=False)
     _downloader: ImageDownloader = attrs.field(eq=False, repr=False, alias="downloader")
     # `None`: the link is never refreshed; for a preview that would be another image's.
     _refresh: Callable[[Deadline], str | None] | None = attrs.field(

@@ -19,6 +19,7 @@ from .errors import (
     ImageLabsError,
     JobError,
     JobFailedError,
+    JobRefusedError,
     JobStalledError,
     JobStoppedError,
     JobTimeoutError,
@@ -26,11 +27,11 @@ from .errors import (
 )
 from .extensions import LongPoll
 from .images import GeneratedImage, RequestedImage, Timings
-from .models import ImageRequest, Progress, State
+from .models import ImageRequest, Progress, State, plain_json
 from .polling import Poll, after_failures
 from .validation import invalid, seconds
 
-__all__ = ["Job", "OnProgress", "PollResult"]
+__all__ = ["Job", "OnProgress", "PollResult", "job_failure"]
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +76,12 @@ class Job:
         request: ImageRequest | None = None,
         submitted_at: float | None = None,
         first_poll_now: bool = True,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._id = task_id
         self._context = context
         self._request = request
+        self._metadata = plain_json("metadata", metadata or {})
         wall = time.time()
         self._submitted_at = wall if submitted_at is None else submitted_at
         self._progress: Progress | None = None
@@ -94,19 +97,28 @@ class Job:
         self._due: float | None = now if first_poll_now else None
 
     @classmethod
-    def submit(cls, context: ClientContext, request: ImageRequest, deadline: Deadline) -> "Job":
+    def submit(
+        cls,
+        context: ClientContext,
+        request: ImageRequest,
+        deadline: Deadline,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "Job":
         """Ask for one image; see `ImageLabs.submit`. Every seed of `request` is set."""
+        kept = plain_json("metadata", metadata or {})
         task_id = context.endpoints.submit(request, deadline=deadline)
-        return cls(task_id, context, request=request, first_poll_now=False)
+        return cls(task_id, context, request=request, first_poll_now=False, metadata=kept)
 
     @classmethod
     def restore(
         cls,
         context: ClientContext,
         task_id: object,
+        *,
         request: ImageRequest | None,
         submitted_at: object,
         progress: Progress | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> "Job":
         """Return a job that was submitted before; see `ImageLabs.get_job`."""
         if not isinstance(task_id, str) or not task_id.strip():
@@ -114,7 +126,7 @@ class Job:
                 "task_id", task_id, "must be the text that the service gave", code="blank"
             )
         when = None if submitted_at is None else _moment(submitted_at)
-        job = cls(task_id, context, request=request, submitted_at=when)
+        job = cls(task_id, context, request=request, submitted_at=when, metadata=metadata)
         job._progress = progress
         return job
 
@@ -134,7 +146,15 @@ class Job:
         wanted = None if request is None else wire.request_from_json(request)
         seen = data.get("progress")
         progress = wire.progress_from_json(seen) if isinstance(seen, Mapping) else None
-        return cls.restore(context, data.get("task_id"), wanted, when, progress)
+        task_id, metadata = data.get("task_id"), data.get("metadata")
+        return cls.restore(
+            context,
+            task_id,
+            request=wanted,
+            submitted_at=when,
+            progress=progress,
+            metadata=metadata,
+        )
 
     # What is known ---------------------------------------------------------------------
 
@@ -147,6 +167,11 @@ class Job:
     def request(self) -> ImageRequest | None:
         """The request, with the seeds used; `None` if it is not known here."""
         return self._request
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The labels that were given with the job; they are kept here and never sent."""
+        return self._metadata
 
     @property
     def progress(self) -> Progress | None:
@@ -294,7 +319,9 @@ class Job:
             self._raise_if_failed()
             if self._progress is None or self._progress.image_url is None:
                 raise self._timeout_error()
-            return self.image_at(self._progress.image_url, self._timings())
+            return self.image_at(
+                self._progress.image_url, self._timings(), info=self._progress.info
+            )
 
     def preview(self, url: str | None = None) -> GeneratedImage | None:
         """Return the unfinished image that a poll named; it is read or saved like a finished one.
@@ -313,13 +340,21 @@ class Job:
         address = url or latest
         return self.image_at(address, self._timings(), final=False) if address else None
 
-    def image_at(self, url: str, timings: Timings, *, final: bool = True) -> GeneratedImage:
+    def image_at(
+        self,
+        url: str,
+        timings: Timings,
+        *,
+        final: bool = True,
+        info: Mapping[str, Any] | None = None,
+    ) -> GeneratedImage:
         """Return the image of this job at `url`. Makes no request.
 
         Args:
             url: As a poll gave it.
             timings: How long it took.
             final: False: a preview, whose link is never refreshed.
+            info: How it was made, if a poll told it.
         """
         downloader = self._context.downloader
         known: dict[str, Any] = {
@@ -327,6 +362,7 @@ class Job:
             "task_id": self._id,
             "timings": timings,
             "job": self,
+            "info": info,
             "downloader": downloader,
             "refresh": self._fresh_url if final else None,
         }
@@ -348,8 +384,8 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON for `ImageLabs.job_from_dict`, in any process, on any day.
 
-        It holds the request with its prompt and the latest progress of a job that has not ended,
-        and no cookie, header or proxy.
+        It holds the request with its prompt, the `metadata` and the latest progress of a job that
+        has not ended, and no cookie, header or proxy.
         """
         job = {
             "version": 1,
@@ -360,6 +396,8 @@ class Job:
         }
         if self._progress is not None and not self.done:
             job["progress"] = wire.progress_to_json(self._progress)
+        if self._metadata:
+            job["metadata"] = self._metadata
         return job
 
     def __eq__(self, other: object) -> bool:
@@ -371,7 +409,8 @@ class Job:
         return hash(self._id)
 
     def _value(self) -> tuple[Any, ...]:
-        return self._id, self._context, self._request, self._submitted_at, self._progress
+        known = self._id, self._request, self._submitted_at, self._progress, self._metadata
+        return (self._context, *known)
 
     def __getstate__(self) -> dict[str, Any]:
         # A monotonic clock means nothing in another process: keep distances, not points.
@@ -539,7 +578,7 @@ class Job:
             message = "the service says that the job is done and names no image"
             if self._progress.refused:
                 message = f"the service says that the job is done, but {self._progress.refused}"
-        raise JobFailedError(message, status=word, waited=self._ended or 0.0)
+        raise job_failure(message, status=word, waited=self._ended or 0.0)
 
     def _timeout_error(self) -> JobError:
         waited = self._elapsed()
@@ -619,6 +658,12 @@ class _Parking:
     def record_failure(self) -> None:
         """Note that a parked poll has failed."""
         self._failures += 1
+
+
+def job_failure(message: str, *, status: str, waited: float) -> JobFailedError:
+    """Return the error of a failed job: a refusal has its own class."""
+    kind = JobRefusedError if wire.is_moderation(status) else JobFailedError
+    return kind(message, status=status, waited=waited)
 
 
 def _movement(progress: Progress | None) -> object:

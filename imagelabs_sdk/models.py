@@ -34,11 +34,15 @@ def _hidden(text: object) -> str:
     return f"<{len(text)} characters>" if isinstance(text, str) else f"<{type(text).__name__}>"
 
 
-def _json_object(value: object) -> dict[str, Any]:
-    """Return a copy of `value` that no later change by the caller reaches."""
+def plain_json(field: str, value: object) -> dict[str, Any]:
+    """Return a copy of a mapping of plain JSON, which no later change by the caller reaches.
+
+    Raises:
+        InvalidRequestError: It is something else (``not_mapping``, ``not_json``).
+    """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         remedy = f"must be a mapping with text keys, not {type(value).__name__}"
-        raise invalid_secret("extra_body", remedy, code="not_mapping")
+        raise invalid_secret(field, remedy, code="not_mapping")
     if not value:
         return {}
     try:
@@ -46,9 +50,13 @@ def _json_object(value: object) -> dict[str, Any]:
         copy: dict[str, Any] = json.loads(encoded)
     except (TypeError, ValueError, RecursionError) as exc:
         remedy = f"must be plain JSON: {sanitize_text(exc)}"
-        raise invalid_secret("extra_body", remedy, code="not_json") from exc
-    text("extra_body", encoded)
+        raise invalid_secret(field, remedy, code="not_json") from exc
+    text(field, encoded)
     return copy
+
+
+def _extra_body(value: object) -> dict[str, Any]:
+    return plain_json("extra_body", value)
 
 
 def size_for(aspect_ratio: str | None) -> tuple[int, int]:
@@ -141,7 +149,10 @@ class ImageRequest:
         default=30, converter=plain_int, validator=validator(count, 0, 100, "percent")
     )
     extra_body: Mapping[str, Any] = attrs.field(
-        factory=dict, converter=_json_object, repr=lambda body: f"<{len(body)} fields>", hash=False
+        factory=dict,
+        converter=_extra_body,
+        repr=lambda body: f"<{len(body)} fields>",
+        hash=False,
     )
 
     def __init__(
@@ -261,6 +272,10 @@ class Progress:
         image_url: Address of the finished image; set if and only if `state` is ``DONE``.
         refused: Why the address that the service gave for the finished image cannot be used;
             empty if it can, or there is none.
+        queue_position: The place in the queue, if the service tells it and the job waits.
+        info: How the image was made (model, steps, seeds), if the service tells it.
+        raw: The whole answer as the service sent it, with fields that are not read here, too;
+            prompts and cookies that it quotes are redacted. Empty for an answer over 64 KiB.
     """
 
     state: State
@@ -273,3 +288,6 @@ class Progress:
         default=None, repr=lambda url: repr(url and sanitize_text(url))
     )
     refused: str = ""
+    queue_position: int | None = None
+    info: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, eq=False, repr=False)

@@ -1,5 +1,6 @@
 """A client's settings: arguments first, then the environment, then defaults; all checked."""
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Settings:
         max_retries: int,
         headers: Mapping[str, str | None] | None,
         cookies: Mapping[str, str] | str | None,
+        api_key: str | None,
         image_headers: Mapping[str, str] | None,
         proxy: str | None,
         verify: bool | str,
@@ -59,7 +61,8 @@ class Settings:
         from_headers = validation.cookies(sent.pop("cookie", None))
         cookies = os.environ.get("IMAGELABS_COOKIE") if cookies is None else cookies
         self.cookies = {**from_headers, **validation.cookies(cookies)}
-        self.headers = {name: value for name, value in sent.items() if value is not None}
+        api_key = api_key or os.environ.get("IMAGELABS_API_KEY")
+        self.headers = _with_key(sent, api_key)
         self.image_headers = _image_headers(image_headers)
         self.timeout = validation.seconds("timeout", _timeout() if timeout is None else timeout)
         self.poll_interval = (
@@ -75,9 +78,50 @@ class Settings:
         self.on_request = validation.function("on_request", on_request)
         self.on_response = validation.function("on_response", on_response)
         self.ledger = _ledger(os.environ.get("IMAGELABS_LEDGER") if ledger is None else ledger)
+        self.secrets = self._find_secrets()
+        self.jar = ""  # whose cookies those that the service sets are
+
+    def with_options(
+        self,
+        *,
+        timeout: float | None,
+        request_timeout: float | None,
+        max_retries: int | None,
+        headers: Mapping[str, str | None] | None,
+        cookies: Mapping[str, str] | str | None,
+        api_key: str | None,
+        fixed_pace: bool,
+    ) -> "Settings":
+        """Return these settings with other ones; see `ImageLabs.with_options`.
+
+        `fixed_pace`: False drops the poll interval, because there is another strategy.
+        """
+        other = copy.copy(self)
+        other.jar = os.urandom(8).hex()
+        if timeout is not None:
+            other.timeout = validation.seconds("timeout", timeout)
+        if request_timeout is not None:
+            other.request_timeout = validation.seconds("request_timeout", request_timeout)
+        if max_retries is not None:
+            other.max_retries = validation.count("max_retries", max_retries, 0, 100)
+        if cookies is not None:
+            other.cookies = validation.cookies(cookies)
+        if not fixed_pace:
+            other.poll_interval = None
+        kept = {**self.headers, **validation.headers(headers)}
+        if "cookie" in kept:
+            raise validation.invalid_secret("headers", "give cookies as cookies", code="conflict")
+        if api_key is not None:
+            kept.pop("authorization", None)
+        other.headers = _with_key(kept, api_key)
+        other.secrets = other._find_secrets()
+        return other
+
+    def _find_secrets(self) -> tuple[str, ...]:
+        """Return what no message may show: cookies, and headers that the reference has not."""
         default = _default_headers(self.base_url)
-        own = (value for name, value in self.headers.items() if name not in default)
-        self.secrets = (*self.cookies.values(), *own)  # what no message may show
+        own = [value for name, value in self.headers.items() if name not in default]
+        return (*self.cookies.values(), *own, *(value.removeprefix("Bearer ") for value in own))
 
     def __repr__(self) -> str:
         return f"<Settings for {self.base_url}>"  # cookies, headers and proxy are secrets
@@ -89,6 +133,20 @@ class Settings:
 
     def __hash__(self) -> int:
         return hash(self.base_url)
+
+
+def _with_key(headers: Mapping[str, str | None], api_key: str | None) -> dict[str, str]:
+    """Return the headers that are sent, with the key among them."""
+    sent = {name: value for name, value in headers.items() if value is not None}
+    if api_key is None:
+        return sent
+    if not isinstance(api_key, str) or not api_key.isprintable() or not api_key.isascii():
+        remedy = "must be printable ASCII text"
+        raise validation.invalid_secret("api_key", remedy, code="malformed")
+    if "authorization" in sent:
+        remedy = "give either api_key or an authorization header"
+        raise validation.invalid_secret("api_key", remedy, code="conflict")
+    return {**sent, "authorization": f"Bearer {api_key}"}
 
 
 def _image_headers(given: Mapping[str, str] | None) -> dict[str, str]:

@@ -33,6 +33,7 @@ __all__ = [
     "encode_submission",
     "find_task_id",
     "fingerprint",
+    "is_moderation",
     "merge_progress",
     "progress_from_json",
     "progress_to_json",
@@ -48,6 +49,14 @@ _NUMBER = re.compile(
     r"\s*(\d{1,400}(?:[.,]\d{0,400})?(?:e[+-]?\d{1,3})?)\s*(%?)\s*", re.ASCII | re.IGNORECASE
 )
 _WAITING = re.compile(r"queue|pending|waiting|^\W*\d+\W*$", re.IGNORECASE)
+_MODERATION = re.compile(
+    r"\b(moderat|nsfw|polic(y|ies)\b|safety|unsafe|censor|inappropriate|prohibited|blocked|flagged)",
+    re.IGNORECASE,
+)
+_POSITION = re.compile(
+    r"(?:position|queue|place)\D{0,20}?(\d{1,9})|^\W*(\d{1,9})\W*$", re.IGNORECASE
+)
+_MAX_RAW = 65_536  # bytes of an answer that is kept whole
 _SEEDS = ("seed", "subseed")
 _NAMED = tuple(
     f.name for f in attrs.fields(ImageRequest) if f.name not in ("aspect_ratio", "extra_body")
@@ -115,7 +124,8 @@ def decode_progress(body: bytes, url: str = "") -> Progress:
     ]
     if not useful:
         raise APIResponseError(f"the answer says nothing about the job: {_excerpt(answer.text)}")
-    return next((each for each in useful if each.image_url), useful[0])
+    told = next((each for each in useful if each.image_url), useful[0])
+    return told if len(body) <= _MAX_RAW else attrs.evolve(told, raw={}, info=None)
 
 
 def decode_error(body: bytes) -> str:
@@ -298,14 +308,28 @@ def _progress(fields: Mapping[str, Any], url: str) -> Progress:
     status, fraction = _status(fields.get("status")), _fraction(fields.get("progress"))
     image_url, refused = _image_url(fields.get("final_image_url"), url)
     preview_url, _ = _image_url(fields.get("current_image_url"), url)
+    state, info = _state(status, fraction, image_url), fields.get("info")
     return Progress(
-        state=_state(status, fraction, image_url),
+        state=state,
         status=status,
         fraction=fraction,
         preview_url=preview_url,
         image_url=image_url,
         refused=refused,
+        queue_position=_queue_position(fields, status) if state is State.QUEUED else None,
+        info=info if isinstance(info, dict) else None,
+        raw=fields,
     )
+
+
+def _queue_position(fields: Mapping[str, Any], status: str) -> int | None:
+    """Return the place in the queue, from a field of its own or from the status."""
+    for name in ("queue_position", "position"):
+        value = fields.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    found = _POSITION.search(status)
+    return int(found[1] or found[2]) if found else None
 
 
 def _image_url(value: object, base: str) -> tuple[str | None, str]:
@@ -390,6 +414,11 @@ class _Failure(enum.Enum):
     NONE = enum.auto()
     SUSPECTED = enum.auto()
     CERTAIN = enum.auto()
+
+
+def is_moderation(status: str) -> bool:
+    """Return True if the words of a failure speak of moderation or policy."""
+    return bool(_MODERATION.search(_CAMEL_CASE.sub(" ", status)))
 
 
 def merge_progress(previous: Progress | None, latest: Progress) -> Progress:

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 
 from .. import wire
 from ..context import ClientContext
-from ..errors import InvalidRequestError, JobFailedError, SubmissionUnknownError
+from ..errors import InvalidRequestError, SubmissionUnknownError
 from ..images import Timings
-from ..jobs import Job
+from ..jobs import Job, job_failure
 from ..models import ImageRequest, Progress
 from ..validation import invalid, invalid_secret
 from .checkpoint import Checkpoint
@@ -164,7 +164,7 @@ class Batch(Iterator[Outcome]):
     def _recorded_outcome(self, index: int, job: Job, facts: Mapping[str, Any]) -> Outcome:
         """Return the outcome that an earlier run has recorded."""
         if facts["event"] == "failed":
-            error = JobFailedError(facts["message"], status=facts["status"], waited=facts["waited"])
+            error = job_failure(facts["message"], status=facts["status"], waited=facts["waited"])
             error.attach_job(job)
             return Outcome(index, job.request, error=error, job=job)
         image = job.image_at(facts["url"], Timings(*facts["timings"]))

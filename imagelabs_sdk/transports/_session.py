@@ -5,7 +5,7 @@ import functools
 import os
 import ssl
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,8 +70,8 @@ class DeadlineSession:
         self._session = user_session or _bare_session()
         self._proxies = {"http": proxy, "https": proxy} if proxy else None
         self._verify = _bundle() if verify is True else verify
-        self._routes: dict[str, _Route] = {}
-        self._jars: dict[tuple[str, str, int | None], RequestsCookieJar] = {}  # by origin
+        self._routes: dict[tuple[str, str], _Route] = {}  # by URL and jar
+        self._jars: dict[Hashable, RequestsCookieJar] = {}  # by origin and name
 
     def send(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         """Send one request; see `Transport.send`."""
@@ -141,7 +141,7 @@ class DeadlineSession:
 
     def _route(self, request: HttpRequest, exchange: _connections.Exchange) -> _Route:
         """Return the route of a URL; those of the API are cached, an image's is used once."""
-        known = self._routes.get(request.url)
+        known = self._routes.get((request.url, request.jar))
         if known and known.headers is request.headers:
             return known
         adapter = self._session.get_adapter(request.url)
@@ -155,10 +155,10 @@ class DeadlineSession:
             self.close()
             self._routes.clear()
             self._jars.clear()
-        jar = self._jars.setdefault(origin_of(request.url), jar)
+        jar = self._jars.setdefault((origin_of(request.url), request.jar), jar)
         route = _Route(request.headers, prepared, adapter, proxies, jar)
         if request.method == "POST" and not _is_replaced():  # an image's URL is used once
-            self._routes[request.url] = route
+            self._routes[request.url, request.jar] = route
         return route
 
     def _send_with_user_session(

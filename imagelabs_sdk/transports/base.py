@@ -53,6 +53,8 @@ class HttpRequest:
         body: Empty for a GET.
         cookies: To be sent, besides those that earlier answers of the same origin have set.
             `None`: send no cookie and keep none, as for hosts other than the API's.
+        jar: Whose cookies those that the service sets are: clients that share a transport have
+            different ones, and no cookie goes from one to another.
         public_only: True: the transport must not connect to an address that is not on the
             public internet. It checks the very address that it connects to.
         repeatable: False: sending it twice does harm. It needs a new connection, or one of an
@@ -67,6 +69,7 @@ class HttpRequest:
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=lambda body: f"<{len(body)} bytes>")
     cookies: Mapping[str, str] | None = attrs.field(default=None, repr=False)
+    jar: str = ""
     public_only: bool = False
     repeatable: bool = True
     idle_timeout: float | None = None

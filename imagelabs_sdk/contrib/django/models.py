@@ -140,7 +140,10 @@ class AbstractImageJob(models.Model):
     def may_be_bought_already(self) -> bool:
         """True if the service may have drawn the image, so that asking again may buy it twice."""
         if self.state == JobState.FAILED:
-            return bool(self.task_id) and self.error_code != "JobFailedError"
+            return bool(self.task_id) and self.error_code not in (
+                "JobFailedError",
+                "JobRefusedError",
+            )
         return self.state == JobState.UNKNOWN
 
 
