@@ -106,15 +106,28 @@ def test_who_waits_gets_the_image_in_the_answer(visitor: Visitor) -> None:
         assert answer.content.startswith(PNG_HEAD)
 
 
-def test_a_batch_is_a_gallery(visitor: Visitor) -> None:
-    """Each card looks after its own job; a line that cannot be drawn does not stop the others."""
+def test_a_batch_is_a_list_that_polls_with_one_request(visitor: Visitor) -> None:
+    """A line that cannot be drawn does not stop the others."""
     page = visitor.post("/many/", prompts="a mill\n\na barn\na well")
-    cards = [line for line in page.text.splitlines() if 'class="imagelabs-job"' in line]
-    assert len(cards) == 3
-    for line in page.text.splitlines():
-        if "hx-get=" in line:
-            path = line.split('hx-get="')[1].split("?")[0]
-            assert visitor.watch(path)["state"] == "done"
+    assert page.text.count('id="item-') == 3
+    assert page.text.count("hx-get=") == 1
+    shown = visitor.get("/images/list/", "application/json").json()["jobs"]
+    for job in shown:
+        assert visitor.watch(job["url"])["state"] == "done"
+    assert visitor.get("/").text.count("/thumbnail/") >= 3
+
+
+def test_a_visitor_tries_again_and_deletes(visitor: Visitor) -> None:
+    """From the page of an image."""
+    page = visitor.post("/images/", prompt="a mill", width="64", height="64")
+    path = page.url.removeprefix(visitor.base)
+    visitor.watch(path)
+    other = visitor.post(f"{path}again/", id="button").url.removeprefix(visitor.base)
+    assert other != path
+    assert visitor.post(f"{path}delete/").url.endswith("/images/list/")
+    gone = visitor.session.get(visitor.base + path, timeout=20)
+    assert gone.status_code == 404
+    assert "/images/list/" in gone.text
 
 
 def test_what_cannot_be_drawn_is_said_beside_the_form(visitor: Visitor) -> None:

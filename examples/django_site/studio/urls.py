@@ -6,7 +6,7 @@ from django.urls import include, path
 from . import views
 
 urlpatterns = [
-    path("", views.home, name="home"),
+    path("", views.HomeView.as_view(), name="home"),
     path("wait/", views.wait, name="wait"),
     path("download/", views.download, name="download"),
     path("many/", views.many, name="many"),
