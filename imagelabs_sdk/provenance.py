@@ -31,6 +31,7 @@ _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
 _JPEG_TEXTS = (0xE1, 0xED, 0xFE)  # EXIF and XMP, IPTC, a comment
 _WEBP_TEXTS = (b"EXIF", b"XMP ")
 _XMP_FLAG, _EXIF_FLAG, _ALPHA_FLAG = 0x04, 0x08, 0x10
+_PASSING = ("batch", "seconds", "usage")  # not of the image: the same one has the same bytes
 _SOURCE = re.compile(rb"digitalsourcetype/(\w{1,64})[\"'<]")
 _INFO = re.compile(rb"""imagelabs:info=(?:"([^"]*)"|'([^']*)')""")
 
@@ -63,12 +64,13 @@ class Provenance:
 def with_provenance(
     data: bytes, source_type: SourceType, info: Mapping[str, Any], *, prompt: str | None = None
 ) -> bytes:
-    """Return the file with its metadata replaced by this; a file of another format as it is.
+    """Return the file with this as its XMP; a file of another format as it is.
 
     Args:
         data: A whole PNG, JPEG or WebP.
         source_type: How the image is marked.
-        info: Plain JSON values.
+        info: Plain JSON values. What differs from one rendering of the same image to the next
+            is left out: how long it took, and in which batch.
         prompt: Written as the image's description; `None`: no prompt is written.
 
     Raises:
@@ -77,10 +79,11 @@ def with_provenance(
     found = _format(data)
     if not found:
         return data
-    packet = _packet(source_type, info, prompt)
+    lasting = {name: value for name, value in info.items() if name not in _PASSING}
+    packet = _packet(source_type, lasting, prompt)
     if found == "JPEG" and len(packet) > _JPEG_ROOM:
         packet = _packet(source_type, {}, None)
-    return _joined(found, data, packet)
+    return _joined(found, data, packet, _is_xmp)
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -90,7 +93,7 @@ def without_metadata(data: bytes) -> bytes:
         ValueError: The file is damaged.
     """
     found = _format(data)
-    return _joined(found, data, b"") if found else data
+    return _joined(found, data, b"", _is_text) if found else data
 
 
 def read_provenance(data: bytes) -> Provenance | None:
@@ -146,13 +149,24 @@ def _read_info(text: bytes) -> dict[str, Any]:
 # Walking through a file -------------------------------------------------------------------
 
 
-def _joined(found: str, data: bytes, packet: bytes) -> bytes:
-    """Return the file without its metadata, and with `packet` unless that is empty."""
+def _joined(
+    found: str, data: bytes, packet: bytes, is_dropped: Callable[[str, Piece], bool]
+) -> bytes:
+    """Return the file without some of its pieces, and with `packet` unless that is empty."""
     try:
-        pieces = [piece for piece in _PIECES[found](data) if not _is_text(found, piece)]
+        pieces = [piece for piece in _PIECES[found](data) if not is_dropped(found, piece)]
         return _JOIN[found](pieces, packet)
     except (struct.error, IndexError) as exc:
         raise ValueError("the image file is damaged") from exc
+
+
+def _is_xmp(found: str, piece: Piece) -> bool:
+    kind, whole = piece
+    if found == "PNG":
+        return kind == b"iTXt" and whole[8:].startswith(_PNG_KEYWORD)
+    if found == "JPEG":
+        return kind == b"\xe1" and whole[4:].startswith(_JPEG_HEADER)
+    return kind == b"XMP "
 
 
 def _metadata(found: str, data: bytes) -> Iterator[bytes]:
@@ -210,7 +224,9 @@ def _webp_pieces(data: bytes) -> Iterator[Piece]:
 def _join_webp(pieces: list[Piece], packet: bytes) -> bytes:
     kind, whole = pieces[0]
     if kind == b"VP8X":
-        flags = whole[8] & ~(_XMP_FLAG | _EXIF_FLAG) | (_XMP_FLAG if packet else 0)
+        has_exif = any(piece[0] == b"EXIF" for piece in pieces)
+        flags = whole[8] & ~(_XMP_FLAG | _EXIF_FLAG)
+        flags |= (_XMP_FLAG if packet else 0) | (_EXIF_FLAG if has_exif else 0)
         parts = [whole[:8] + bytes([flags]) + whole[9:], *(piece for _, piece in pieces[1:])]
     else:
         parts = [_extended_header(kind, whole), whole] if packet else [whole]

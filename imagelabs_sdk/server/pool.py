@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -41,6 +42,7 @@ class WorkerPool:
         *,
         options: PoolOptions | None = None,
         in_threads: bool | None = None,
+        embed_prompts: bool = False,
         on_outcome: OnOutcome = lambda kind, seconds: None,
         on_batch: OnBatch = lambda waited: None,
     ) -> None:
@@ -51,11 +53,12 @@ class WorkerPool:
             config: What the workers load.
             options: How workers are supervised.
             in_threads: True: workers are threads, False: processes; None: as the engine says.
+            embed_prompts: Whether images' files hold the prompt, besides how they were made.
             on_outcome: Called when a job is done or failed, or a worker has died.
             on_batch: Called when a batch begins.
         """
         threads = config.in_process if in_threads is None else in_threads
-        start = start_thread if threads else start_process
+        start = partial(start_thread if threads else start_process, embed_prompts=embed_prompts)
         shared = _Shared(store, config, options or PoolOptions(), start, on_outcome, on_batch)
         self._store = store
         self._supervisors = [_Supervisor(shared, index) for index in range(config.workers)]

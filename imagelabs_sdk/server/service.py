@@ -38,6 +38,7 @@ class ServeOptions:
         face: Bounds of the HTTP server.
         pool: How workers are supervised.
         access: Hosts, origins, proxies and tokens.
+        embed_prompts: Whether images' files hold the prompt, besides how they were made.
     """
 
     host: str = "127.0.0.1"
@@ -48,6 +49,7 @@ class ServeOptions:
     face: FaceOptions = attrs.field(factory=FaceOptions)
     pool: PoolOptions = attrs.field(factory=PoolOptions)
     access: AccessOptions = attrs.field(factory=AccessOptions)
+    embed_prompts: bool = False
 
 
 class Service:
@@ -75,6 +77,7 @@ class Service:
             self._store,
             engine,
             options=options.pool,
+            embed_prompts=options.embed_prompts,
             on_outcome=metrics.outcome,
             on_batch=metrics.batch,
         )

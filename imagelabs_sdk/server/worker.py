@@ -4,7 +4,8 @@ The same function runs as a process (models) or as a thread of the front (engine
 for another service). Messages are tuples of plain values, the first of which is their kind:
 
 - to the worker: ``("render", jobs)``, ``("cancel", task_id)``, ``("stop",)``;
-- from it: ``("ready",)`` when it can take a batch, ``("lost",)`` when it cannot load,
+- from it: ``("ready",)`` when it can take a batch, ``("lost",)`` when it cannot load or its back
+  end is gone,
   ``("progress", task_id, fraction, preview)``, ``("finished", task_id, data, media_type, info)``,
   ``("failed", task_id, message)``.
 """
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from ..provenance import with_provenance
 from .encoding import encode, media_type_of
 from .engines.base import (
     BackendLostError,
@@ -87,13 +89,13 @@ class _ThreadWorker:
         self._thread.join(timeout)
 
 
-def start_process(config: EngineConfig, index: int) -> Worker:
+def start_process(config: EngineConfig, index: int, *, embed_prompts: bool = False) -> Worker:
     """Start a worker in a process of its own; it ends when its pipe does."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(
         target=_process_main,
-        args=(there, config, index),
+        args=(there, config, index, embed_prompts),
         name=f"imagelabs-worker-{index}",
         daemon=True,
     )
@@ -103,11 +105,14 @@ def start_process(config: EngineConfig, index: int) -> Worker:
     return _ProcessWorker(here, process)
 
 
-def start_thread(config: EngineConfig, index: int) -> Worker:
+def start_thread(config: EngineConfig, index: int, *, embed_prompts: bool = False) -> Worker:
     """Start a worker in a thread of this process."""
     here, there = multiprocessing.Pipe()
     thread = threading.Thread(
-        target=_run, args=(there, config, index), name=f"imagelabs-worker-{index}", daemon=True
+        target=_run,
+        args=(there, config, index, embed_prompts),
+        name=f"imagelabs-worker-{index}",
+        daemon=True,
     )
     thread.start()
     return _ThreadWorker(here, thread)
@@ -131,17 +136,23 @@ _ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM} | (
 )
 
 
-def _process_main(connection: Connection, config: EngineConfig, index: int) -> None:
+def _process_main(
+    connection: Connection, config: EngineConfig, index: int, embed_prompts: bool
+) -> None:
     """A terminal or a service manager signals the whole group: only the front shall end itself."""
     for each in _ENDING_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # pragma: no branch - by the system
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
-    _run(connection, config, index, on_broken=lambda: os._exit(1))
+    _run(connection, config, index, embed_prompts, on_broken=lambda: os._exit(1))
 
 
 def _run(
-    connection: Connection, config: EngineConfig, index: int, on_broken: Any = lambda: None
+    connection: Connection,
+    config: EngineConfig,
+    index: int,
+    embed_prompts: bool,
+    on_broken: Any = lambda: None,
 ) -> None:
     mailbox = _Mailbox(connection, on_broken)
     try:
@@ -153,9 +164,10 @@ def _run(
     try:
         with ThreadPoolExecutor(_ENCODERS, thread_name_prefix="imagelabs-encoder") as encoders:
             for batch in mailbox.batches():
-                _render(engine, batch, mailbox, encoders)
+                _render(engine, batch, mailbox, encoders, embed_prompts)
     except BackendLostError as exc:  # ends like a death: the jobs go back, and it starts again
         log.warning("the back end is gone: %s", exc)
+        mailbox.send("lost")
     finally:
         engine.close()
         mailbox.close()
@@ -213,7 +225,11 @@ class _Mailbox:
 
 
 def _render(
-    engine: Engine, batch: Sequence[RenderJob], mailbox: _Mailbox, encoders: ThreadPoolExecutor
+    engine: Engine,
+    batch: Sequence[RenderJob],
+    mailbox: _Mailbox,
+    encoders: ThreadPoolExecutor,
+    embed_prompts: bool,
 ) -> None:
     monitor = _Monitor(mailbox, encoders)
     try:
@@ -226,23 +242,35 @@ def _render(
         log.exception("the engine failed")
         outcomes = [RenderError("the engine failed")] * len(batch)
     for job, outcome in zip(batch, outcomes, strict=True):
-        encoders.submit(_deliver, job, outcome, mailbox)
+        encoders.submit(_deliver, job, outcome, mailbox, embed_prompts)
     mailbox.forget(batch)
 
 
-def _deliver(job: RenderJob, outcome: RenderedImage | RenderError, mailbox: _Mailbox) -> None:
-    """Send one outcome; in an encoder's thread."""
+def _deliver(
+    job: RenderJob, outcome: RenderedImage | RenderError, mailbox: _Mailbox, embed_prompts: bool
+) -> None:
+    """Send one outcome, whose file says how it was made; in an encoder's thread."""
     if isinstance(outcome, RenderError):
         mailbox.send("failed", job.id, outcome.message)
         return
     try:
         data = encode(outcome.image)
         media_type = media_type_of(data)
+        data = _marked(data, outcome, job.request.prompt if embed_prompts else None)
     except Exception:
         log.exception("the image cannot be encoded")
         mailbox.send("failed", job.id, "the image cannot be encoded")
         return
     mailbox.send("finished", job.id, data, media_type, dict(outcome.info))
+
+
+def _marked(data: bytes, outcome: RenderedImage, prompt: str | None) -> bytes:
+    """Write into the file how it was made; a file that is too odd for that is left as it is."""
+    try:
+        return with_provenance(data, outcome.source_type, outcome.info, prompt=prompt)
+    except ValueError as exc:
+        log.warning("an image cannot be marked as machine-made: %s", exc)
+        return data
 
 
 class _Monitor:

@@ -257,6 +257,7 @@ def test_the_info_says_how_the_image_was_made(sd: DiffusersEngine) -> None:
         "steps": 2,
         "guidance": 7.5,
         "seed": 7,
+        "subseed": None,
         "width": 64,
         "height": 64,
         "ignored": ["pose"],
@@ -510,7 +511,7 @@ def test_an_unknown_model_renders_with_its_pipelines_own_defaults(folder: Path) 
     engine = attrs.evolve(config, card=card).load(0)
     assert isinstance(engine, DiffusersEngine)
     told = info(engine, negative_prompt="people")
-    assert "guidance" not in told
+    assert told["guidance"] is None
     assert told["ignored"] == [], "the pipeline guides by default"
     engine.close()
 

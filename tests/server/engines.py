@@ -12,6 +12,7 @@ from PIL import Image
 
 from imagelabs_sdk import ImageRequest
 from imagelabs_sdk.server.engines.base import (
+    BackendLostError,
     Recovery,
     RenderedImage,
     RenderError,
@@ -70,12 +71,16 @@ class Scripted:
             os.abort()
         if word == "hang" and job.attempt == 1:
             threading.Event().wait()
+        if word == "lose" and job.attempt == 1:
+            raise BackendLostError("http://back.end: refused")
         if word == "raise":
             raise ValueError("broken")
         if word == "fail":
             return RenderError("no such model")
         if word == "file":
             return RenderedImage(b"\xff\xd8\xff a JPEG", {})
+        if word == "odd":
+            return RenderedImage(b"\xff\xd8\xff\xe1", {})
         if word == "junk":
             return RenderedImage(b"<html>", {})
         if word == "long":

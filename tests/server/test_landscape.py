@@ -22,6 +22,7 @@ from imagelabs_sdk import (
     Job,
     State,
 )
+from imagelabs_sdk.provenance import read_provenance
 from imagelabs_sdk.server.encoding import encode
 from imagelabs_sdk.server.engines.base import RenderedImage, RenderError, RenderJob
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
@@ -269,7 +270,12 @@ def test_a_job_stands_as_the_clock_says(time: FakeTime) -> None:
     assert job.refresh().fraction == 0.25
     time.now += 3.0
     assert job.refresh().state is State.DONE
-    assert job.image().read() == drawn()
+    data = job.image().read()
+    assert difference(*(Image.open(io.BytesIO(each)) for each in (data, drawn()))) == 0
+    found = read_provenance(data)
+    assert found is not None
+    assert found.source_type == "algorithmicMedia", "no model was trained for it"
+    assert found.info["engine"] == "landscape"
 
 
 def test_the_queue_moves_on_as_workers_become_free(time: FakeTime) -> None:

@@ -12,6 +12,7 @@ import attrs
 import openai
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from imagelabs_sdk import APIResponseError, InvalidRequestError
 from imagelabs_sdk.server.engines.base import EngineConfig, Recovery, RenderedImage, RenderError
@@ -150,7 +151,7 @@ def test_what_a_server_does_not_take_is_named_as_ignored(start: Start) -> None:
     setup = start("openai")
     image = setup.image(negative_prompt="people", extra_body={"steps": 9, "pose": "x"})
     assert image.info["ignored"] == ["negative_prompt", "pose", "steps"]
-    assert "seed" not in image.info
+    assert image.info["seed"] is None
     assert image.info["usage"] == {"input_tokens": 9, "output_tokens": 272}
 
 
@@ -213,6 +214,17 @@ def test_the_formats_that_clients_know_are_kept_byte_by_byte(generic: Setup, kin
     data = png(kind=kind)
     generic.fake.script = [lambda: (200, holds(data), {})]
     assert generic.image().image == data
+
+
+def test_what_a_server_wrote_into_the_file_is_removed(generic: Setup) -> None:
+    notes = PngInfo()
+    notes.add_text("parameters", "a secret lighthouse, steps: 20")
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=notes)
+    generic.fake.script = [lambda: (200, holds(file.getvalue()), {})]
+    image = generic.image().image
+    assert isinstance(image, bytes)
+    assert b"secret" not in image
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

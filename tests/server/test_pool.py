@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from imagelabs_sdk import ImageRequest
+from imagelabs_sdk.provenance import read_provenance
 from imagelabs_sdk.server.engines.base import Recovery
 from imagelabs_sdk.server.options import PoolOptions
 from imagelabs_sdk.server.pool import WorkerPool
@@ -49,12 +50,17 @@ class Rig:
 
     @contextmanager
     def running(
-        self, engine: Scripted, options: PoolOptions = QUICK, grace: float = 0.0
+        self,
+        engine: Scripted,
+        options: PoolOptions = QUICK,
+        grace: float = 0.0,
+        embed_prompts: bool = False,
     ) -> Iterator[WorkerPool]:
         pool = WorkerPool(
             self.store,
             engine,
             options=options,
+            embed_prompts=embed_prompts,
             on_outcome=lambda kind, seconds: self.outcomes.append(kind),
             on_batch=lambda waited: self.batches.append(len(waited)),
         )
@@ -79,6 +85,40 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         store = JobStore.in_memory()
         stack.callback(store.close)
         yield Rig(store, tmp_path, [], [])
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+@pytest.mark.parametrize("embed_prompts", [True, False])
+def test_an_image_says_in_its_file_how_it_was_made_and_its_prompt_only_if_that_is_meant(
+    rig: Rig, in_process: bool, embed_prompts: bool
+) -> None:
+    engine = Scripted(rig.folder, in_process=in_process)
+    with rig.running(engine, grace=20.0, embed_prompts=embed_prompts):
+        (task_id,) = rig.submit("draw a lighthouse")
+        (status,) = rig.ended(task_id)
+    data = rig.store.image(status) or b""
+    found = read_provenance(data)
+    assert found is not None
+    assert found.source_type == "trainedAlgorithmicMedia"
+    assert found.info == status.info
+    assert (b"lighthouse" in data) is embed_prompts
+    assert task_id.encode() not in data
+
+
+def test_a_file_that_cannot_be_marked_arrives_as_it_is(rig: Rig) -> None:
+    with rig.running(Scripted(rig.folder, in_process=True), grace=20.0):
+        (task_id,) = rig.submit("odd")
+        (status,) = rig.ended(task_id)
+    assert status.state is JobState.DONE
+    assert rig.store.image(status) == b"\xff\xd8\xff\xe1"
+
+
+def test_a_back_end_that_is_gone_gives_the_job_back_and_the_worker_starts_again(rig: Rig) -> None:
+    with rig.running(Scripted(rig.folder, in_process=True), grace=20.0):
+        (task_id,) = rig.submit("lose")
+        (status,) = rig.ended(task_id)
+    assert status.state is JobState.DONE
+    assert [line.split()[1] for line in rig.lines("renders")] == ["1", "2"]
 
 
 @pytest.mark.parametrize("in_process", [True, False])

@@ -50,6 +50,13 @@ def test_a_file_says_how_it_was_made_and_keeps_its_pixels(kind: str, source: Sou
     assert pixels(marked) == pixels(data)
 
 
+def test_the_same_image_has_the_same_bytes_however_long_it_took() -> None:
+    one, other = ({**INFO, "seconds": each, "batch": each, "usage": each} for each in (1, 2))
+    data = image_file("PNG")
+    marked = with_provenance(data, SourceType.TRAINED, one)
+    assert marked == with_provenance(data, SourceType.TRAINED, other)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_pillow_finds_the_standard_mark_where_every_tool_looks_for_it(kind: str) -> None:
     marked = with_provenance(image_file(kind), SourceType.TRAINED, INFO)

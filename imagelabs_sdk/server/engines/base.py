@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from ...models import ImageRequest
+from ...provenance import SourceType
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,10 +69,13 @@ class RenderedImage:
             file (PNG, JPEG or WebP).
         info: How it was made, as plain JSON values: engine, model, steps, guidance, seed,
             subseed, width, height, ignored (names of request fields without effect), seconds.
+            The worker writes it into the file, too, so that it must not hold the prompt.
+        source_type: How the file is marked: made by a trained model, or by arithmetic.
     """
 
     image: "Image.Image | bytes" = attrs.field(repr=False)
     info: Mapping[str, Any]
+    source_type: SourceType = SourceType.TRAINED
 
 
 class RenderError(Exception):

@@ -253,7 +253,7 @@ class _Run:
             ),
             "seconds": round(self.engine.clock() - self.started, 3),
         }
-        return {name: value for name, value in info.items() if value is not None}
+        return info
 
     def _used(self, name: str, tuning: Tuning) -> Any:
         """Return the value of the request, else the one that stands in the workflow."""

@@ -303,15 +303,17 @@ class DiffusersEngine:
             "guidance": tuning.guidance,
             "seed": request.seed,
             "subseed": request.subseed if tuning.subseed_strength else None,
-            "subseed_strength": tuning.subseed_strength or None,
-            "reference_strength": request.reference_strength if request.reference_image else None,
             "width": size[0],
             "height": size[1],
             "ignored": ignored_fields(request, used),
             "batch": batch,
             "seconds": round(took, 3),
         }
-        return {name: value for name, value in info.items() if value is not None}
+        if tuning.subseed_strength:
+            info["subseed_strength"] = tuning.subseed_strength
+        if request.reference_image:
+            info["reference_strength"] = request.reference_strength
+        return info
 
 
 class _Steps:

@@ -8,6 +8,7 @@ import attrs
 from PIL import Image
 
 from ....models import ImageRequest
+from ....provenance import SourceType
 from ..base import RenderedImage, RenderError, RenderJob, RenderMonitor
 from .painter import paint
 from .scene import compose, dice
@@ -49,7 +50,7 @@ class LandscapeRenderer:
             self.sleep(max(0.0, begin + self.duration * step / _STEPS - time.monotonic()))
         seconds = round(time.monotonic() - begin, 3)
         return [
-            RenderedImage(image, info(job.request, seconds))
+            RenderedImage(image, info(job.request, seconds), SourceType.ALGORITHMIC)
             for job, image in zip(batch, images, strict=True)
         ]
 

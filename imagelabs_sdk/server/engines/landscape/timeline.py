@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
+from ....provenance import SourceType, with_provenance
 from ...encoding import encode
 from ...store.jobs import JobStore
 from ..base import RenderJob
@@ -79,8 +80,8 @@ class Timeline:
     def _finish(self, slot: _Slot) -> None:
         job = slot.job
         if job is not None and self._store.is_wanted(job):
-            data = encode(finished(job.request))
             made = info(job.request, self._engine.duration)
+            data = with_provenance(encode(finished(job.request)), SourceType.ALGORITHMIC, made)
             self._store.finish(job, data, "image/png", made)
         with self._lock:
             slot.job = None  # still marked as finishing: the next job began when this one ended

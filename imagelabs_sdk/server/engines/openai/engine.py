@@ -14,6 +14,7 @@ from PIL import Image
 
 from ....deadline import Deadline
 from ....errors import APIConnectionError, APIResponseError
+from ....provenance import without_metadata
 from ..backend import Answer, Backend
 from ..base import RenderedImage, RenderError, RenderJob, RenderMonitor
 from ..files import finished_file
@@ -148,6 +149,7 @@ class OpenAIEngine:
             "steps": tuning.steps if "steps" in takes else None,
             "guidance": tuning.guidance if "guidance" in takes else None,
             "seed": request.seed if "seed" in takes else None,
+            "subseed": None,
             "width": width,
             "height": height,
             "requested_width": request.width,
@@ -158,7 +160,7 @@ class OpenAIEngine:
         usage = answer.fields().get("usage")
         if isinstance(usage, dict):
             info["usage"] = {k: v for k, v in usage.items() if isinstance(v, int | float)}
-        return {name: value for name, value in info.items() if value is not None}
+        return info
 
 
 @contextmanager
@@ -225,6 +227,8 @@ def _image_bytes(answer: Answer) -> bytes:
             )
         raise RenderError("the back end's answer holds no image")
     try:
-        return finished_file(base64.b64decode(text.rpartition(",")[2], validate=True))
+        return without_metadata(
+            finished_file(base64.b64decode(text.rpartition(",")[2], validate=True))
+        )
     except (binascii.Error, ValueError) as exc:
         raise RenderError(f"the back end's answer holds no whole image: {exc}") from exc
