@@ -107,6 +107,10 @@ class ImageLabs(ReferenceProvider):
             raise validation.invalid_secret("poll_interval", "give either polling or poll_interval")
         if transport is None:
             proxy = proxy or os.environ.get("IMAGELABS_PROXY")
+        if level := os.environ.get("IMAGELABS_LOG"):
+            from ._logging import show_log  # most programs set up their own logging
+
+            show_log(level)
         self._transport, self._polling = transport, polling
         self._settings = Settings(
             base_url=base_url,

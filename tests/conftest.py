@@ -51,7 +51,7 @@ def time() -> FakeTime:
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine sets must not steer a test."""
-    for name in ("BASE_URL", "PROXY", "TIMEOUT", "COOKIE", "USER_AGENT", "LEDGER"):
+    for name in ("BASE_URL", "PROXY", "TIMEOUT", "COOKIE", "USER_AGENT", "LEDGER", "LOG"):
         monkeypatch.delenv(f"IMAGELABS_{name}", raising=False)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)

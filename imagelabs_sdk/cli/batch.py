@@ -1,21 +1,24 @@
 """Many images: from a list of items to files, with one report for all."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 import click
 
-from .. import GeneratedImage, ImageLabs, ImageLabsError, Job, Outcome
+from .. import GeneratedImage, ImageLabs, ImageLabsError, Job, Outcome, SubmissionUnknownError
 from .display import ProgressDisplay
-from .exits import error_line, exit_code, report_error, require_extra
+from .exits import error_line, exit_code, failure_facts, report_error, require_extra
 from .files import check_writable
 from .items import BatchItem, check_not_overwritten
 from .options import BatchOptions, CommonOptions
-from .output import image_facts, say, to_json
+from .output import image_facts, print_result, say, to_json
 
 __all__ = ["ItemResult", "generate_batch", "save_outcome"]
+
+_MAX_PLACES = 20  # in one line
 
 
 @attrs.frozen
@@ -103,6 +106,7 @@ def _run(
         max_in_flight=batch.max_in_flight,
         on_progress=display.show_poll,
         checkpoint=batch.checkpoint,
+        unknown=batch.unknown,
     )
     try:
         with display, outcomes:
@@ -115,12 +119,19 @@ def _run(
         code, left = report_error(error), {**saving, **outcomes.unfinished}
         for line in _summary_lines(results, items, options):
             say(line)
-        for line in _hints(left, items, options, batch):
-            say(line)
+        _report_unfinished(left, items, options, batch)
+        if batch.checkpoint is None and not options.embedded:
+            _report_unsubmitted({result.index for result in results} | left.keys(), items)
         raise click.exceptions.Exit(code) from error
     for line in _summary_lines(results, items, options):
         say(line)
+    if batch.checkpoint is not None and any(map(_is_unknown, results)):
+        say("To settle what is unknown: run the same command again with --unknown=retry.")
     return results
+
+
+def _is_unknown(result: ItemResult) -> bool:
+    return isinstance(result.error, SubmissionUnknownError)
 
 
 def _report(
@@ -134,17 +145,20 @@ def _report(
     what = str(result.path or f"{item.place} failed")
     display.show_end(result.index, what, failed=result.error is not None)
     if options.as_json:
-        display.print_result(to_json(_facts(result, item)))
+        display.print_result(to_json(_facts(result, item, options)))
     elif result.path is not None:
         display.print_result(str(result.path))
 
 
-def _facts(result: ItemResult, item: BatchItem) -> dict[str, Any]:
-    place = {"line": item.line, "name": item.stem.name}
+def _facts(result: ItemResult, item: BatchItem, options: CommonOptions) -> dict[str, Any]:
     if result.image is not None and result.path is not None:
-        return {**place, **image_facts(result.image, result.path)}
-    error = result.error
-    return {**place, "task_id": error and error.task_id, "error": str(error)}
+        return {**_place(item), **image_facts(result.image, result.path)}
+    assert result.error is not None
+    return {**_place(item), **failure_facts(result.error, resumable=not options.embedded)}
+
+
+def _place(item: BatchItem) -> dict[str, Any]:
+    return {"line": item.line, "name": item.stem.name}
 
 
 def _summary_lines(
@@ -164,20 +178,37 @@ def _summary_lines(
         yield f"  {items[result.index].place}: {reason}"
 
 
-def _hints(
+def _report_unfinished(
     left: Mapping[int, Job],
     items: Sequence[BatchItem],
     options: CommonOptions,
     batch: BatchOptions,
-) -> Iterator[str]:
-    """Yield how to get the images of the jobs that go on at the service."""
-    if batch.checkpoint:
-        yield f"To resume: run the same command again; {batch.checkpoint} keeps what was bought."
+) -> None:
+    """Tell how to get the images of the jobs that go on at the service."""
+    if batch.checkpoint is not None:
+        say(f"To resume: run the same command again; {batch.checkpoint} keeps what was bought.")
     elif options.embedded:
-        yield options.resume_hint("")
-    else:
-        for index, job in left.items():
-            yield attrs.evolve(options, output=items[index].stem).resume_hint(job.id)
+        say(options.resume_hint(""))
+    for index, job in left.items():
+        hint = attrs.evolve(options, output=items[index].stem).resume_hint(job.id)
+        if batch.checkpoint is None and not options.embedded:
+            say(hint)
+        if options.as_json:
+            with suppress(OSError):  # stdout may be what has failed
+                print_result(to_json(_unfinished_facts(items[index], job, hint)))
+
+
+def _report_unsubmitted(known: Set[int], items: Sequence[BatchItem]) -> None:
+    places = [item.place for index, item in enumerate(items) if index not in known]
+    if places:
+        more = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
+        say(f"Without a task id: {', '.join(places[:_MAX_PLACES])}{more}")
+
+
+def _unfinished_facts(item: BatchItem, job: Job, hint: str) -> dict[str, Any]:
+    message = "the job goes on at the service"
+    facts = {"code": "unfinished", "message": message, "task_id": job.id}
+    return {**_place(item), **facts, "retryable": True, "hint": hint}
 
 
 def _save_contact_sheet(

@@ -1,7 +1,7 @@
 """The commands: what a person types, checked and passed on."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -19,6 +19,7 @@ from .options import (
     as_json_option,
     base_url_option,
     debug_option,
+    header_option,
     with_batch_options,
     with_common_options,
 )
@@ -37,9 +38,11 @@ _GUIDE = f"""\
 Environment:
   IMAGELABS_BASE_URL    address of the service
   IMAGELABS_TIMEOUT     seconds to wait for an image
+  IMAGELABS_API_KEY     key of a service that asks for one
   IMAGELABS_COOKIE      cookies of a browser that passed the service's check
   IMAGELABS_USER_AGENT  the user-agent of that browser
   IMAGELABS_PROXY       such as http://user:password@host:3128
+  IMAGELABS_LOG         debug or info: show the log
 
 \b
 Example, without any service:
@@ -149,11 +152,14 @@ def wait(common: CommonOptions, *, task: str) -> None:
 @cli.command(epilog="Example: imagelabs status 8f14e45fceea --json")
 @click.argument("task")
 @base_url_option
+@header_option
 @as_json_option
 @debug_option
-def status(task: str, base_url: str | None, as_json: bool) -> None:
+def status(
+    task: str, base_url: str | None, header: Sequence[tuple[str, str]], as_json: bool
+) -> None:
     """Poll TASK once and print its state. A failed job is an answer, too: exit code 0."""
-    with current_runtime().make_client(base_url) as client:
+    with current_runtime().make_client(base_url, headers=dict(header) or None) as client:
         progress = client.get_job(task).refresh()
     percent = None if progress.fraction is None else round(100 * progress.fraction, 1)
     facts = {"state": progress.state.value, "status": progress.status, "percent": percent}

@@ -1,40 +1,43 @@
 """How a command ends: an exit code for each kind of error, and one line that explains it."""
 
+import itertools
 import logging
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import click
-from click.core import ParameterSource
 
 from .. import (
     APIConnectionError,
     APIResponseError,
     APIStatusError,
+    BatchStoppedError,
     ChallengeError,
     DownloadError,
     ImageLabsError,
     InvalidRequestError,
     JobFailedError,
     JobStalledError,
+    JobStoppedError,
     JobTimeoutError,
     NotSupportedError,
     SubmissionUnknownError,
 )
-from .output import escape_unencodable, say
+from .option_names import Command, option_message
+from .output import escape_unencodable, print_result, say, to_json
 from .signals import HangupError, TerminatedError, signals_as_exceptions
 
 __all__ = [
     "EXIT_CODES",
     "EXIT_CODES_HELP",
-    "Command",
     "CommandGroup",
     "error_line",
     "exit_code",
     "exit_with_hint",
+    "failure_facts",
     "report_error",
     "require_extra",
 ]
@@ -47,11 +50,11 @@ EXIT_CODES: tuple[tuple[int, str, tuple[type[BaseException], ...]], ...] = (
         "a value cannot be used; nothing was sent",
         (click.UsageError, InvalidRequestError, NotSupportedError),
     ),
-    (3, "the service cannot be reached", (APIConnectionError, JobStalledError)),
+    (3, "the service cannot be reached", (APIConnectionError, JobStalledError, BatchStoppedError)),
     (4, "the service refused, or its answer cannot be used", (APIStatusError, APIResponseError)),
     (5, "the job may or may not have been accepted", (SubmissionUnknownError,)),
     (6, "the job failed", (JobFailedError,)),
-    (7, "the job was still running when --timeout was over", (JobTimeoutError,)),
+    (7, "the job was still running when --timeout was over", (JobTimeoutError, JobStoppedError)),
     (8, "the finished image could not be fetched", (DownloadError,)),
     (129, "SIGHUP: the terminal was closed", (HangupError,)),
     (143, "SIGTERM: another program ended the command", (TerminatedError,)),
@@ -64,23 +67,17 @@ _SIGNAL_LINES: dict[type[BaseException], str] = {
     TerminatedError: "ended by SIGTERM",
     HangupError: "ended by SIGHUP",
 }
-_TYPED = "imagelabs_sdk.typed"  # where a context keeps the words that were typed
-_PARAMETERS = {
-    "width": ("width", "size"),
-    "height": ("height", "size"),
-    "extra_body": ("extra",),
-    "interval": ("poll_interval",),
-    "max_in_flight": ("jobs",),
-    "path": ("output", "out_dir"),
-    "task_id": ("task",),
-}
-"""Parameters of commands that give a field of the library its value; else the one of its name."""
-_VARIABLES = {
-    "cookies": "IMAGELABS_COOKIE",
-    "headers": "IMAGELABS_USER_AGENT",
-    "proxy": "IMAGELABS_PROXY",
-}
-"""Variables of the environment that the library reads by itself."""
+_CODES: tuple[tuple[str, type[BaseException]], ...] = (
+    ("usage", click.UsageError),
+    ("terminated", TerminatedError),
+    ("hangup", HangupError),
+    ("interrupted", KeyboardInterrupt),
+    ("interrupted", click.Abort),
+    ("os_error", OSError),
+    ("command_failed", click.ClickException),
+    ("unexpected", BaseException),
+)
+"""Codes of the errors that are not the library's; the first that fits counts."""
 
 EXIT_CODES_HELP = "\b\nExit codes:\n" + "\n".join(
     f"  {code:<5}{meaning}" for code, meaning, _ in sorted([(0, "success", ()), *EXIT_CODES])
@@ -88,20 +85,7 @@ EXIT_CODES_HELP = "\b\nExit codes:\n" + "\n".join(
 """The table as click prints it at the end of a help text."""
 
 
-class Command(click.Command):
-    """A command whose errors name the option that the user typed."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words that were typed."""
-        ctx.meta[_TYPED] = list(args)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except InvalidRequestError as error:
-            raise click.UsageError(_option_message(error, ctx), ctx) from error
+_json_wanted: ContextVar[bool] = ContextVar("json_wanted", default=False)
 
 
 class CommandGroup(click.Group):
@@ -114,6 +98,8 @@ class CommandGroup(click.Group):
         # Without a handler, logging would print warnings that the command words by itself.
         logging.getLogger("imagelabs_sdk").addHandler(logging.NullHandler())
         escape_unencodable()
+        words = extra.get("args")
+        _json_wanted.set(_wants_json(sys.argv[1:] if words is None else words))
         try:
             with signals_as_exceptions():
                 code = super().main(*args, **{**extra, "standalone_mode": False})
@@ -122,17 +108,56 @@ class CommandGroup(click.Group):
         sys.exit(code)
 
 
+def _wants_json(words: Sequence[str]) -> bool:
+    """Return True if ``--json`` was typed, also in a line that click cannot parse."""
+    return "--json" in itertools.takewhile(lambda word: word != "--", words)
+
+
 def _signal_of(error: BaseException) -> BaseException:
     """Return the signal that click has turned into its `Abort`, or the error itself."""
     cause = error.__cause__
     return cause if isinstance(error, click.Abort) and cause is not None else error
 
 
-def report_error(error: BaseException, *, resumable: bool = True) -> int:
-    """Explain an error in one line on stderr. Return its exit code."""
+def report_error(error: BaseException, *, hint: str = "", resumable: bool = True) -> int:
+    """Explain an error on stderr and, with ``--json``, on stdout. Return its exit code.
+
+    Args:
+        error: What ended the command.
+        hint: A second line, which says how to go on.
+        resumable: False if the job ends with this command.
+    """
     log.debug("traceback", exc_info=error)
-    say("imagelabs: " + " ".join(error_line(error, resumable=resumable).splitlines()))
+    say("imagelabs: " + error_line(error, resumable=resumable))
+    if hint:
+        say(hint)
+    if _json_wanted.get():
+        with suppress(OSError):  # stdout may be what has failed
+            print_result(to_json(failure_facts(error, hint=hint, resumable=resumable)))
     return exit_code(error)
+
+
+def failure_facts(
+    error: BaseException, *, hint: str = "", resumable: bool = True
+) -> dict[str, Any]:
+    """Return what ``--json`` prints about a failure: the same keys for each command and error."""
+    cause = error.__cause__ if isinstance(error, click.UsageError) else error
+    library = cause if isinstance(cause, ImageLabsError) else None
+    return {
+        "code": library.code if library else _code(error),
+        "message": error_line(error, resumable=resumable),
+        "task_id": library and library.task_id,
+        "retryable": library.retryable if library else _usage_is_final(error),
+        "hint": hint or None,
+    }
+
+
+def _usage_is_final(error: BaseException) -> bool | None:
+    return False if isinstance(error, click.UsageError) else None
+
+
+def _code(error: BaseException) -> str:
+    return next(code for code, kind in _CODES if isinstance(error, kind))
 
 
 def exit_code(error: BaseException) -> int:
@@ -147,6 +172,10 @@ def error_line(error: BaseException, *, resumable: bool = True) -> str:
         error: What ended a job or the command.
         resumable: False if the job ends with this command.
     """
+    return " ".join(_lines(error, resumable).splitlines())
+
+
+def _lines(error: BaseException, resumable: bool) -> str:
     match error:
         case click.ClickException():
             return error.format_message() + _help_hint(error)
@@ -166,46 +195,13 @@ def _library_line(error: ImageLabsError, resumable: bool) -> str:
         case JobTimeoutError() if not resumable:
             return f"the job was still running after {error.waited:.1f} s: give a longer --timeout"
         case InvalidRequestError():
-            return _option_message(error, click.get_current_context(silent=True))
+            return option_message(error, click.get_current_context(silent=True))
     return str(error)
 
 
 def _help_hint(error: click.ClickException) -> str:
     context: click.Context | None = getattr(error, "ctx", None)
     return f" (see {context.command_path} --help)" if context else ""
-
-
-# An option for a field ----------------------------------------------------------------------
-
-
-def _option_message(error: InvalidRequestError, ctx: click.Context | None) -> str:
-    """Return the error's message, with the option that was typed instead of the field's name."""
-    name = ctx and _typed_name(error.field, ctx)
-    if not name:
-        return str(error)
-    same = name.lstrip("-").replace("-", "_").lower() in (error.field, "negative")
-    return name + str(error).removeprefix(error.field) if same else f"{name}: {error}"
-
-
-def _typed_name(field: str, ctx: click.Context) -> str | None:
-    """Return the option, argument or variable that gave a field its value, if one did."""
-    wanted = _PARAMETERS.get(field, (field,))
-    for param in ctx.command.params:
-        source = ctx.get_parameter_source(param.name or "")
-        if param.name not in wanted or source is ParameterSource.DEFAULT:
-            continue
-        if source is ParameterSource.ENVIRONMENT:
-            return str(param.envvar)
-        return _typed_option(param, ctx)
-    variable = _VARIABLES.get(field, "")
-    return variable if os.environ.get(variable) else None
-
-
-def _typed_option(param: click.Parameter, ctx: click.Context) -> str:
-    if isinstance(param, click.Argument):
-        return param.human_readable_name
-    words = [word.partition("=")[0] for word in ctx.meta.get(_TYPED, ())]
-    return next((name for name in param.opts if name in words), param.opts[-1])
 
 
 @contextmanager
@@ -216,8 +212,7 @@ def exit_with_hint(
     try:
         yield
     except kinds as error:
-        code = report_error(error, resumable=resumable)
-        say(hint)
+        code = report_error(error, hint=hint, resumable=resumable)
         raise click.exceptions.Exit(code) from error
 
 

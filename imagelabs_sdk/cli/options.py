@@ -3,10 +3,10 @@
 import logging
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import click
@@ -21,6 +21,8 @@ __all__ = [
     "as_json_option",
     "base_url_option",
     "debug_option",
+    "header_option",
+    "parse_header",
     "with_batch_options",
     "with_common_options",
 ]
@@ -28,6 +30,12 @@ __all__ = [
 _IN_FLIGHT = 64  # jobs of a batch at once, by default
 _WATCHED_INTERVAL = 1.0  # seconds; the reference client polls as often
 _STDOUT = Path("-")
+_SECRET_HEADERS = {
+    "authorization": "IMAGELABS_API_KEY",
+    "cookie": "IMAGELABS_COOKIE",
+    "proxy-authorization": "IMAGELABS_PROXY",
+}
+"""Headers that carry secrets, and the variable to use instead."""
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +48,7 @@ class CommonOptions:
         embedded: True if the built-in engine renders in this process.
         timeout: Seconds for submit and wait together.
         poll_interval: Seconds between polls. `None`: the client's default.
+        headers: Sent with each request besides, or instead of, the default ones.
         as_json: True if results are printed as JSON.
     """
 
@@ -48,6 +57,7 @@ class CommonOptions:
     embedded: bool
     timeout: float
     poll_interval: float | None
+    headers: Mapping[str, str]
     as_json: bool
 
     def make_client(self, *, one_job: bool = False) -> ImageLabs:
@@ -60,6 +70,8 @@ class CommonOptions:
         settings: dict[str, Any] = {"timeout": self.timeout, "poll_interval": self.poll_interval}
         if self.embedded:
             return runtime.make_embedded_client(**settings)
+        if self.headers:
+            settings["headers"] = self.headers
         if one_job and self.poll_interval is None and runtime.bar_console() is not None:
             settings["polling"] = Adaptive(maximum=_WATCHED_INTERVAL)
         return runtime.make_client(self.base_url, **settings)
@@ -97,6 +109,7 @@ class BatchOptions:
         count: Images of each prompt.
         max_in_flight: How many jobs run at once.
         checkpoint: The file that keeps what was bought for the next run. `None`: none.
+        unknown: What to do with prompts that an earlier run was submitting when it ended.
         sheet: The file of the contact sheet. `None`: none.
     """
 
@@ -105,7 +118,23 @@ class BatchOptions:
     count: int
     max_in_flight: int
     checkpoint: Path | None
+    unknown: Literal["skip", "retry"]
     sheet: Path | None
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """Return name and value of a text such as ``X-Team: blue``.
+
+    Raises:
+        click.BadParameter: It is not like that, or it would show a secret in the list of processes.
+    """
+    name, colon, value = text.partition(":")
+    remedy = _SECRET_HEADERS.get(name.strip().lower())
+    if remedy:
+        raise click.BadParameter(f"every user sees the command line: set {remedy} instead")
+    if not colon:
+        raise click.BadParameter("it is not like 'NAME: VALUE'")
+    return name.strip(), value.strip()
 
 
 def _check_output(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
@@ -143,6 +172,13 @@ base_url_option = click.option(
     show_envvar=True,
     help="Address of the service.",
 )
+header_option = click.option(
+    "--header",
+    metavar="'NAME: VALUE'",
+    type=parse_header,
+    multiple=True,
+    help="A header of each request to the service; may be repeated. Not for secrets.",
+)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _common_options = (
     click.option(
@@ -165,6 +201,7 @@ _common_options = (
         help="How long to wait for an image.",
     ),
     click.option("--poll-interval", metavar="SECONDS", type=float, help="Time between polls."),
+    header_option,
     as_json_option,
     debug_option,
 )
@@ -180,6 +217,7 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
         base_url: str | None,
         timeout: float,
         poll_interval: float | None,
+        header: Sequence[tuple[str, str]],
         as_json: bool,
         embedded: bool = False,
         **own: Any,
@@ -190,6 +228,7 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
             embedded=embedded,
             timeout=timeout,
             poll_interval=poll_interval,
+            headers=dict(header),
             as_json=as_json,
         )
         command(options, **own)
@@ -234,6 +273,12 @@ _batch_options = (
         help="Keep what was bought, so that the same command can resume; holds the prompts.",
     ),
     click.option(
+        "--unknown",
+        type=click.Choice(["skip", "retry"]),
+        help="What to do with a prompt that the last run was submitting when it ended, so that "
+        "nobody knows if it was accepted: retry may buy its image twice. [default: skip]",
+    ),
+    click.option(
         "--contact-sheet",
         "sheet",
         metavar="FILE",
@@ -255,6 +300,7 @@ def with_batch_options(command: Callable[..., None]) -> Callable[..., None]:
         out_dir: Path | None,
         jobs: int | None,
         checkpoint: Path | None,
+        unknown: Literal["skip", "retry"] | None,
         sheet: Path | None,
         **own: Any,
     ) -> None:
@@ -271,12 +317,15 @@ def with_batch_options(command: Callable[..., None]) -> Callable[..., None]:
             return
         if batch is not None and out_dir is None:
             raise click.UsageError("--batch needs --out-dir.")
+        if unknown is not None and checkpoint is None:
+            raise click.UsageError("--unknown needs --checkpoint.")
         options = BatchOptions(
             source=batch,
             folder=out_dir,
             count=count or 1,
             max_in_flight=jobs or _IN_FLIGHT,
             checkpoint=checkpoint,
+            unknown=unknown or "skip",
             sheet=sheet,
         )
         command(*args, batch=options, **own)

@@ -47,7 +47,7 @@ class Runtime:
     def bar_console(self) -> Console | None:
         """Return the console for a bar; `None` without a terminal or while log lines are shown."""
         console = self.make_console()
-        return console if console.is_interactive and not log.isEnabledFor(logging.DEBUG) else None
+        return console if console.is_interactive and not log.isEnabledFor(logging.INFO) else None
 
 
 def current_runtime() -> Runtime:

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from ..server.options import bounds
-from .exits import Command, require_extra
+from .exits import require_extra
+from .option_names import Command
 from .options import debug_option
 from .output import print_result, say
 

@@ -100,10 +100,16 @@ def place(server: FaultyServer) -> tuple[str, ...]:
 
 def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end in a process of its own."""
-    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*PROGRAM, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )

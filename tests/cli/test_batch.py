@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import imagelabs_sdk.cli
-from imagelabs_sdk import HttpResponse
+from imagelabs_sdk import APIConnectionError, HttpResponse
 from imagelabs_sdk.cli.runtime import Runtime
 from imagelabs_sdk.embedded import embedded_client
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
@@ -40,7 +40,8 @@ def test_a_batch_tells_json_line_by_line(imagelabs: Command, gallery: Gallery) -
     assert facts[3]["path"] == "images/0002.png"
     assert facts[3]["seed"] == 7
     assert facts[5]["task_id"] is None
-    assert "answered 422" in facts[5]["error"]
+    assert (facts[5]["code"], facts[5]["retryable"]) == ("api_status", False)
+    assert "answered 422" in facts[5]["message"]
 
 
 def test_what_failed_is_told_at_the_end_with_its_line_and_reason(
@@ -142,7 +143,11 @@ def test_an_interrupt_before_anything_was_accepted_has_nothing_to_resume(
     prompts = ["a lighthouse", "a [red] boat", "a castle"]
     gallery.refusals = dict.fromkeys(prompts, KeyboardInterrupt())
     result = imagelabs.batch()
-    assert result.stderr == "imagelabs: interrupted\n0 saved, 3 not finished\n"
+    assert result.stderr.splitlines() == [
+        "imagelabs: interrupted",
+        "0 saved, 3 not finished",
+        "Without a task id: line 2 (0001), line 3 (0002), line 5 (0003)",
+    ]
 
 
 def test_a_full_disk_ends_a_batch(imagelabs: Command, gallery: Gallery) -> None:
@@ -204,3 +209,39 @@ def test_without_pillow_a_contact_sheet_is_refused_before_anything_is_bought(
     assert result.exit_code == 1
     assert 'pip install "imagelabs_sdk[server]"' in result.stderr
     assert not gallery.submits
+
+
+def test_what_has_no_task_id_is_named_up_to_a_bound(imagelabs: Command, gallery: Gallery) -> None:
+    """Their prompts have to be given again."""
+    prompts = [f"prompt {number}" for number in range(30)]
+    Path("prompts.txt").write_text("\n".join(prompts))
+    gallery.refusals = dict.fromkeys(prompts, KeyboardInterrupt())
+    last = imagelabs.batch().stderr.splitlines()[-1]
+    assert last.startswith("Without a task id: line 1 (0001), line 2 (0002), ")
+    assert last.endswith("line 20 (0020) and 10 more")
+
+
+def test_a_service_that_is_down_stops_a_batch(imagelabs: Command, gallery: Gallery) -> None:
+    """With exit code 3, instead of failing one prompt after the other for hours."""
+    prompts = [f"prompt {number}" for number in range(200)]
+    Path("prompts.txt").write_text("\n".join(prompts))
+    gallery.refusals = dict.fromkeys(prompts, APIConnectionError("refused", delivered="no"))
+    result = imagelabs.batch("--jobs", 1)
+    assert result.exit_code == 3
+    assert len(gallery.submits) < 200
+
+
+def test_what_an_earlier_run_left_unknown_can_be_settled(
+    imagelabs: Command, gallery: Gallery
+) -> None:
+    """The user decides: an image may be lost, or be bought twice."""
+    gallery.refusals = {"a castle": APIConnectionError("reset", delivered="maybe")}
+    words = ("--checkpoint", "run.jsonl")
+    first = imagelabs.batch(*words)
+    assert first.exit_code == 5
+    hint = "To settle what is unknown: run the same command again with --unknown=retry."
+    assert first.stderr.splitlines()[-1] == hint
+    gallery.refusals.clear()
+    assert imagelabs.batch(*words).exit_code == 5
+    assert imagelabs.batch(*words, "--unknown", "retry").exit_code == 0
+    assert gallery.submits.count("a castle") == 2

@@ -1,9 +1,9 @@
 """One line and one exit code for each kind of error."""
 
+import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from tests.cli.service import (
     REFUSED,
     WAITING,
     Command,
+    Gallery,
     Say,
     ScriptedService,
-    invoke,
     ok,
     poll,
 )
@@ -120,23 +120,14 @@ def test_debug_shows_the_way_to_an_error(
         assert "Traceback" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "room"),
-    [(("generate", "x", "--embedded"), "embedded"), (("serve", "--port", "0"), "server.service")],
-)
-def test_without_pillow_the_remedy_is_named(
-    arguments: tuple[str, ...], room: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("arguments", [("generate", "x", "--embedded"), ("serve", "--port", "0")])
+def test_without_pillow_the_remedy_is_named(arguments: tuple[str, ...]) -> None:
     """The engine has an extra of its own: a client needs no Pillow."""
-    line = r"imagelabs: .*\b{}\b.*: pip install .imagelabs_sdk\[server\].\n"
     code = "import sys; sys.modules['PIL'] = None; import imagelabs_sdk.__main__ as m; m.main()"
     done = run_python(code, *arguments)
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(line.format("PIL"), done.stderr)
-    monkeypatch.setitem(sys.modules, f"imagelabs_sdk.{room}", None)
-    result = invoke(arguments)
-    assert result.exit_code == 1
-    assert re.fullmatch(line.format(room), result.stderr)
+    line = r"imagelabs: .*\bPIL\b.*: pip install .imagelabs_sdk\[server\].\n"
+    assert re.fullmatch(line, done.stderr)
 
 
 def test_debug_writes_to_stderr(server: FaultyServer) -> None:
@@ -144,7 +135,7 @@ def test_debug_writes_to_stderr(server: FaultyServer) -> None:
     server.scripts["/progress"] = [reply(404, {"error": "no such task"})]
     arguments = ("status", "task-1", "--json", "--debug", "--base-url", server.url)
     done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (4, "")
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (4, "api_status")
     assert "APIStatusError" in done.stderr
     assert "Traceback" in done.stderr
 
@@ -162,3 +153,75 @@ def test_a_reader_that_has_gone_is_no_traceback(server: FaultyServer) -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+HINT = "To resume: imagelabs wait task-1 -o x.png"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "facts"),
+    [
+        ({}, ["--width", "0"], (2, "too_small", None, False, None)),
+        ({}, ["--colour"], (2, "usage", None, False, None)),
+        ({}, ["--output"], (2, "usage", None, False, None)),
+        ({"submits": [REFUSED]}, [], (3, "api_connection", None, True, None)),
+        ({"submits": [HttpResponse(429)]}, [], (4, "rate_limited", None, True, None)),
+        ({"submits": [CHALLENGE]}, [], (4, "challenge", None, False, None)),
+        (
+            {"submits": [APIConnectionError("reset", delivered="maybe")]},
+            [],
+            (5, "submission_unknown", None, None, None),
+        ),
+        ({"polls": [poll("error: x")]}, [], (6, "job_failed", "task-1", None, None)),
+        ({"polls": [WAITING]}, ["--timeout", "2"], (7, "job_timeout", "task-1", True, HINT)),
+        ({"images": [HttpResponse(404)]}, [], (8, "download", "task-1", False, HINT)),
+        ({"polls": [KeyboardInterrupt()]}, [], (130, "interrupted", None, None, HINT)),
+        ({"images": [OSError(28, "full")]}, [], (1, "os_error", None, None, HINT)),
+        ({"polls": [ZeroDivisionError("x")]}, [], (1, "unexpected", None, None, None)),
+    ],
+)
+def test_a_failure_is_one_json_object_for_programs(
+    imagelabs: Command,
+    service: ScriptedService,
+    script: dict[str, list[Say]],
+    arguments: list[str],
+    facts: tuple[object, ...],
+) -> None:
+    """The same keys for every exit code, and the person's lines stay on stderr."""
+    for path, answers in script.items():
+        setattr(service, path, answers)
+    result = imagelabs("generate", "x", "-o", "x.png", "--json", *arguments)
+    told = json.loads(result.stdout)
+    assert list(told) == ["code", "message", "task_id", "retryable", "hint"]
+    assert (result.exit_code, *(told[k] for k in ("code", "task_id", "retryable", "hint"))) == facts
+    assert f"imagelabs: {told['message']}\n" in result.stderr
+    assert HINT not in result.stderr or told["hint"] == HINT
+
+
+@pytest.mark.parametrize(
+    "words", [["status", "x", "y"], ["wait"], ["serve"], ["nonsense"], ["status", " "]]
+)
+def test_every_command_fails_alike_in_json(imagelabs: Command, words: list[str]) -> None:
+    """Also one that has no results in JSON, or does not exist."""
+    result = imagelabs(*words, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["message"] in result.stderr
+
+
+def test_after_the_end_of_options_nothing_asks_for_json(imagelabs: Command) -> None:
+    """A prompt may be called --json."""
+    assert imagelabs("status", "--", "x", "--json").stdout == ""
+
+
+def test_an_interrupted_batch_lists_its_jobs_for_programs(
+    imagelabs: Command, gallery: Gallery
+) -> None:
+    """One row for each, with the command that gets its image."""
+    gallery.crowd = 3
+    gallery.held = {"a-castle", "a-[red]-boat"}
+    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
+    rows = [json.loads(line) for line in imagelabs.batch("--json").stdout.splitlines()]
+    assert [row["code"] for row in rows] == ["interrupted", *["unfinished"] * 3]
+    left = {row["task_id"]: row["hint"] for row in rows[1:]}
+    assert left["a-castle"] == "To resume: imagelabs wait a-castle -o images/0003"
+    assert {row["line"] for row in rows[1:]} == {2, 3, 5}

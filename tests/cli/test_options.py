@@ -72,7 +72,7 @@ def test_a_value_that_cannot_be_used_is_one_line_and_exit_code_2(
     """Whether click or the library finds it is not the user's business."""
     result = imagelabs("generate", "x", *arguments)
     assert result.exit_code == 2
-    assert result.stdout == ""
+    assert result.stdout == "" or "--json" in arguments
     assert re.fullmatch(r"imagelabs: .*\n", result.stderr)
     assert word in result.stderr
     assert not service.asked
@@ -104,6 +104,10 @@ def test_the_timeout_may_come_from_the_environment(
         ("generate x --jobs 4", "--jobs needs --batch"),
         ("generate x --checkpoint y", "--checkpoint needs --batch"),
         ("generate x --contact-sheet y.png", "--contact-sheet needs --batch"),
+        (
+            "generate --batch prompts.txt --out-dir y --unknown=retry",
+            "--unknown needs --checkpoint",
+        ),
         ("generate --batch empty.txt --out-dir y", "has no prompt in it"),
         ("generate --batch latin.txt --out-dir y", "is not text in UTF-8"),
         ("generate --batch none.txt --out-dir y", "does not exist"),
@@ -217,3 +221,33 @@ def test_the_shell_can_complete_words() -> None:
         )
         assert "imagelabs" in done.stdout
         assert done.returncode == 0
+
+
+def test_a_header_reaches_the_service(imagelabs: Command, service: ScriptedService) -> None:
+    """Some gateways in front of a service want one."""
+    words = ("--header", "X-Team: blue", "--header", "x-empty:")
+    imagelabs("generate", "x", "-o", "x.png", *words)
+    imagelabs("status", "task-1", *words)
+    assert {request.headers["x-team"] for request in service.asked} == {"blue"}
+    assert service.asked[-1].headers["x-empty"] == ""
+
+
+@pytest.mark.parametrize(
+    ("header", "word"),
+    [
+        ("Authorization: Bearer x1y2z3", "IMAGELABS_API_KEY"),
+        ("cookie: x1y2z3", "IMAGELABS_COOKIE"),
+        ("Proxy-Authorization: x1y2z3", "IMAGELABS_PROXY"),
+        ("nonsense", "'NAME: VALUE'"),
+        ("a b: c", "--header"),
+    ],
+)
+def test_a_secret_is_refused_on_the_command_line(
+    imagelabs: Command, service: ScriptedService, header: str, word: str
+) -> None:
+    """Every user of the machine sees it in the list of processes; and it stays unsaid."""
+    result = imagelabs("generate", "x", "--header", header)
+    assert result.exit_code == 2
+    assert word in result.stderr
+    assert "x1y2z3" not in result.stderr
+    assert not service.asked
