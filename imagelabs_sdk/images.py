@@ -137,7 +137,8 @@ class GeneratedImage:
         Args:
             path: Unless it ends with a suffix of the image's format, that of the format is added:
                 ``"x"`` and ``"x.jpg"`` of a PNG become ``"x.png"`` and ``"x.jpg.png"``. Its
-                folder must exist. A file that is there is replaced.
+                folder must exist. A file that is there is replaced and its mode kept; a symbolic
+                link is followed; a FIFO or a device is written to, under its own name.
             timeout: Seconds for everything, or a `Deadline`; `None`: the client's `timeout`;
                 infinity: no limit.
             stop: A `threading.Event`, or a function that returns True: ends it within 0.1 s.
@@ -157,7 +158,8 @@ class GeneratedImage:
                 raise invalid("path", str(path), "must be a file in a folder that exists")
             with atomic_write(target) as draft:
                 found = self._download(draft.file, deadline)
-                draft.target = _with_extension(target, found)
+                if not draft.in_place:
+                    draft.target = _with_extension(draft.target, found)
             return draft.target
 
     def _download(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
