@@ -82,8 +82,8 @@ class ImageLabs(ReferenceProvider):
                 `base_url`'s origin alone; ``IMAGELABS_API_KEY``.
             image_headers: Replace or add to the headers for hosts of images other than
                 `base_url`'s origin, such as a ``referer`` or a key of that host.
-            proxy: Such as ``"http://user:password@host:3128"``; ``IMAGELABS_PROXY``; without
-                either, the standard variables.
+            proxy: Such as ``"http://user:password@host:3128"``; ``IMAGELABS_PROXY``,
+                except for hosts that ``NO_PROXY`` names; without either, the standard variables.
             verify: `True`, or the path of a CA bundle; `False`: any certificate (dangerous).
             allow_private_hosts: True: images may come from hosts that are not public. The API's
                 own origin always may be private.
@@ -105,8 +105,9 @@ class ImageLabs(ReferenceProvider):
             )
         if polling is not None and poll_interval is not None:
             raise validation.invalid_secret("poll_interval", "give either polling or poll_interval")
-        if transport is None:
-            proxy = proxy or os.environ.get("IMAGELABS_PROXY")
+        no_proxy = transport is None and not proxy
+        if no_proxy:
+            proxy = os.environ.get("IMAGELABS_PROXY")
         if level := os.environ.get("IMAGELABS_LOG"):
             from ._logging import show_log  # most programs set up their own logging
 
@@ -123,6 +124,7 @@ class ImageLabs(ReferenceProvider):
             api_key=api_key,
             image_headers=image_headers,
             proxy=proxy,
+            no_proxy=no_proxy,
             verify=verify,
             allow_private_hosts=allow_private_hosts,
             max_image_bytes=max_image_bytes,

@@ -41,7 +41,9 @@ class ClientContext:
     ) -> "ClientContext":
         """Return the context for what a client was given; `None` has the default of `ImageLabs`."""
         if transport is None:
-            transport = RequestsTransport(proxy=settings.proxy, verify=settings.verify)
+            transport = RequestsTransport(
+                proxy=settings.proxy, verify=settings.verify, no_proxy=settings.no_proxy
+            )
         if settings.on_request or settings.on_response:
             transport = ObservedTransport(transport, settings.on_request, settings.on_response)
         if settings.poll_interval is not None:

@@ -42,6 +42,7 @@ class Settings:
         api_key: str | None,
         image_headers: Mapping[str, str] | None,
         proxy: str | None,
+        no_proxy: bool,
         verify: bool | str,
         allow_private_hosts: bool,
         max_image_bytes: int,
@@ -71,6 +72,7 @@ class Settings:
         self.request_timeout = validation.seconds("request_timeout", request_timeout)
         self.max_retries = validation.count("max_retries", max_retries, 0, 100)
         self.proxy = validation.proxy(proxy) if proxy else None
+        self.no_proxy = no_proxy  # True: `proxy` is from the environment, as NO_PROXY is
         self.verify = validation.verify(verify)
         self.allow_private_hosts = allow_private_hosts
         self.max_image_bytes = validation.count("max_image_bytes", max_image_bytes, 1, 2**40)

@@ -43,6 +43,8 @@ class Exchange:
         deadline: When everything about it is over; at first, when the head of its answer must
             be there.
         public_only: True: connect to public addresses only.
+        proxy: Host and port of the proxy that it goes through; empty: none.
+        tunnelled: True once the proxy has connected to the host.
         dialled: True once a connection was opened for it.
         exact_url: The URL, if its percent-encodings must be sent to the letter; else empty.
             requests and urllib3 rewrite some, which breaks URLs that are signed.
@@ -57,6 +59,8 @@ class Exchange:
     exact_url: str = ""
     repeatable: bool = True
     silence: float | None = None
+    proxy: str = ""
+    tunnelled: bool = False
     dialled: bool = False
     sent: bool = False
 
@@ -205,6 +209,8 @@ class _DeadlineConnection:
         self._tunnelling = True
         try:
             super()._tunnel()  # type: ignore[misc]
+            if self._exchange is not None:
+                self._exchange.tunnelled = True
         finally:
             self._tunnelling = False
 

@@ -7,6 +7,7 @@ import ssl
 import zlib
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +17,12 @@ import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
 from requests.structures import CaseInsensitiveDict
-from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
+from requests.utils import (
+    get_environ_proxies,
+    prepend_scheme_if_needed,
+    select_proxy,
+    should_bypass_proxies,
+)
 
 from .. import validation
 from .._redact import sanitize_text
@@ -60,15 +66,19 @@ class DeadlineSession:
 
     Args:
         user_session: The caller's own session; `None`: one of ours.
-        proxy, verify: As in `RequestsTransport`; used for a session of ours only.
+        proxy, no_proxy, verify: As in `RequestsTransport`; for a session of ours only.
     """
 
     def __init__(
-        self, user_session: requests.Session | None, proxy: str | None, verify: bool | str
+        self,
+        user_session: requests.Session | None,
+        proxy: str | None,
+        verify: bool | str,
+        no_proxy: bool,
     ) -> None:
         self._user_session = user_session
         self._session = user_session or _bare_session()
-        self._proxies = {"http": proxy, "https": proxy} if proxy else None
+        self._proxy, self._no_proxy = proxy, no_proxy
         self._verify = _bundle() if verify is True else verify
         self._routes: dict[tuple[str, str], _Route] = {}  # by URL and jar
         self._jars: dict[Hashable, RequestsCookieJar] = {}  # by origin and name
@@ -124,17 +134,17 @@ class DeadlineSession:
             prepared.headers["Content-Length"] = str(len(request.body))
         if request.cookies is not None:
             _set_cookies(prepared, request.cookies, get_cookie_header(jar, prepared) if jar else "")
-        settings: dict[str, Any] = {
-            "stream": True,
-            "timeout": exchange.deadline.socket_timeout(),
-            "verify": self._verify,
-            "proxies": route.proxies,
-        }
+        send = route.adapter.send
         if _is_replaced():
             prepared.headers = CaseInsensitiveDict(prepared.headers)
-            answer = _send_apart(self._session, prepared, settings)
-        else:
-            answer = route.adapter.send(prepared, **settings)
+            send = functools.partial(_send_apart, self._session)
+        answer = send(
+            prepared,
+            stream=True,
+            timeout=exchange.deadline.socket_timeout(),
+            verify=self._verify,
+            proxies=route.proxies,
+        )
         if request.cookies is not None:
             _keep(jar, answer.cookies)
         return answer
@@ -145,7 +155,7 @@ class DeadlineSession:
         if known and known.headers is request.headers:
             return known
         adapter = self._session.get_adapter(request.url)
-        proxies = self._proxies or get_environ_proxies(request.url)
+        proxies = self._proxies(request.url)
         _install_deadlines(adapter, request.url, proxies, exchange)
         prepared, jar = _unprepared(request, b"").prepare(), RequestsCookieJar()
         prepared.headers = _plain(prepared.headers)
@@ -160,6 +170,13 @@ class DeadlineSession:
         if request.method == "POST" and not _is_replaced():  # an image's URL is used once
             self._routes[request.url, request.jar] = route
         return route
+
+    def _proxies(self, url: str) -> dict[str, str]:
+        if self._proxy is None:
+            return get_environ_proxies(url)
+        if self._no_proxy and should_bypass_proxies(url, None):
+            return {}
+        return {"http": self._proxy, "https": self._proxy}
 
     def _send_with_user_session(
         self, request: HttpRequest, exchange: _connections.Exchange
@@ -178,7 +195,7 @@ class DeadlineSession:
         _install_deadlines(adapter, request.url, settings["proxies"], exchange)
         if request.cookies is None:
             prepared = _unprepared(request, request.body).prepare()
-            return _send_apart(session, prepared, {**settings, "cert": None})
+            return _send_apart(session, prepared, **{**settings, "cert": None})
         prepared = session.prepare_request(_unprepared(request, request.body))
         _set_cookies(prepared, request.cookies, prepared.headers.get("Cookie"))
         prepared.register_hook("response", _hide_redirect)
@@ -200,6 +217,7 @@ def _install_deadlines(
         exchange.public_only = False
         proxy = validation.proxy(proxy if "://" in proxy else f"http://{proxy}")
         proxy = prepend_scheme_if_needed(proxy, "http")  # in the adapter's spelling
+        exchange.proxy = urlsplit(proxy).netloc.rpartition("@")[2]
     if isinstance(adapter, HTTPAdapter):
         _connections.install_deadlines(
             adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager
@@ -224,7 +242,7 @@ def _is_written_in(function: Any, file: str) -> bool:
 
 
 def _send_apart(
-    session: requests.Session, prepared: requests.PreparedRequest, settings: Mapping[str, Any]
+    session: requests.Session, prepared: requests.PreparedRequest, **settings: Any
 ) -> requests.Response:
     """Send through `Session.send`, and let the session neither follow a redirect nor keep cookies.
 
@@ -238,7 +256,10 @@ def _send_apart(
             answer.raw._original_response = None
 
     prepared.hooks = {"response": [_hide_redirect, hide]}
-    answer = session.send(prepared, allow_redirects=False, **settings)
+    try:
+        answer = session.send(prepared, allow_redirects=False, **settings)
+    finally:
+        del settings  # error trackers show local variables: a proxy's password may be in there
     with suppress(AttributeError, IndexError):
         answer.raw._original_response = held[0]
     _show_redirect(answer)
@@ -321,8 +342,12 @@ def _bare_session() -> requests.Session:
 
 
 def _bundle() -> bool | str:
-    path = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    return validation.verify(path) if path else True
+    """Return the CA bundle that the environment names; True: that of certifi."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        if path := os.environ.get(name):
+            return validation.verify(path)
+    folders = os.environ.get("SSL_CERT_DIR", "").split(os.pathsep)  # as OpenSSL reads it
+    return next((folder for folder in folders if Path(folder).is_dir() and folder), True)
 
 
 def _unprepared(request: HttpRequest, body: bytes) -> requests.Request:
@@ -391,6 +416,9 @@ def _raw(answer: requests.Response, deadline: Deadline) -> Iterator[bytes]:
 
 def _translate(exc: Exception, exchange: _connections.Exchange, url: str) -> APIConnectionError:
     root, peer = _first_cause(exc), sanitize_text(urlsplit(url).netloc)
+    if exchange.proxy:
+        at_proxy = not (exchange.sent or exchange.tunnelled)
+        peer = f"the proxy {exchange.proxy}" if at_proxy else f"{peer} by proxy {exchange.proxy}"
     timed_out = any(isinstance(each, _TIMEOUTS) for each in (exc, root))
     kind = APITimeoutError if timed_out else APIConnectionError
     words = "no answer in time" if timed_out else f"no answer ({_describe(root)})"

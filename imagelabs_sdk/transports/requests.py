@@ -46,8 +46,10 @@ class RequestsTransport:
     Attributes:
         proxy: Such as ``"http://user:password@host:3128"``, for every request. `None`: the
             standard variables (``HTTPS_PROXY``, ``NO_PROXY``, ...), as `requests` reads them.
-        verify: `True`: the usual certificate authorities, or those that ``REQUESTS_CA_BUNDLE``
-            names; a path: those in this file or folder; `False`: any certificate (dangerous).
+        no_proxy: True: `proxy` is not used for hosts that ``NO_PROXY`` names.
+        verify: `True`: the usual certificate authorities, or those that ``REQUESTS_CA_BUNDLE``,
+            ``CURL_CA_BUNDLE``, ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` names; a path: those in this
+            file or folder; `False`: any certificate (dangerous).
         session: A session of your own, with its headers, cookies, proxies, hooks, auth and
             adapters; it stays yours to close and is shared by all threads that use this
             transport. With it, `proxy` and `verify` are the session's own. Its connection
@@ -61,6 +63,7 @@ class RequestsTransport:
     )
     verify: bool | str = attrs.field(default=True, converter=validation.verify)
     session: "requests.Session | None" = None
+    no_proxy: bool = False
     _sessions: _ProcessSessions = attrs.field(
         factory=_ProcessSessions, init=False, eq=False, repr=False
     )
@@ -87,14 +90,15 @@ class RequestsTransport:
         if not hasattr(sessions.local, "session"):
             from ._session import DeadlineSession  # not before the first request: it costs 0.2 s
 
-            session = DeadlineSession(self.session, self.proxy, self.verify)
+            session = DeadlineSession(self.session, self.proxy, self.verify, self.no_proxy)
             sessions.local.session = session
             with sessions.lock:
                 sessions.all.add(session)
         return sessions.local.session  # type: ignore[no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"proxy": self.proxy, "verify": self.verify, "session": self.session}
+        names = ("proxy", "verify", "session", "no_proxy")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in {**state, "_sessions": _ProcessSessions()}.items():

@@ -863,7 +863,8 @@ def test_the_environment_gives_defaults_and_arguments_win(
     assert context.settings.cookies == {"cf_clearance": "x"}
     assert context.settings.headers["user-agent"] == "browser/1"
     assert context.settings.headers["origin"] == "http://127.0.0.1:9"
-    assert context.transport == RequestsTransport(proxy="http://proxy.test:3128")
+    proxied = RequestsTransport(proxy="http://proxy.test:3128", no_proxy=True)
+    assert context.transport == proxied
     explicit = ImageLabs(
         "https://h.test",
         timeout=5,

@@ -4,6 +4,7 @@ import os
 import pickle
 import socket
 import ssl
+import subprocess
 import threading
 import traceback
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from imagelabs_sdk import (
     APIConnectionError,
@@ -427,3 +429,87 @@ def test_a_url_is_sent_to_the_letter(server: FaultyServer, carry: Any) -> None:
         "http://h.invalid/a%2fb?x=%7e%zz",
         "http://h.invalid/plain?x=1",
     ]
+
+
+# The environment ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_other_variables_name_the_bundle_too(
+    tls_server: FaultyServer,
+    connect: Connect,
+    bundle: str,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """As curl and OpenSSL read them."""
+    monkeypatch.setenv(name, bundle)
+    assert connect(tls_server).generate("x").read() == PNG
+    monkeypatch.setenv(name, "/no/such/bundle.pem")
+    with pytest.raises(InvalidRequestError, match="verify"):
+        connect(tls_server).submit("x")
+
+
+def test_folders_of_authorities_may_be_named(
+    tls_server: FaultyServer,
+    connect: Connect,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenSSL finds a certificate in one by the hash of its subject."""
+    pem = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(pem)
+    command = ["openssl", "x509", "-hash", "-noout", "-in", str(pem)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    pem.rename(tmp_path / f"{found.stdout.strip()}.0")
+    monkeypatch.setenv("SSL_CERT_DIR", f"/no/such/folder{os.pathsep}{tmp_path}")
+    assert connect(tls_server).generate("x").read() == PNG
+    monkeypatch.setenv("SSL_CERT_DIR", "/no/such/folder")
+    with pytest.raises(APIConnectionError, match="certificate is not trusted"):
+        connect(tls_server, max_retries=0).submit("x")
+
+
+def test_our_variable_for_the_proxy_honours_no_proxy(
+    server: FaultyServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come from the environment; a proxy that was given to the client is used always."""
+    proxy = f"http://127.0.0.1:{closed_port()}"
+    monkeypatch.setenv("IMAGELABS_PROXY", proxy)
+    with pytest.raises(APIConnectionError, match="the proxy"):
+        connect(server, max_retries=0).submit("x")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    connect(server).submit("x")
+    with pytest.raises(APIConnectionError, match="the proxy"):
+        connect(server, max_retries=0, proxy=proxy).submit("x")
+    assert server.count("/txt2img") == 1
+
+
+def test_a_proxy_that_fails_is_named(
+    server: FaultyServer, tls_server: FaultyServer, connect: Connect, bundle: str
+) -> None:
+    """Not the service, which was never asked; without the proxy's password."""
+    port = closed_port()
+    for base in (server, tls_server):
+        with pytest.raises(APIConnectionError, match=f"the proxy 127.0.0.1:{port}: ") as caught:
+            connect(base, proxy=f"http://u:hush@127.0.0.1:{port}", max_retries=0).submit("x")
+        assert caught.value.delivered == "no"
+        assert "hush" not in str(caught.value)
+    target = f"127.0.0.1:{tls_server.port}"
+    server.scripts[target] = [faulty.reply(502)]
+    with pytest.raises(APIConnectionError, match=f"the proxy 127.0.0.1:{server.port}: .*502"):
+        connect(tls_server, proxy=server.url, max_retries=0).submit("x")
+
+
+def test_a_service_that_fails_behind_a_proxy_is_named(
+    server: FaultyServer, tls_server: FaultyServer, connect: Connect, bundle: str
+) -> None:
+    """The proxy has done its part."""
+    target = f"127.0.0.1:{tls_server.port}"
+    server.scripts[target] = [tunnelling(server, tls_server.port)]
+    where = f"{target} by proxy 127.0.0.1:{server.port}"
+    with pytest.raises(APIConnectionError, match=f"{where}: .*not trusted"):
+        connect(tls_server, proxy=server.url, max_retries=0).submit("x")
+    tls_server.scripts["/txt2img"] = [faulty.reset()]
+    with pytest.raises(SubmissionUnknownError, match=where):
+        connect(tls_server, proxy=server.url, verify=bundle).submit("x")
