@@ -82,6 +82,10 @@ class LedgerEntry:
         }
 
 
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - a symlink may be changed later
+
+
 @attrs.define
 class Submit:
     """One submit in progress; `task_id` is set when it was accepted."""
@@ -100,7 +104,7 @@ class Ledger:
         prompts: True: requests are kept with their prompts; False: only their fingerprints.
     """
 
-    path: Path = attrs.field(converter=lambda path: Path(os.path.abspath(path)))  # noqa: PTH100
+    path: Path = attrs.field(converter=_absolute)
     prompts: bool = attrs.field(default=False, kw_only=True)
 
     def entries(self) -> list[LedgerEntry]:

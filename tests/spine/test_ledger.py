@@ -48,7 +48,7 @@ UNREACHABLE = APIConnectionError("no route", delivered="no")
 DONE = ok(status="Done", final_image_url="https://images.test/1.png")
 
 
-def client_of(time: FakeTime, path: object, answers: Answers, **more: Any) -> ImageLabs:
+def client_of(time: FakeTime, path: Any, answers: Answers, **more: Any) -> ImageLabs:
     """Return a client of a service that gives each answer once, the last one for ever."""
 
     def service(request: HttpRequest) -> HttpResponse:
