@@ -260,6 +260,7 @@ class ImageLabs(ReferenceProvider):
         self,
         items: "Iterable[Item]",
         *,
+        n: int = 1,
         max_in_flight: int = 64,
         workers: int = 8,
         timeout: float | None = None,
@@ -267,6 +268,8 @@ class ImageLabs(ReferenceProvider):
         on_progress: "OnBatchProgress | None" = None,
         checkpoint: str | os.PathLike[str] | None = None,
         unknown: Literal["skip", "retry"] = "skip",
+        stop: "Stop | None" = None,
+        stall_timeout: float | None = None,
     ) -> "Batch":
         """Ask for many images; iterate over their outcomes, in the order in which they end.
 
@@ -278,6 +281,10 @@ class ImageLabs(ReferenceProvider):
         Args:
             items: Prompts, requests, or mappings of a request's fields. Taken one by one, in
                 the thread that iterates, each when there is room for it; they may be endless.
+                A mapping may hold ``"metadata"``, labels of yours for `Outcome.metadata`, which
+                are not sent.
+            n: How many images of each item, each with a seed of its own: a seed that an item has
+                counts up. `Outcome.item` and `Outcome.variation` say which one it is.
             max_in_flight: How many items are at work at most, waiting outcomes included.
             workers: How many threads send requests, each over a connection of its own.
             timeout: Seconds for each job, from the submit that was accepted, or from when it
@@ -295,6 +302,11 @@ class ImageLabs(ReferenceProvider):
                 ``"skip"``: its outcome is `SubmissionUnknownError`; an image that was bought is
                 lost. ``"retry"``: it is submitted again; an image that was bought before is
                 bought twice.
+            stop: A `threading.Event`, or a function that returns True: the next outcome then is a
+                `JobStoppedError`, raised within 0.1 s. A submit in flight finishes first, so that
+                its id is known; `Batch.unfinished` has the jobs that go on at the service.
+            stall_timeout: Seconds after which the wait for a job ends with a `JobStalledError` if
+                neither its status nor its progress has changed; `None`: never.
 
         Raises:
             InvalidRequestError: A setting or the checkpoint cannot be used.
@@ -309,6 +321,9 @@ class ImageLabs(ReferenceProvider):
             timeout=timeout,
             min_interval=min_interval,
             unknown=unknown,
+            n=n,
+            stop=stop,
+            stall_timeout=stall_timeout,
         )
         return Batch(
             items,

@@ -31,7 +31,7 @@ from .models import ImageRequest, Progress, State, plain_json
 from .polling import Poll, after_failures
 from .validation import invalid, seconds
 
-__all__ = ["Job", "OnProgress", "PollResult", "job_failure"]
+__all__ = ["Job", "OnProgress", "PollResult", "job_failure", "movement", "stalled_error"]
 
 log = logging.getLogger(__name__)
 
@@ -448,7 +448,7 @@ class Job:
     def _events(self, deadline: Deadline, stall: float, parking: "_Parking") -> Iterator[Progress]:
         with attach_job(self):
             self._raise_if_failed()
-        seen, moved_at = _movement(self._progress), self._now()
+        seen, moved_at = movement(self._progress), self._now()
         while not self.done:
             with attach_job(self):
                 stalled_at = moved_at + stall
@@ -456,8 +456,8 @@ class Job:
                     self._sleep_until_due(deadline, stalled_at)
                 long_poll = parking.next_poll(min(deadline.remaining(), stalled_at - self._now()))
                 result = self._poll(deadline, parking, long_poll)
-                if _movement(self._progress) != seen:
-                    seen, moved_at = _movement(self._progress), self._now()
+                if movement(self._progress) != seen:
+                    seen, moved_at = movement(self._progress), self._now()
                 elif self._now() - moved_at >= stall and not self.done:
                     raise self._stalled_error(stall)
             if result.error is None and result.progress is not None:
@@ -650,7 +650,7 @@ class _Parking:
 
     def record_answer(self, progress: Progress, etag: str, seconds: float) -> None:
         """Note an answer. One that came at once and says nothing new was not parked."""
-        news = _movement(progress)
+        news = movement(progress)
         at_once = seconds < _AT_ONCE and news == self._seen
         self._refused = not etag or at_once
         self._etag, self._seen, self._failures = etag, news, 0
@@ -666,7 +666,14 @@ def job_failure(message: str, *, status: str, waited: float) -> JobFailedError:
     return kind(message, status=status, waited=waited)
 
 
-def _movement(progress: Progress | None) -> object:
+def stalled_error(job: Job, stall: float) -> JobStalledError:
+    """Return the error for a job that has not moved for `stall` seconds."""
+    error = job._stalled_error(stall)
+    error.attach_job(job)
+    return error
+
+
+def movement(progress: Progress | None) -> object:
     """Return what has to change within `stall_timeout`."""
     return progress and (progress.state, progress.status, progress.fraction)
 

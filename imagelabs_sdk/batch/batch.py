@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
+import attrs
+
 from .. import wire
 from ..context import ClientContext
 from ..errors import InvalidRequestError, SubmissionUnknownError
 from ..images import Timings
 from ..jobs import Job, job_failure
-from ..models import ImageRequest, Progress
+from ..models import LARGEST_INT, ImageRequest, Progress, plain_json
 from ..validation import invalid, invalid_secret
 from .checkpoint import Checkpoint
-from .scheduler import BatchSettings, Entry, Outcome, Scheduler
+from .scheduler import BatchSettings, Entry, Outcome, Place, Scheduler
 
 __all__ = ["Batch", "Item", "OnBatchProgress", "Outcome"]
 
 Item: TypeAlias = str | ImageRequest | Mapping[str, Any]
-"""What to draw: a prompt, a request, or the fields of one."""
+"""What to draw: a prompt, a request, or the fields of one, perhaps with ``"metadata"``."""
 
 OnBatchProgress: TypeAlias = Callable[[int, Progress], object]
 """Called with an item's index and the latest poll of its job; what it returns is ignored."""
@@ -48,7 +50,7 @@ class Batch(Iterator[Outcome]):
         """Open the checkpoint; start nothing else. Errors as in `ImageLabs.generate_many`."""
         if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
             raise invalid("items", type(items).__name__, "must be an iterable of prompts")
-        self._items: Iterator[tuple[int, Item]] = enumerate(items)
+        self._items = _numbered(items, settings.n)
         self._context, self._job_from_dict, self._settings = context, job_from_dict, settings
         self._on_progress = on_progress
         base_url = context.settings.base_url
@@ -79,6 +81,7 @@ class Batch(Iterator[Outcome]):
             InvalidRequestError: An item is not the one that the checkpoint has for its position;
                 or the batch was made in another process, of which this one is a fork.
             BatchStoppedError: The service answered none of several submits in a row.
+            JobStoppedError: The caller's `stop` ended it.
             OSError: The checkpoint cannot be written, or was deleted or replaced.
         """
         try:
@@ -131,13 +134,15 @@ class Batch(Iterator[Outcome]):
         taken = next(self._items, None)
         if taken is None:
             return False
-        index, item = taken
+        index, item, variation = taken
+        place = Place(index, index // self._settings.n, variation, {})
         try:
-            request = _request(item)
+            place = attrs.evolve(place, metadata=_metadata(item))
+            request = _variation(_request(item), variation)
         except InvalidRequestError as error:
-            self._scheduler.put(Outcome(index, None, error=error))
+            self._scheduler.put(place.outcome(None, error=error))
         else:
-            self._admit(index, request)
+            self._admit(place, request)
         return True
 
     def _report_progress(self) -> None:
@@ -145,30 +150,31 @@ class Batch(Iterator[Outcome]):
             for index, progress in self._scheduler.take_progress().items():
                 self._on_progress(index, progress)
 
-    def _admit(self, index: int, asked: ImageRequest) -> None:
+    def _admit(self, place: Place, asked: ImageRequest) -> None:
         """Start an item, or continue where the checkpoint says that an earlier run ended."""
         if self._checkpoint is None:
-            self._scheduler.add(Entry(index, asked.with_seeds()))
+            self._scheduler.add(Entry(place, asked.with_seeds()))
             return
-        facts = self._checkpoint.recall(index, asked)
+        facts = self._checkpoint.recall(place.index, asked)
         job = self._job_from_dict(facts["job"]) if "job" in facts else None
         event = facts.get("event")
         if event == "sending" and self._settings.unknown == "skip":
-            self._scheduler.put(Outcome(index, asked, error=_unknown()))
+            self._scheduler.put(place.outcome(asked, error=_unknown()))
         elif job is not None and event != "accepted":
-            self._scheduler.put(self._recorded_outcome(index, job, facts))
+            self._scheduler.put(_recorded_outcome(place, job, facts))
         else:
             request = (job and job.request) or asked.with_seeds()
-            self._scheduler.add(Entry(index, request, wire.fingerprint(asked), job))
+            self._scheduler.add(Entry(place, request, wire.fingerprint(asked), job))
 
-    def _recorded_outcome(self, index: int, job: Job, facts: Mapping[str, Any]) -> Outcome:
-        """Return the outcome that an earlier run has recorded."""
-        if facts["event"] == "failed":
-            error = job_failure(facts["message"], status=facts["status"], waited=facts["waited"])
-            error.attach_job(job)
-            return Outcome(index, job.request, error=error, job=job)
-        image = job.image_at(facts["url"], Timings(*facts["timings"]))
-        return Outcome(index, job.request, result=image, job=job)
+
+def _recorded_outcome(place: Place, job: Job, facts: Mapping[str, Any]) -> Outcome:
+    """Return the outcome that an earlier run has recorded."""
+    if facts["event"] == "failed":
+        error = job_failure(facts["message"], status=facts["status"], waited=facts["waited"])
+        error.attach_job(job)
+        return place.outcome(job.request, error=error, job=job)
+    image = job.image_at(facts["url"], Timings(*facts["timings"]))
+    return place.outcome(job.request, image, job=job)
 
 
 def _request(item: object) -> ImageRequest:
@@ -180,7 +186,25 @@ def _request(item: object) -> ImageRequest:
         return ImageRequest(item)
     if not all(isinstance(name, str) for name in item) or "prompt" not in item:
         raise invalid_secret("item", "must have the fields of an ImageRequest, with a prompt")
-    return ImageRequest(**item)
+    return ImageRequest(**{name: item[name] for name in item if name != "metadata"})
+
+
+def _metadata(item: object) -> Mapping[str, Any]:
+    return plain_json("metadata", item.get("metadata", {}) if isinstance(item, Mapping) else {})
+
+
+def _variation(request: ImageRequest, number: int) -> ImageRequest:
+    """Return the request for one of several images: a seed that is given counts up."""
+    if not number or request.seed is None:
+        return request
+    return attrs.evolve(request, seed=(request.seed + number) % (LARGEST_INT + 1))
+
+
+def _numbered(items: Iterable[Item], n: int) -> Iterator[tuple[int, Item, int]]:
+    """Yield the position of each image, its item and which of the item's images it is."""
+    for item_index, item in enumerate(items):
+        for variation in range(n):
+            yield item_index * n + variation, item, variation
 
 
 def _unknown() -> SubmissionUnknownError:

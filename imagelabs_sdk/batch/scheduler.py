@@ -14,16 +14,17 @@ import attrs
 
 from .._redact import sanitize_text
 from ..context import ClientContext
-from ..deadline import Deadline
+from ..deadline import Deadline, Stop
 from ..errors import (
     BatchStoppedError,
     ImageLabsError,
     InvalidRequestError,
     JobFailedError,
+    JobStoppedError,
     RateLimitError,
 )
 from ..images import GeneratedImage
-from ..jobs import Job
+from ..jobs import Job, movement, stalled_error
 from ..models import ImageRequest, Progress
 from ..validation import count, invalid, seconds, validator
 from .admission import Admission, Attempts
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 _LOW_PRIORITY = 5  # 3 is normal: a batch must not starve a page on the same GPU
 _POLLS_PER_SUBMIT = 4  # while polls are late: after so many of them one submit goes first
 _MAX_WAIT = 86_400.0  # seconds; the wait for a lock is bounded
+_STOP_INTERVAL = 0.05  # seconds after which a wait asks again whether it has to stop
 _MAX_SHOWN = 100  # jobs or items in one message
 
 
@@ -44,7 +46,7 @@ class Outcome:
     """What became of one item: either a result or an error.
 
     Attributes:
-        index: The item's position, counted from 0.
+        index: The image's position, counted from 0: ``item * n + variation``.
         request: With the seeds used; `None` when the item was not usable.
         result: The image, not fetched yet.
         error: Why there is no image. `InvalidRequestError`: the item cannot be used, nothing
@@ -53,6 +55,9 @@ class Outcome:
             `ImageLabs.generate`.
         job: `None` if no job is known to have been accepted. After a `JobTimeoutError` or a
             `JobStalledError` `job.wait()` goes on.
+        item: The item's position, counted from 0.
+        variation: Which of the `n` images of the item it is, counted from 0.
+        metadata: What the item had under ``"metadata"``; it was not sent.
     """
 
     index: int
@@ -60,6 +65,9 @@ class Outcome:
     result: GeneratedImage | None = None
     error: ImageLabsError | None = None
     job: Job | None = None
+    item: int = 0
+    variation: int = 0
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
 
 _at_least_one = validator(count, 1)
@@ -82,30 +90,63 @@ class BatchSettings:
 
     max_in_flight: int = attrs.field(validator=_at_least_one)
     workers: int = attrs.field(validator=_at_least_one)
+    n: int = attrs.field(default=1, validator=_at_least_one)
     timeout: float | None = attrs.field(default=None, validator=_seconds)
     min_interval: float = attrs.field(default=0.0, validator=_seconds)
     unknown: str = attrs.field(default="skip", validator=_skip_or_retry)
+    stall_timeout: float | None = attrs.field(default=None, validator=_seconds)
+    stop: Stop | None = None
+
+
+@attrs.frozen
+class Place:
+    """Where an image belongs; the fields are those of `Outcome`."""
+
+    index: int
+    item: int
+    variation: int
+    metadata: Mapping[str, Any]
+
+    def outcome(
+        self,
+        request: ImageRequest | None,
+        result: GeneratedImage | None = None,
+        error: ImageLabsError | None = None,
+        job: Job | None = None,
+    ) -> Outcome:
+        """Return the outcome of this image."""
+        where = (self.item, self.variation, self.metadata)
+        return Outcome(self.index, request, result, error, job, *where)
 
 
 @attrs.define(eq=False)
 class Entry:
-    """One item in work; at most one thread handles it at a time.
+    """One image in work; at most one thread handles it at a time.
 
     Attributes:
-        index: Its position among the items.
+        place: Where it belongs.
         request: What is asked for, with its seeds.
         fingerprint: Of the item as the caller gave it; empty without a checkpoint.
         job: `None` until it is accepted.
         deadline: When the wait for the job ends.
         attempts: Its submits so far.
+        seen: What the last poll that was answered said of it.
+        moved_at: When that changed, by the clock of polling.
     """
 
-    index: int
+    place: Place
     request: ImageRequest
     fingerprint: str = ""
     job: Job | None = None
     deadline: Deadline = Deadline()  # noqa: RUF009 - frozen
     attempts: Attempts = attrs.Factory(Attempts)
+    seen: object = None
+    moved_at: float = 0.0
+
+    @property
+    def index(self) -> int:
+        """The image's position."""
+        return self.place.index
 
 
 _Task: TypeAlias = tuple[Callable[[Entry], None], Entry]
@@ -139,6 +180,9 @@ class Scheduler:
             min_interval=settings.min_interval, max_retries=context.settings.max_retries
         )
         self._clock, self._wants_progress = context.polling.clock, wants_progress
+        self._call = Deadline.from_timeout(None, stop=settings.stop)  # ends with the caller's stop
+        self._max_wait = _MAX_WAIT if settings.stop is None else _STOP_INTERVAL
+        self._stall = math.inf if settings.stall_timeout is None else settings.stall_timeout
         self._pid = os.getpid()
         lock = threading.RLock()  # the garbage collector may call `stop` while it is held
         self._work_ready = threading.Condition(lock)  # workers wait here for something to do
@@ -178,7 +222,7 @@ class Scheduler:
             if entry.job is None:
                 self._submit_queue.append(entry)
             else:
-                entry.deadline = self._context.deadline(self._settings.timeout)
+                self._begin_wait(entry, self._deadline())
                 self._schedule_poll(entry)
             self._work_ready.notify()
         if len(self._threads) < self._settings.workers:
@@ -202,7 +246,10 @@ class Scheduler:
         """
         with self._outcome_ready:
             while wait and not (self._outcomes or self._progress or self.idle):
-                self._wait_for_outcome()
+                if self._call.stopped:
+                    self._stop_for_caller()
+                else:
+                    self._wait_for_outcome()
             if self._outcomes:
                 outcome = self._outcomes.popleft()
                 self._entries.pop(outcome.index, None)
@@ -280,17 +327,30 @@ class Scheduler:
 
     def _submit(self, entry: Entry) -> None:
         self._record(entry, "sending", lambda: {"fingerprint": entry.fingerprint})
-        deadline = self._context.deadline(self._settings.timeout)
+        deadline = self._deadline()
         # A worker that sleeps polls no job: a submit is sent once here, and put back.
         try:
             task_id = self._context.endpoints.submit(
                 entry.request, deadline=deadline, max_retries=0, priority=_LOW_PRIORITY
             )
+        except JobStoppedError:
+            self._record(entry, "refused")
+            with self._work_ready:
+                self._submit_queue.appendleft(entry)
+                self._stop_for_caller()
+            return
         except ImageLabsError as error:
             self._submit_failed(entry, error)
             return
-        job = Job(task_id, self._context, request=entry.request, first_poll_now=False)
-        entry.job, entry.deadline = job, deadline
+        job = Job(
+            task_id,
+            self._context,
+            request=entry.request,
+            first_poll_now=False,
+            metadata=entry.place.metadata,
+        )
+        entry.job = job
+        self._begin_wait(entry, deadline)
         self._record(entry, "accepted", lambda: {"job": job.to_dict()})
         with self._work_ready:
             self._admission.accepted()
@@ -330,11 +390,20 @@ class Scheduler:
         try:
             result = job.poll(timeout=entry.deadline)
             image = job.image() if result.next_poll_in is None else None
+        except JobStoppedError:
+            with self._work_ready:
+                self._stop_for_caller()
+            return
         except ImageLabsError as error:
             self._finish(entry, error=error)
             return
         if image is not None:
             self._finish(entry, image)
+            return
+        if movement(result.progress) != entry.seen:
+            entry.seen, entry.moved_at = movement(result.progress), self._clock()
+        elif self._clock() - entry.moved_at >= self._stall:
+            self._finish(entry, error=stalled_error(job, self._stall))
             return
         with self._work_ready:
             if isinstance(result.error, RateLimitError):
@@ -343,6 +412,14 @@ class Scheduler:
                 self._progress[entry.index] = result.progress
                 self._outcome_ready.notify()
             self._schedule_poll(entry)
+
+    def _deadline(self) -> Deadline:
+        return self._context.deadline(self._settings.timeout, self._settings.stop)
+
+    def _begin_wait(self, entry: Entry, deadline: Deadline) -> None:
+        assert entry.job is not None
+        entry.deadline = deadline
+        entry.seen, entry.moved_at = movement(entry.job.progress), self._clock()
 
     def _finish(
         self,
@@ -357,7 +434,7 @@ class Scheduler:
         elif isinstance(error, JobFailedError):
             facts = {name: getattr(error, name) for name in ("message", "status", "waited")}
             self._record(entry, "failed", lambda: facts)
-        self.put(Outcome(entry.index, entry.request, result, error, entry.job))
+        self.put(entry.place.outcome(entry.request, result, error, entry.job))
 
     def _record(
         self, entry: Entry, event: str, facts: Callable[[], Mapping[str, Any]] = dict
@@ -371,6 +448,9 @@ class Scheduler:
         """Wait for the next task of this worker; return `None` when the scheduler was stopped."""
         with self._work_ready:
             while not self._stopped:
+                if self._call.stopped:
+                    self._stop_for_caller()
+                    return None
                 now = self._clock()
                 if task := self._due_task(now):
                     self._work_ready.notify()  # another worker checks what else is due, or waits
@@ -402,7 +482,7 @@ class Scheduler:
             self._resting -= 1
             return
         self._timer_until = until
-        self._sleep(min(until - now, _MAX_WAIT))
+        self._sleep(min(until - now, self._max_wait))
         if self._timer_until == until:
             self._timer_until = math.inf
 
@@ -417,7 +497,7 @@ class Scheduler:
         if self._simulated:
             self._work_ready.notify()  # one of the workers lets the time pass
         try:
-            self._outcome_ready.wait()
+            self._outcome_ready.wait(self._max_wait)
         finally:
             self._caller_waits = False
 
@@ -434,8 +514,15 @@ class Scheduler:
 
     def _schedule_poll(self, entry: Entry) -> None:
         assert entry.job is not None
-        due = min(self._clock() + entry.job.next_poll_in, entry.deadline.at)
+        due = self._clock() + entry.job.next_poll_in
+        due = min(due, entry.deadline.at, entry.moved_at + self._stall)
         heapq.heappush(self._poll_queue, (due, entry.index, entry))
+
+    def _stop_for_caller(self) -> None:
+        if not self._stopped:
+            what = self.unfinished_message() or "no job was accepted that is unfinished"
+            self._worker_error = JobStoppedError(f"stopped by the caller; {what}")
+            self._stop()
 
     def _stop(self) -> None:
         self._stopped = True

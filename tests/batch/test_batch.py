@@ -1,6 +1,7 @@
 """`Batch`: one outcome for each item, nothing left behind."""
 
 import itertools
+import json
 import logging
 import math
 import os
@@ -11,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -28,11 +29,14 @@ from imagelabs_sdk import (
     ImageRequest,
     InvalidRequestError,
     JobFailedError,
+    JobStalledError,
+    JobStoppedError,
     JobTimeoutError,
     Outcome,
     Progress,
     SubmissionUnknownError,
 )
+from imagelabs_sdk.models import LARGEST_INT
 from imagelabs_sdk.testing import FakeService
 from tests import faulty
 from tests.batch.scripted import (
@@ -453,3 +457,146 @@ def test_a_service_that_cannot_be_reached_stops_a_batch(connect: Connect) -> Non
             list(client.generate_many(map(str, itertools.count()), workers=4))
     assert isinstance(caught.value.__cause__, APIConnectionError)
     assert len(caught.value.unsubmitted) == 64
+
+
+# Several images of an item, labels ----------------------------------------------------------
+
+
+def test_several_images_of_each_item_have_seeds_of_their_own(service: ScriptedService) -> None:
+    """A seed that is given counts up, so that each image can be repeated."""
+    service.open.set()
+    items: list[Any] = ["a", {"prompt": "b", "seed": 7, "subseed": 1}]
+    outcomes = {o.index: o for o in client_of(service).generate_many(items, n=3, workers=1)}
+    assert sorted(outcomes) == [0, 1, 2, 3, 4, 5]
+    places = [(outcomes[index].item, outcomes[index].variation) for index in range(6)]
+    assert places == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    requests = [outcomes[index].request for index in range(6)]
+    assert len({request.seed for request in requests[:3] if request}) == 3
+    assert [request.seed for request in requests[3:] if request] == [7, 8, 9]
+    assert Counter(service.submits()) == {"a": 3, "b": 3}
+
+
+def test_the_seed_after_the_largest_is_the_smallest(service: ScriptedService) -> None:
+    """A seed that cannot be sent would fail that image alone."""
+    service.open.set()
+    items: list[Any] = [{"prompt": "a", "seed": LARGEST_INT}]
+    outcomes = {o.index: o for o in client_of(service).generate_many(items, n=2, workers=1)}
+    assert [o.request.seed for _, o in sorted(outcomes.items()) if o.request] == [LARGEST_INT, 0]
+
+
+def test_several_images_of_an_item_are_kept_in_a_checkpoint(
+    service: ScriptedService, tmp_path: Path
+) -> None:
+    """Each has its own line; another `n` means other images, which is refused."""
+    path = tmp_path / "run.jsonl"
+    first = run(service, *"ab", n=2, checkpoint=path)
+    again = run(service, *"ab", n=2, checkpoint=path)
+    assert len(service.submits()) == 4
+    seeds = [{o.index: o.request and o.request.seed for o in each} for each in (first, again)]
+    assert seeds[0] == seeds[1]
+    with pytest.raises(InvalidRequestError, match="is not the one that had this place before"):
+        run(service, *"ab", n=3, checkpoint=path)
+
+
+def test_labels_of_an_item_come_back_with_its_outcome_and_are_not_sent(
+    service: ScriptedService, tmp_path: Path
+) -> None:
+    """A row of a table is found again by its own key."""
+    bodies: list[Any] = []
+
+    def listening(request: HttpRequest) -> HttpResponse:
+        bodies.append(json.loads(request.body))
+        return service(request)
+
+    items = [
+        {"prompt": "a", "metadata": {"row": 17}},
+        {"prompt": "b"},
+        {"prompt": " ", "metadata": {"row": 18}},
+        {"prompt": "c", "metadata": 19},
+    ]
+    client = ImageLabs(transport=HandlerTransport(listening), polling=service.time.every(1.0))
+    for _ in range(2):  # and again from the checkpoint
+        outcomes = run(service, *items, client=client, checkpoint=tmp_path / "run.jsonl")
+        found = {outcome.index: outcome.metadata for outcome in outcomes}
+        assert found == {0: {"row": 17}, 1: {}, 2: {"row": 18}, 3: {}}
+        jobs = {outcome.index: outcome.job for outcome in outcomes if outcome.job}
+        assert jobs[0].metadata == {"row": 17}
+        assert [kinds(outcomes)[index] for index in (2, 3)] == [InvalidRequestError] * 2
+    assert not any("metadata" in body for body in bodies)
+
+
+# Stopping from outside ----------------------------------------------------------------------
+
+
+def test_another_thread_can_stop_a_batch(server: FaultyServer, connect: Connect) -> None:
+    """While a poll waits for its answer: within 0.1 s, with the jobs at hand."""
+    stop = threading.Event()
+    server.scripts["/txt2img"] = ids(2)
+    server.scripts["/progress"] = [told(faulty.hang(), stop)]
+    batch = connect(server, request_timeout=30).generate_many([*"ab"], workers=2, stop=stop)
+    start = monotonic()
+    with pytest.raises(JobStoppedError, match=r"task ids task-\d") as caught:
+        list(batch)
+    assert monotonic() - start < 5
+    assert caught.value.job is None
+    assert {job.id for job in batch.unfinished.values()} <= {"task-1", "task-2"}
+    assert not workers()
+
+
+def test_a_submit_in_flight_finishes_first(server: FaultyServer, connect: Connect) -> None:
+    """Its id would be lost otherwise."""
+    stop = threading.Event()
+    server.scripts["/txt2img"] = [told(faulty.ACCEPTED, stop)]
+    batch = connect(server).generate_many([*"ab"], workers=1, stop=stop)
+    with pytest.raises(JobStoppedError):
+        next(batch)
+    assert [job.id for job in batch.unfinished.values()] == ["task-1"]
+    assert server.count("/txt2img") == 1
+
+
+def test_a_batch_that_is_stopped_before_it_begins_sends_nothing(
+    service: ScriptedService, tmp_path: Path
+) -> None:
+    """Outcomes that are there already can be taken; the checkpoint goes on another day."""
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(JobStoppedError, match="no job was accepted that is unfinished"):
+        run(service, *"ab", stop=lambda: True, checkpoint=path)
+    assert not service.received
+    assert set(kinds(run(service, *"ab", checkpoint=path)).values()) == {"result"}
+
+
+def test_a_submit_that_stop_kept_from_leaving_is_sent_another_day(
+    service: ScriptedService, tmp_path: Path
+) -> None:
+    """The checkpoint knows that it surely was not sent."""
+    path, asked = tmp_path / "run.jsonl", iter([False])
+
+    def stop() -> bool:
+        """Say so when the worker asks for the second time, just before it submits."""
+        return threading.current_thread() is not threading.main_thread() and next(asked, True)
+
+    with pytest.raises(JobStoppedError):
+        run(service, "a", stop=stop, checkpoint=path)
+    assert not service.received
+    assert set(kinds(run(service, "a", checkpoint=path)).values()) == {"result"}
+
+
+def test_a_stop_that_cannot_be_asked_is_refused(service: ScriptedService) -> None:
+    """Before anything is sent."""
+    with pytest.raises(InvalidRequestError, match="stop="):
+        client_of(service).generate_many(["a"], stop=True)  # type: ignore[arg-type]
+
+
+def test_a_job_that_does_not_move_ends_after_the_stall_timeout(service: ScriptedService) -> None:
+    """It holds a place that others could use; it goes on at the service."""
+    service.poll_answers["stuck"] = [ok(status="Processing", progress=0.4)] * 99
+    service.render_times["slow"] = 60.0
+    outcomes = run(service, "stuck", "slow", stall_timeout=5, timeout=500)
+    assert kinds(outcomes) == {0: JobStalledError, 1: "result"}
+    (stuck,) = [outcome for outcome in outcomes if outcome.error]
+    assert stuck.job is not None
+    assert stuck.error is not None
+    assert stuck.error.job is stuck.job
+    assert "neither status nor progress has changed for 5 s" in str(stuck.error)
+    polls = [at for what, task, at in service.received if (what, task) == ("poll", "stuck")]
+    assert 5 <= polls[-1] - polls[0] <= 6
