@@ -1,7 +1,6 @@
 """`Batch`: one outcome for each item, nothing left behind."""
 
 import itertools
-import json
 import logging
 import math
 import os
@@ -462,36 +461,31 @@ def test_a_service_that_cannot_be_reached_stops_a_batch(connect: Connect) -> Non
 # Several images of an item, labels ----------------------------------------------------------
 
 
-def test_several_images_of_each_item_have_seeds_of_their_own(service: ScriptedService) -> None:
+def test_several_images_of_each_item_have_seeds_of_their_own() -> None:
     """A seed that is given counts up, so that each image can be repeated."""
-    service.open.set()
-    items: list[Any] = ["a", {"prompt": "b", "seed": 7, "subseed": 1}]
-    outcomes = {o.index: o for o in client_of(service).generate_many(items, n=3, workers=1)}
+    service = FakeService()
+    outcomes = {o.index: o for o in run(service, "a", {"prompt": "b", "seed": 7}, n=3)}
     assert sorted(outcomes) == [0, 1, 2, 3, 4, 5]
     places = [(outcomes[index].item, outcomes[index].variation) for index in range(6)]
     assert places == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     requests = [outcomes[index].request for index in range(6)]
     assert len({request.seed for request in requests[:3] if request}) == 3
     assert [request.seed for request in requests[3:] if request] == [7, 8, 9]
-    assert Counter(service.submits()) == {"a": 3, "b": 3}
+    assert Counter(submits(service)) == {"a": 3, "b": 3}
 
 
-def test_the_seed_after_the_largest_is_the_smallest(service: ScriptedService) -> None:
+def test_the_seed_after_the_largest_is_the_smallest() -> None:
     """A seed that cannot be sent would fail that image alone."""
-    service.open.set()
-    items: list[Any] = [{"prompt": "a", "seed": LARGEST_INT}]
-    outcomes = {o.index: o for o in client_of(service).generate_many(items, n=2, workers=1)}
+    outcomes = {o.index: o for o in run(FakeService(), {"prompt": "a", "seed": LARGEST_INT}, n=2)}
     assert [o.request.seed for _, o in sorted(outcomes.items()) if o.request] == [LARGEST_INT, 0]
 
 
-def test_several_images_of_an_item_are_kept_in_a_checkpoint(
-    service: ScriptedService, tmp_path: Path
-) -> None:
+def test_several_images_of_an_item_are_kept_in_a_checkpoint(tmp_path: Path) -> None:
     """Each has its own line; another `n` means other images, which is refused."""
-    path = tmp_path / "run.jsonl"
+    service, path = FakeService(), tmp_path / "run.jsonl"
     first = run(service, *"ab", n=2, checkpoint=path)
     again = run(service, *"ab", n=2, checkpoint=path)
-    assert len(service.submits()) == 4
+    assert len(submits(service)) == 4
     seeds = [{o.index: o.request and o.request.seed for o in each} for each in (first, again)]
     assert seeds[0] == seeds[1]
     with pytest.raises(InvalidRequestError, match="is not the one that had this place before"):
@@ -499,30 +493,23 @@ def test_several_images_of_an_item_are_kept_in_a_checkpoint(
 
 
 def test_labels_of_an_item_come_back_with_its_outcome_and_are_not_sent(
-    service: ScriptedService, tmp_path: Path
+    service: FakeService, tmp_path: Path
 ) -> None:
     """A row of a table is found again by its own key."""
-    bodies: list[Any] = []
-
-    def listening(request: HttpRequest) -> HttpResponse:
-        bodies.append(json.loads(request.body))
-        return service(request)
-
     items = [
         {"prompt": "a", "metadata": {"row": 17}},
         {"prompt": "b"},
         {"prompt": " ", "metadata": {"row": 18}},
         {"prompt": "c", "metadata": 19},
     ]
-    client = ImageLabs(transport=HandlerTransport(listening), polling=service.time.every(1.0))
     for _ in range(2):  # and again from the checkpoint
-        outcomes = run(service, *items, client=client, checkpoint=tmp_path / "run.jsonl")
+        outcomes = run(service, *items, checkpoint=tmp_path / "run.jsonl")
         found = {outcome.index: outcome.metadata for outcome in outcomes}
         assert found == {0: {"row": 17}, 1: {}, 2: {"row": 18}, 3: {}}
         jobs = {outcome.index: outcome.job for outcome in outcomes if outcome.job}
         assert jobs[0].metadata == {"row": 17}
         assert [kinds(outcomes)[index] for index in (2, 3)] == [InvalidRequestError] * 2
-    assert not any("metadata" in body for body in bodies)
+    assert not any("metadata" in one.fields for one in service.sent)
 
 
 # Stopping from outside ----------------------------------------------------------------------
@@ -555,18 +542,18 @@ def test_a_submit_in_flight_finishes_first(server: FaultyServer, connect: Connec
 
 
 def test_a_batch_that_is_stopped_before_it_begins_sends_nothing(
-    service: ScriptedService, tmp_path: Path
+    service: FakeService, tmp_path: Path
 ) -> None:
     """Outcomes that are there already can be taken; the checkpoint goes on another day."""
     path = tmp_path / "run.jsonl"
     with pytest.raises(JobStoppedError, match="no job was accepted that is unfinished"):
         run(service, *"ab", stop=lambda: True, checkpoint=path)
-    assert not service.received
+    assert not service.sent
     assert set(kinds(run(service, *"ab", checkpoint=path)).values()) == {"result"}
 
 
 def test_a_submit_that_stop_kept_from_leaving_is_sent_another_day(
-    service: ScriptedService, tmp_path: Path
+    service: FakeService, tmp_path: Path
 ) -> None:
     """The checkpoint knows that it surely was not sent."""
     path, asked = tmp_path / "run.jsonl", iter([False])
@@ -577,20 +564,20 @@ def test_a_submit_that_stop_kept_from_leaving_is_sent_another_day(
 
     with pytest.raises(JobStoppedError):
         run(service, "a", stop=stop, checkpoint=path)
-    assert not service.received
+    assert not service.sent
     assert set(kinds(run(service, "a", checkpoint=path)).values()) == {"result"}
 
 
-def test_a_stop_that_cannot_be_asked_is_refused(service: ScriptedService) -> None:
+def test_a_stop_that_cannot_be_asked_is_refused(service: FakeService) -> None:
     """Before anything is sent."""
     with pytest.raises(InvalidRequestError, match="stop="):
         client_of(service).generate_many(["a"], stop=True)  # type: ignore[arg-type]
 
 
-def test_a_job_that_does_not_move_ends_after_the_stall_timeout(service: ScriptedService) -> None:
+def test_a_job_that_does_not_move_ends_after_the_stall_timeout(service: FakeService) -> None:
     """It holds a place that others could use; it goes on at the service."""
-    service.poll_answers["stuck"] = [ok(status="Processing", progress=0.4)] * 99
-    service.render_times["slow"] = 60.0
+    service.job("stuck").never_finishes()
+    service.job("slow").takes(60)
     outcomes = run(service, "stuck", "slow", stall_timeout=5, timeout=500)
     assert kinds(outcomes) == {0: JobStalledError, 1: "result"}
     (stuck,) = [outcome for outcome in outcomes if outcome.error]
@@ -598,5 +585,5 @@ def test_a_job_that_does_not_move_ends_after_the_stall_timeout(service: Scripted
     assert stuck.error is not None
     assert stuck.error.job is stuck.job
     assert "neither status nor progress has changed for 5 s" in str(stuck.error)
-    polls = [at for what, task, at in service.received if (what, task) == ("poll", "stuck")]
-    assert 5 <= polls[-1] - polls[0] <= 6
+    polls = [one.time for one in service.sent if (one.at, one.task_id) == ("progress", "stuck")]
+    assert 4 <= polls[-1] - polls[0] <= 6
