@@ -25,6 +25,7 @@ from .validation import (
 __all__ = ["ImageRequest", "Progress", "State"]
 
 DEFAULT_SIZE = (1152, 896)
+_MAX_FILE = 256 * 1024 * 1024  # bytes of an image file that are read for its metadata
 MAX_SIDE = 4096
 LARGEST_INT = 2**63 - 1
 
@@ -196,6 +197,34 @@ class ImageRequest:
             reference_strength=reference_strength,
             extra_body={} if extra_body is None else extra_body,
         )
+
+    @classmethod
+    def from_image(
+        cls, path: "str | os.PathLike[str]", *, prompt: str | None = None
+    ) -> "ImageRequest":
+        """Return the request that an image file was made with, as far as the file tells.
+
+        Read are files of our own server, and PNG files of the AUTOMATIC1111 tools and ComfyUI. The
+        same request gives the same pixels only with the same engine and model.
+
+        Args:
+            path: A PNG, JPEG or WebP file.
+            prompt: In place of the prompt in the file; our server writes none unless it is told to.
+
+        Raises:
+            InvalidRequestError: The file does not tell how it was made, or holds no prompt.
+            OSError: It cannot be read.
+        """
+        from .parameters import read_parameters  # costs time that most programs do without
+
+        with open(path, "rb") as file:
+            found = read_parameters(file.read(_MAX_FILE))
+        if found is None:
+            raise invalid("path", os.fspath(path), "does not say how it was made", code="unknown")
+        fields = {**found.fields, **({} if prompt is None else {"prompt": prompt})}
+        if not fields.get("prompt"):
+            raise invalid_secret("prompt", "the file holds none: give it", code="blank")
+        return cls(**fields)
 
     def with_seeds(self) -> "ImageRequest":
         """Return this request with both seeds set; one that was left open is picked."""

@@ -34,6 +34,7 @@ _XMP_FLAG, _EXIF_FLAG, _ALPHA_FLAG = 0x04, 0x08, 0x10
 _PASSING = ("batch", "seconds", "usage")  # not of the image: the same one has the same bytes
 _SOURCE = re.compile(rb"digitalsourcetype/(\w{1,64})[\"'<]")
 _INFO = re.compile(rb"""imagelabs:info=(?:"([^"]*)"|'([^']*)')""")
+_PROMPT = re.compile(rb'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">(.*?)</', re.S)
 
 Piece = tuple[bytes, bytes]  # what kind of piece, and the whole of it with its framing
 
@@ -55,10 +56,12 @@ class Provenance:
     Attributes:
         source_type: A word of IPTC's vocabulary, such as ``"trainedAlgorithmicMedia"``.
         info: Engine, model, seed and the like; empty when the file says nothing that we know.
+        prompt: What was to be drawn; `None` when it was not written.
     """
 
     source_type: str
     info: Mapping[str, Any] = attrs.field(factory=dict)
+    prompt: str | None = attrs.field(default=None, repr=False)
 
 
 def with_provenance(
@@ -106,7 +109,10 @@ def read_provenance(data: bytes) -> Provenance | None:
     source, info = _SOURCE.search(packet), _INFO.search(packet)
     if source is None:
         return None
-    return Provenance(source[1].decode(), _read_info((info[1] or info[2]) if info else b""))
+    details = _read_info((info[1] or info[2]) if info else b"")
+    prompt = _PROMPT.search(packet)
+    text = html.unescape(prompt[1].decode("utf-8", "replace")) if prompt else None
+    return Provenance(source[1].decode(), details, text)
 
 
 def _format(data: bytes) -> str:

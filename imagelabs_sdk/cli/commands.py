@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from click.core import ParameterSource
 from .. import ImageRequest, __version__
 from .batch import generate_batch
 from .exits import EXIT_CODES_HELP, CommandGroup
-from .fields import with_request_options
+from .fields import override, with_request_options
 from .files import unused_name
 from .items import BatchItem, plan_items
 from .options import (
@@ -27,6 +28,7 @@ from .output import describe_progress, print_result, to_json
 from .prompts import Row, read_rows
 from .runtime import current_runtime
 from .serve import serve
+from .show import fields_of_image, show
 from .single import generate_one, wait_for_one
 
 __all__ = ["cli"]
@@ -71,6 +73,12 @@ def cli(context: click.Context) -> None:
 @cli.command(epilog=_GENERATE_GUIDE)
 @click.argument("prompt", required=False)
 @with_request_options
+@click.option(
+    "--like",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Take prompt, size and seeds from an image; other options win.",
+)
 @click.option("--embedded", is_flag=True, help="Render here, with the built-in engine; no network.")
 @click.option("--no-wait", is_flag=True, help="Print the task id and exit; see imagelabs wait.")
 @with_common_options
@@ -80,6 +88,7 @@ def generate(
     *,
     prompt: str | None,
     fields: Mapping[str, Any],
+    like: Path | None,
     no_wait: bool,
     batch: BatchOptions | None,
 ) -> None:
@@ -87,6 +96,11 @@ def generate(
 
     Prints the file's path on stdout, and the seeds that were used on stderr.
     """
+    if like is not None:
+        in_file = fields_of_image(like, "x" if batch and batch.source else prompt)
+        found = in_file.pop("prompt")
+        prompt = None if batch and batch.source else found
+        fields = override(in_file, fields)
     _check_combination(common, prompt, no_wait, batch)
     if batch is None:
         generate_one(ImageRequest(prompt or "", **fields), common, no_wait=no_wait)
@@ -169,3 +183,4 @@ def status(
 
 
 cli.add_command(serve)
+cli.add_command(show)

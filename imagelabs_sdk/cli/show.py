@@ -1,0 +1,70 @@
+"""``imagelabs show``: how an image was made, as its file tells."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import ImageRequest
+from ..parameters import GenerationParameters, read_parameters
+from .option_names import Command
+from .options import as_json_option, debug_option
+from .output import print_result, to_json
+
+__all__ = ["fields_of_image", "show"]
+
+_MAX_FILE = 256 * 1024 * 1024  # bytes that are read
+_FIELDS = ("prompt", "negative_prompt", "width", "height", "seed", "subseed")
+
+
+@click.command(
+    cls=Command,
+    short_help="Show how an image FILE was made.",
+    epilog="Example: imagelabs show lighthouse.png",
+)
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@as_json_option
+@debug_option
+def show(file: Path, as_json: bool) -> None:
+    """Show how an image FILE was made: prompt, seeds, size, model, as far as the file tells.
+
+    Reads what our own server writes into PNG, JPEG and WebP, and what the AUTOMATIC1111 tools and
+    ComfyUI write into PNG. imagelabs generate --like FILE draws it again.
+    """
+    with open(file, "rb") as opened:
+        found = read_parameters(opened.read(_MAX_FILE))
+    if found is None:
+        raise click.UsageError(f"{str(file)!r} does not say how it was made")
+    if as_json:
+        print_result(to_json(_facts(file, found)))
+        return
+    for name, value in _lines(found):
+        print_result(f"{name:<16}{value}")
+
+
+def _facts(file: Path, found: GenerationParameters) -> dict[str, Any]:
+    fields = {name: found.fields.get(name) for name in _FIELDS}
+    return {"path": str(file), "tool": found.tool, **fields, "details": dict(found.details)}
+
+
+def _lines(found: GenerationParameters) -> Iterator[tuple[str, str]]:
+    yield "made by", found.tool
+    for name, value in {**found.fields, **found.details}.items():
+        if value not in ("", None, [], {}):
+            yield name.replace("_", " "), " ".join(str(value).split())
+
+
+def fields_of_image(file: Path, prompt: str | None) -> dict[str, Any]:
+    """Return the fields of the request that an image was made with.
+
+    Args:
+        file: The image.
+        prompt: In place of the one in the file.
+
+    Raises:
+        InvalidRequestError: The file does not tell, or holds no prompt and none is given.
+    """
+    request = ImageRequest.from_image(file, prompt=prompt)
+    fields = {name: getattr(request, name) for name in _FIELDS}
+    return {name: value for name, value in fields.items() if value not in ("", None)}
