@@ -77,16 +77,6 @@ class ImageDownloader:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
-    def absolute(self, url: str) -> str:
-        """Return the URL that a poll named, relative to the API's if need be.
-
-        One that cannot be fetched is returned as it is: fetching it says why.
-        """
-        try:
-            return resolve(url, self.base_url + "/")
-        except RefusedURLError:
-            return url
-
     def download(self, link: ImageLink, file: IO[bytes], deadline: Deadline) -> ImageFormat:
         """Write the whole image to `file`, trying again after a failure that may pass.
 

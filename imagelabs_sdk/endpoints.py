@@ -154,9 +154,8 @@ class Endpoints:
             self._secrets(request),
         )
         attempt, unclear = 0, False
-        unstoppable = (
-            deadline.without_stop()
-        )  # a submit in flight finishes, so that its id is known
+        # A submit in flight finishes, so that its id is known.
+        unstoppable = deadline.without_stop()
         while True:
             if deadline.stopped:
                 raise JobStoppedError("stopped before anything was submitted", delivered="no")
@@ -290,7 +289,7 @@ class Endpoints:
                 if not 200 <= response.status < 300:
                     body = _refusal(response)
                     raise with_body(status_error(response, body), response, body)
-                remember_features(call.request.url, response.headers)
+                remember_features(self.settings.base_url, response.headers)
                 body = call.read(response)
                 if is_challenge(response, body):
                     raise with_body(status_error(response, body), response, body)

@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache
 
 import attrs
 
@@ -72,6 +73,7 @@ class LongPoll:
 
 
 _NONE = Features()
+_origin_of = lru_cache(maxsize=_MAX_ORIGINS)(origin_of)  # asked for several times per job
 _known: "OrderedDict[object, Features]" = OrderedDict()
 _lock = threading.Lock()
 
@@ -79,12 +81,12 @@ _lock = threading.Lock()
 def known_features(url: str) -> Features:
     """Return what the origin of `url` has announced in this process; nothing, if it has not."""
     with _lock:
-        return _known.get(origin_of(url), _NONE)
+        return _known.get(_origin_of(url), _NONE)
 
 
 def remember_features(url: str, headers: Mapping[str, str]) -> None:
     """Remember what an answer of the service announces; one without the header takes it back."""
-    origin, text = origin_of(url), headers.get(HEADER, "")
+    origin, text = _origin_of(url), headers.get(HEADER, "")
     if not text and origin not in _known:
         return  # the common case, without a lock
     with _lock:

@@ -358,7 +358,7 @@ class Job:
         """
         downloader = self._context.downloader
         known: dict[str, Any] = {
-            "url": downloader.absolute(url),
+            "url": url,
             "task_id": self._id,
             "timings": timings,
             "job": self,

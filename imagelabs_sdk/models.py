@@ -41,11 +41,11 @@ def plain_json(field: str, value: object) -> dict[str, Any]:
     Raises:
         InvalidRequestError: It is something else (``not_mapping``, ``not_json``).
     """
+    if type(value) is dict and not value:  # the common case
+        return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         remedy = f"must be a mapping with text keys, not {type(value).__name__}"
         raise invalid_secret(field, remedy, code="not_mapping")
-    if not value:
-        return {}
     try:
         encoded = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
         copy: dict[str, Any] = json.loads(encoded)
