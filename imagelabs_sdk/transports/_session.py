@@ -192,14 +192,17 @@ class DeadlineSession:
             "timeout": exchange.deadline.socket_timeout(),
         }
         adapter = session.get_adapter(request.url)
-        _install_deadlines(adapter, request.url, settings["proxies"], exchange)
-        if request.cookies is None:
-            prepared = _unprepared(request, request.body).prepare()
-            return _send_apart(session, prepared, **{**settings, "cert": None})
-        prepared = session.prepare_request(_unprepared(request, request.body))
-        _set_cookies(prepared, request.cookies, prepared.headers.get("Cookie"))
-        prepared.register_hook("response", _hide_redirect)
-        answer = session.send(prepared, allow_redirects=False, **settings)
+        try:
+            _install_deadlines(adapter, request.url, settings["proxies"], exchange)
+            if request.cookies is None:
+                prepared = _unprepared(request, request.body).prepare()
+                return _send_apart(session, prepared, **{**settings, "cert": None})
+            prepared = session.prepare_request(_unprepared(request, request.body))
+            _set_cookies(prepared, request.cookies, prepared.headers.get("Cookie"))
+            prepared.register_hook("response", _hide_redirect)
+            answer = session.send(prepared, allow_redirects=False, **settings)
+        finally:
+            del settings  # as in `_send_apart`
         _show_redirect(answer)
         return answer
 

@@ -89,6 +89,7 @@ def behind_a_proxy(_: FaultyServer) -> ImageLabs:
 def with_a_session(_: FaultyServer) -> ImageLabs:
     session = requests.Session()
     session.headers["x-key"] = "groan"
+    session.proxies = {"http": "http://u:groan@127.0.0.1:1"}
     return ImageLabs(CLOSED, transport=RequestsTransport(session=session), **settings())
 
 
