@@ -127,6 +127,11 @@ MAY_IMPORT = {
     "server.engines.comfyui.engine": ["errors", "deadline", "provenance", *ENGINE,
         "server.engines.backend", "server.engines.files", "server.engines.comfyui.events",
         "server.engines.comfyui.jobs", "server.engines.comfyui.workflow"],
+    "server.engines.catalog": ["errors", "validation", "server.engines.base",
+        "server.engines.tuning", "server.engines.landscape.__init__",
+        "server.engines.diffusers.__init__", "server.engines.diffusers.models",
+        "server.engines.openai.__init__", "server.engines.comfyui.__init__",
+        "server.engines.comfyui.engine"],
     "server.engines.conformance": ["models", "server.engines.base"],
     "server.store.__init__": [],
     "server.store.images": [],
@@ -183,13 +188,15 @@ MAY_IMPORT = {
     "cli.single": [*PUBLIC, "cli.display", "cli.exits", "cli.options", "cli.output"],
     "cli.batch": [*PUBLIC, "cli.__init__", "cli.contact_sheet", "cli.display", "cli.exits",
                   "cli.files", "cli.items", "cli.options", "cli.output"],
-    "cli.serve": ["testing.scenario", "cli.exits", "cli.option_names", "cli.options",
-                  "cli.output", "server.access", "server.engines.landscape.__init__",
-                  "server.engines.landscape.renders",
+    "cli.engines": ["cli.exits", "cli.option_names", "cli.options", "cli.output",
+                    "server.engines.catalog", "server.engines.diffusers.models"],
+    "cli.serve": ["testing.scenario", "cli.engines", "cli.exits", "cli.option_names",
+                  "cli.options", "cli.output", "server.access",
+                  "server.engines.landscape.__init__", "server.engines.landscape.renders",
                   "server.options", "server.service", "server.store.database"],
-    "cli.commands": [*PUBLIC, "cli.batch", "cli.exits", "cli.fields", "cli.files", "cli.items",
-                     "cli.options", "cli.output", "cli.prompts", "cli.runtime", "cli.serve",
-                     "cli.show", "cli.single"],
+    "cli.commands": [*PUBLIC, "cli.batch", "cli.engines", "cli.exits", "cli.fields", "cli.files",
+                     "cli.items", "cli.options", "cli.output", "cli.prompts", "cli.runtime",
+                     "cli.serve", "cli.show", "cli.single"],
     "cli.show": [*PUBLIC, "parameters", "cli.option_names", "cli.options", "cli.output"],
     "__main__": ["cli.commands"],
     "contrib.__init__": [],
@@ -226,6 +233,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 EXTRAS = {
+    "cli.engines": {"click"},
     **{
         f"cli.{room}": {"click"}
         for room in (

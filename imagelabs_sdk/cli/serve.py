@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..server.options import bounds
+from .engines import engine_from, engine_options
 from .exits import require_extra
 from .option_names import Command
 from .options import debug_option
@@ -45,12 +46,10 @@ def _bounds(function: _Function) -> _Function:
     "--duration",
     metavar="SECONDS",
     type=float,
-    default=4.0,
-    show_default=True,
-    help="How long an image takes.",
+    help="How long an image of the landscape engine takes.  [default: 4]",
 )
 @click.option(
-    "--workers", metavar="N", type=int, default=2, show_default=True, help="Images drawn at once."
+    "--workers", metavar="N", type=int, help="Images rendered at once; of a model, one a GPU."
 )
 @click.option(
     "--script",
@@ -83,10 +82,16 @@ def _bounds(function: _Function) -> _Function:
     help="Bearer tokens that are asked for: 'name token [in-flight=N] [max-side=N]' a line.",
 )
 @click.option("--access-log/--no-access-log", default=False, help="Log a line for each request.")
+@click.option("--embed-prompts", is_flag=True, help="Write the prompt into each image's file.")
+@engine_options
 @_bounds
 @debug_option
 def serve(**given: Any) -> None:
-    """Serve images of the built-in engine over HTTP, as the service does, until Ctrl-C."""
+    """Serve images over HTTP, as the service does, until Ctrl-C.
+
+    Without --engine, of the built-in one: landscapes as a stand-in. A key for a back end is read
+    from the environment, IMAGELABS_BACKEND_API_KEY.
+    """
     if given["script"] is not None:
         from ..testing.scenario import serve_scenario  # the kit for tests is loaded for this alone
 
@@ -97,11 +102,11 @@ def serve(**given: Any) -> None:
         # They need an extra that the other commands do without.
         from ..server import service
         from ..server.access import AccessOptions, read_tokens
-        from ..server.engines.landscape import LandscapeEngine, renders  # noqa: F401 - workers do
+        from ..server.engines.landscape import renders  # noqa: F401 - workers do
         from ..server.store.database import StoreError
     if given["access_log"]:
         _log_requests()
-    engine = LandscapeEngine(duration=given["duration"], workers=given["workers"])
+    engine = engine_from(given)
     access = AccessOptions(
         public_url=given["public_url"],
         allow_hosts=given["allow_host"],
@@ -122,6 +127,7 @@ def serve(**given: Any) -> None:
         face=face,
         pool=pool,
         access=access,
+        embed_prompts=given["embed_prompts"],
     )
     try:
         service.serve(engine, options, on_ready=_print_invitation)

@@ -26,6 +26,7 @@ from imagelabs_sdk.server.engines.base import (  # noqa: E402
     RenderError,
     RenderJob,
 )
+from imagelabs_sdk.server.engines.conformance import check_engine  # noqa: E402
 from imagelabs_sdk.server.engines.diffusers import DiffusersConfig  # noqa: E402
 from imagelabs_sdk.server.engines.diffusers.engine import DiffusersEngine  # noqa: E402
 from imagelabs_sdk.server.engines.diffusers.latents import (  # noqa: E402
@@ -483,6 +484,11 @@ def test_a_preview_resembles_what_the_decoder_would_show(sd: DiffusersEngine) ->
         return float(np.asarray(ImageChops.difference(one, expected), int).mean())
 
     assert error(shown) < 0.7 * error(flat)
+
+
+@pytest.mark.parametrize("name", ["sd", "z-image-turbo"])
+def test_the_engine_conforms(folder: Path, name: str) -> None:
+    check_engine(config_of(folder, name, max_batch=2), small().request)
 
 
 # The config in front ------------------------------------------------------------------------
