@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from imagelabs_sdk import ImageLabs, RateLimitError
 from imagelabs_sdk.contrib.django import clients
-from imagelabs_sdk.testing import FakeService, outbox
+from imagelabs_sdk.testing import FakeBackend, FakeService, outbox
 
 
 def test_a_client_and_its_service(imagelabs: ImageLabs, imagelabs_service: FakeService) -> None:
@@ -51,6 +52,20 @@ def test_without_our_app_django_is_left_alone(
     monkeypatch.undo()
     service.client().submit("a cat")
     assert before == settings.IMAGELABS
+
+
+@pytest.fixture
+def _nothing_is_left() -> Iterator[None]:
+    yield
+    assert FakeBackend.service.submits == []
+    assert outbox == []
+
+
+@pytest.mark.usefixtures("_nothing_is_left")  # set up before the service, so torn down after it
+def test_the_next_test_finds_no_script_and_no_submit(imagelabs_service: FakeService) -> None:
+    """Not even one that uses no fixture."""
+    imagelabs_service.client().submit("a cat")
+    assert FakeBackend.service is imagelabs_service
 
 
 def test_code_that_makes_its_own_client_finds_the_server(

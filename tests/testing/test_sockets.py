@@ -7,6 +7,7 @@ import pytest
 
 from imagelabs_sdk import (
     APIConnectionError,
+    APITimeoutError,
     DownloadError,
     ImageLabs,
     JobFailedError,
@@ -41,10 +42,11 @@ def test_failures_are_real() -> None:
     service.job().drops_connection()
     service.job().answers(APIConnectionError("gone"))
     service.job().hangs()
-    with serve_in_thread(service) as url, ImageLabs(url, request_timeout=0.2) as client:
-        for _ in range(3):
-            with pytest.raises(SubmissionUnknownError):
+    with serve_in_thread(service) as url, ImageLabs(url, request_timeout=0.5) as client:
+        for timed_out in (False, False, True):
+            with pytest.raises(SubmissionUnknownError) as caught:
                 client.submit("a cat")
+            assert isinstance(caught.value.__cause__, APITimeoutError) is timed_out
     assert [submit.task_id for submit in service.submits] == [None] * 3
 
 
