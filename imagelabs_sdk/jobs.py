@@ -291,6 +291,11 @@ class Job:
         """Yield each answered poll while waiting, the last one included. Arguments as in `wait`."""
         return self._watch(timeout, stop, stall_timeout, with_progress=True)
 
+    @property
+    def can_cancel(self) -> bool:
+        """True if the service has announced, to this process, that it can cancel jobs."""
+        return self._context.endpoints.features.cancel
+
     def cancel(self, *, timeout: float | Deadline | None = None) -> bool:
         """Ask the service to stop the job; only our own server can.
 

@@ -12,6 +12,7 @@ from .. import GeneratedImage, ImageLabs, ImageLabsError, Job, Outcome, Submissi
 from .display import ProgressDisplay
 from .exits import error_line, exit_code, failure_facts, report_error, require_extra
 from .files import check_writable
+from .interrupts import cancel_jobs
 from .items import BatchItem, check_not_overwritten
 from .options import BatchOptions, CommonOptions
 from .output import image_facts, print_result, say, to_json
@@ -117,6 +118,9 @@ def _run(
                 _report(results[-1], items, options, display)
     except BaseException as error:  # whatever it is: list what goes on at the service
         code, left = report_error(error), {**saving, **outcomes.unfinished}
+        if options.cancel_on_interrupt and isinstance(error, KeyboardInterrupt):
+            cancelled = cancel_jobs({} if options.embedded else left)
+            left = {index: job for index, job in left.items() if index not in cancelled}
         for line in _summary_lines(results, items, options):
             say(line)
         _report_unfinished(left, items, options, batch)

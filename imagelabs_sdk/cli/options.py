@@ -50,6 +50,7 @@ class CommonOptions:
         poll_interval: Seconds between polls. `None`: the client's default.
         headers: Sent with each request besides, or instead of, the default ones.
         as_json: True if results are printed as JSON.
+        cancel_on_interrupt: True to cancel at the service what Ctrl-C leaves unfinished.
     """
 
     output: Path | None
@@ -59,6 +60,7 @@ class CommonOptions:
     poll_interval: float | None
     headers: Mapping[str, str]
     as_json: bool
+    cancel_on_interrupt: bool = False
 
     def make_client(self, *, one_job: bool = False) -> ImageLabs:
         """Return a client for these options; the caller closes it.
@@ -201,6 +203,11 @@ _common_options = (
         help="How long to wait for an image.",
     ),
     click.option("--poll-interval", metavar="SECONDS", type=float, help="Time between polls."),
+    click.option(
+        "--cancel-on-interrupt",
+        is_flag=True,
+        help="On Ctrl-C or SIGTERM, cancel at the service what is unfinished, if it can.",
+    ),
     header_option,
     as_json_option,
     debug_option,
@@ -219,6 +226,7 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
         poll_interval: float | None,
         header: Sequence[tuple[str, str]],
         as_json: bool,
+        cancel_on_interrupt: bool,
         embedded: bool = False,
         **own: Any,
     ) -> None:
@@ -230,6 +238,7 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
             poll_interval=poll_interval,
             headers=dict(header),
             as_json=as_json,
+            cancel_on_interrupt=cancel_on_interrupt,
         )
         command(options, **own)
 

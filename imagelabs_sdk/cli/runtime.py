@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -38,11 +39,13 @@ class Runtime:
         make_client: Takes the arguments of `ImageLabs`.
         make_embedded_client: Takes the settings of `embedded_client`.
         make_console: Returns the console on which progress is drawn.
+        sleep: Waits so many seconds.
     """
 
     make_client: Callable[..., ImageLabs] = ImageLabs
     make_embedded_client: Callable[..., ImageLabs] = _embedded_client
     make_console: Callable[[], Console] = _stderr_console
+    sleep: Callable[[float], None] = time.sleep
 
     def bar_console(self) -> Console | None:
         """Return the console for a bar; `None` without a terminal or while log lines are shown."""

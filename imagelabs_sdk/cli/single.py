@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import click
+
 from .. import (
     ChallengeError,
     Deadline,
@@ -16,7 +18,8 @@ from .. import (
     JobTimeoutError,
 )
 from .display import show_job
-from .exits import exit_with_hint
+from .exits import exit_with_hint, report_error
+from .interrupts import cancel_jobs, offer_to_cancel
 from .options import CommonOptions
 from .output import (
     describe_image,
@@ -31,7 +34,6 @@ from .output import (
 __all__ = ["generate_one", "wait_for_one"]
 
 _RESUMABLE = (
-    KeyboardInterrupt,
     JobTimeoutError,
     JobStalledError,
     ChallengeError,
@@ -77,17 +79,37 @@ def _report_accepted(job: Job, options: CommonOptions) -> None:
 
 
 def _wait_and_save(job: Job, options: CommonOptions, deadline: Deadline) -> None:
+    try:
+        image, path = _wait(job, options, deadline)
+    except KeyboardInterrupt as error:
+        raise click.exceptions.Exit(_report_interrupt(error, job, options)) from error
+    if path is not None:
+        with exit_with_hint(f"The image is saved: {path}", OSError):
+            print_result(to_json(image_facts(image, path)) if options.as_json else str(path))
+    say(describe_image(image))
+
+
+def _wait(
+    job: Job, options: CommonOptions, deadline: Deadline
+) -> tuple[GeneratedImage, Path | None]:
     resumable = not options.embedded
     with (
         exit_with_hint(options.resume_hint(job.id), *_RESUMABLE, resumable=resumable),
         show_job("waiting", job.id) as show,
     ):
         image = job.result(timeout=deadline, on_progress=show)
-        path = _save(image, options)
-    if path is not None:
-        with exit_with_hint(f"The image is saved: {path}", OSError):
-            print_result(to_json(image_facts(image, path)) if options.as_json else str(path))
-    say(describe_image(image))
+        return image, _save(image, options)
+
+
+def _report_interrupt(error: KeyboardInterrupt, job: Job, options: CommonOptions) -> int:
+    """Report Ctrl-C or a signal, and cancel the job if the user wants that."""
+    jobs = {} if options.embedded else {0: job}
+    if options.cancel_on_interrupt and cancel_jobs(jobs):
+        return report_error(error, hint="The job was cancelled: there is nothing to resume.")
+    code = report_error(error, hint=options.resume_hint(job.id))
+    if not options.cancel_on_interrupt and type(error) is KeyboardInterrupt:
+        offer_to_cancel(jobs)
+    return code
 
 
 def _save(image: GeneratedImage, options: CommonOptions) -> Path | None:

@@ -121,14 +121,25 @@ class Command:
     time: FakeTime
     settings: list[dict[str, Any]] = attrs.Factory(list)
     console: Callable[[], Console] | None = None
+    second_ctrl_c: bool = False
 
     def __call__(self, *arguments: object, stdin: str | None = None) -> Result:
         more: dict[str, Any] = {} if self.console is None else {"make_console": self.console}
-        runtime = Runtime(make_client=self._client, make_embedded_client=self._client, **more)
+        runtime = Runtime(
+            make_client=self._client,
+            make_embedded_client=self._client,
+            sleep=self._sleep,
+            **more,
+        )
         return invoke(arguments, runtime, stdin)
 
     def batch(self, *arguments: object) -> Result:
         return self("generate", "--batch", "prompts.txt", "--out-dir", "images", *arguments)
+
+    def _sleep(self, seconds: float) -> None:
+        assert seconds <= 2.0
+        if self.second_ctrl_c:
+            raise KeyboardInterrupt
 
     def _client(self, base_url: str | None = None, **settings: Any) -> ImageLabs:
         self.settings.append({"base_url": base_url, **settings})
