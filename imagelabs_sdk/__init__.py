@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from .polling import PollingStrategy as PollingStrategy
     from .polling import after_failures as after_failures
     from .reference import ReferenceProvider as ReferenceProvider
+    from .reference_images import encode_image as encode_image
     from .transports.base import HttpRequest as HttpRequest
     from .transports.base import HttpResponse as HttpResponse
     from .transports.base import Transport as Transport
@@ -86,6 +87,7 @@ _ROOMS = {
     "models": "ImageRequest Progress State",
     "polling": "Adaptive Backoff FixedInterval Poll PollingStrategy after_failures",
     "reference": "ReferenceProvider",
+    "reference_images": "encode_image",
     "transports.base": "HttpRequest HttpResponse Transport",
     "transports.handler": "HandlerTransport",
     "transports.observed": "RequestInfo ResponseInfo",

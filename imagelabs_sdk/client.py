@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .models import ImageRequest, Progress
     from .polling import PollingStrategy
+    from .reference_images import ReferenceImage
     from .transports.base import Transport
     from .transports.observed import OnRequest, OnResponse
 
@@ -150,7 +151,7 @@ class ImageLabs(ReferenceProvider):
         subseed: SupportsIndex | None = None,
         attention: SupportsIndex | None = None,
         tiling: bool | None = None,
-        reference_image: str | None = None,
+        reference_image: "ReferenceImage | None" = None,
         reference_image_type: str | None = None,
         reference_strength: SupportsIndex | None = None,
         extra_body: Mapping[str, Any] | None = None,
@@ -174,7 +175,8 @@ class ImageLabs(ReferenceProvider):
             subseed: As `seed`, of the variation; `None`: the number after a given `seed`.
             attention: Passed through; its meaning is not known.
             tiling: True: the image repeats without a seam.
-            reference_image: Passed through; which encoding the service wants is not known.
+            reference_image: An image to start from. A text is passed through; a path, bytes or
+                an image of Pillow become a ``data:`` URI, which our own server takes.
             reference_image_type: Passed through; the values are not known.
             reference_strength: In percent, 0 to 100.
             extra_body: Fields without a name here; merged into the JSON last.
@@ -232,7 +234,7 @@ class ImageLabs(ReferenceProvider):
         subseed: SupportsIndex | None = None,
         attention: SupportsIndex | None = None,
         tiling: bool | None = None,
-        reference_image: str | None = None,
+        reference_image: "ReferenceImage | None" = None,
         reference_image_type: str | None = None,
         reference_strength: SupportsIndex | None = None,
         extra_body: Mapping[str, Any] | None = None,

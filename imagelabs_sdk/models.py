@@ -10,6 +10,7 @@ from typing import Any, NoReturn, SupportsIndex
 import attrs
 
 from ._redact import sanitize_text
+from .reference_images import ReferenceImage, encoded_if_no_text
 from .validation import (
     boolean,
     count,
@@ -124,7 +125,9 @@ class ImageRequest:
             the seed alone repeats an image; else picked, too.
         attention: A whole number that the known clients send as 0; its meaning is not known.
         tiling: True: the image repeats without a seam.
-        reference_image: Passed through; which encoding the service wants is not known.
+        reference_image: An image to start from. A text is passed through: which encoding the
+            public service wants is not known. A path, bytes or an image of Pillow become a
+            ``data:`` URI, which our own server takes.
         reference_image_type: Passed through; the values are not known.
         reference_strength: In percent, 0 to 100.
         extra_body: Fields that this class does not name; merged into the JSON last.
@@ -142,7 +145,9 @@ class ImageRequest:
         default=0, converter=plain_int, validator=validator(count, -LARGEST_INT, LARGEST_INT)
     )
     tiling: bool = attrs.field(default=False, validator=validator(boolean))
-    reference_image: str = attrs.field(default="", validator=validator(text), repr=_hidden)
+    reference_image: str = attrs.field(
+        default="", converter=encoded_if_no_text, validator=validator(text), repr=_hidden
+    )
     reference_image_type: str | None = attrs.field(
         default=None, validator=attrs.validators.optional(validator(text))
     )
@@ -168,7 +173,7 @@ class ImageRequest:
         subseed: SupportsIndex | None = None,
         attention: SupportsIndex = 0,
         tiling: bool = False,
-        reference_image: str = "",
+        reference_image: ReferenceImage = "",
         reference_image_type: str | None = None,
         reference_strength: SupportsIndex = 30,
         extra_body: Mapping[str, Any] | None = None,
