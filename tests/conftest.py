@@ -73,6 +73,7 @@ def server() -> Iterator[FaultyServer]:
     yield running
     running.close()
     gc.collect()  # a socket that only the collector closes is a warning, and warnings fail
+    gc.freeze()  # what is left is not walked again after the next test
 
 
 @pytest.fixture
