@@ -15,6 +15,7 @@ from .exits import EXIT_CODES_HELP, CommandGroup
 from .fields import override, with_request_options
 from .files import unused_name
 from .items import BatchItem, plan_items
+from .jobs import jobs
 from .options import (
     BatchOptions,
     CommonOptions,
@@ -45,6 +46,7 @@ Environment:
   IMAGELABS_COOKIE      cookies of a browser that passed the service's check
   IMAGELABS_USER_AGENT  the user-agent of that browser
   IMAGELABS_PROXY       such as http://user:password@host:3128
+  IMAGELABS_LEDGER      file that keeps each job, for imagelabs jobs
   IMAGELABS_LOG         debug or info: show the log
 
 \b
@@ -184,5 +186,6 @@ def status(
 
 
 cli.add_command(serve)
+cli.add_command(jobs)
 cli.add_command(show)
 cli.add_command(pull)

@@ -10,14 +10,14 @@ import click
 __all__ = ["check_writable", "unused_name"]
 
 
-def unused_name(stem: str) -> Path:
-    """Return `stem`, or `stem` with a number, that no file in the working directory has yet.
+def unused_name(stem: str, folder: Path = Path()) -> Path:
+    """Return `stem`, or `stem` with a number, that no file in the folder has yet.
 
     The name has no extension: the image's format gives it.
     """
     numbered = (f"{stem}-{number}" for number in itertools.count(2))
     names = itertools.chain([stem], numbered)
-    return next(Path(name) for name in names if not any(Path().glob(f"{name}[.-]*")))
+    return next(folder / name for name in names if not any(folder.glob(f"{name}[.-]*")))
 
 
 def check_writable(path: Path) -> Path:

@@ -1,0 +1,91 @@
+"""`imagelabs jobs`: what was bought is found again, also after kill -9."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from imagelabs_sdk import HandlerTransport, HttpResponse, ImageLabs, Ledger, SubmissionUnknownError
+from tests.cli.service import Command, ScriptedService, ok, poll
+
+
+def buy(*task_ids: str, prompts: bool = False) -> None:
+    """Submit jobs and forget them, as a program that is killed does."""
+    service = ScriptedService(submits=[ok(task_id=task_id) for task_id in task_ids])
+    ledger = Ledger(Path("jobs.jsonl"), prompts=prompts)
+    with ImageLabs("https://a.test", transport=HandlerTransport(service), ledger=ledger) as client:
+        for _ in task_ids:
+            client.submit("a lighthouse")
+
+
+def test_jobs_are_listed_with_the_unfinished_ones_first(imagelabs: Command) -> None:
+    """With what is needed to go on; prompts only if they were kept."""
+    buy("task-1", "task-2")
+    Ledger(Path("jobs.jsonl")).ended("task-1", "https://a.test")
+    lines = imagelabs("jobs", "--ledger", "jobs.jsonl").stdout.splitlines()
+    assert re.fullmatch(r"unfinished \d{4}-\S+ \S+  task-2  https://a.test", lines[0])
+    assert lines[1].startswith("done ")
+    rows = imagelabs("jobs", "--ledger", "jobs.jsonl", "--json").stdout.splitlines()
+    facts = json.loads(rows[0])
+    assert list(facts) == ["state", "task_id", "base_url", "submitted_at", "prompt", "message"]
+    assert (facts["state"], facts["task_id"], facts["prompt"]) == ("unfinished", "task-2", None)
+
+
+def test_kept_prompts_are_shown(imagelabs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the ledger may come from the environment."""
+    buy("task-1", prompts=True)
+    monkeypatch.setenv("IMAGELABS_LEDGER", "jobs.jsonl")
+    assert imagelabs("jobs").stdout.endswith("task-1  https://a.test  a lighthouse\n")
+
+
+def test_missing_images_are_brought(imagelabs: Command, service: ScriptedService) -> None:
+    """Each once: what has ended is not asked for again."""
+    buy("task-1", "task-2")
+    words = ("jobs", "--ledger", "jobs.jsonl", "--resume", "--out-dir", "images")
+    result = imagelabs(*words)
+    assert result.exit_code == 0
+    paths = result.stdout.split()
+    assert len(paths) == len(set(paths)) == 2
+    assert all(Path(path).is_file() for path in paths)
+    assert result.stderr.splitlines()[-1] == "2 of 2 unfinished jobs saved"
+    assert imagelabs(*words).stderr.splitlines()[-1] == "0 of 0 unfinished jobs saved"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_job_that_failed_does_not_hold_up_the_others(
+    imagelabs: Command, service: ScriptedService, as_json: bool
+) -> None:
+    """The exit code tells of the first failure."""
+    buy("task-1", "task-2")
+    service.polls = [poll("error: no memory"), poll("Done", 1, "/image.png")]
+    more = ["--json"] if as_json else []
+    result = imagelabs("jobs", "--ledger", "jobs.jsonl", "--resume", *more)
+    assert result.exit_code == 6
+    assert result.stderr.splitlines()[-1] == "1 of 2 unfinished jobs saved"
+    if as_json:
+        failed, saved = (json.loads(line) for line in result.stdout.splitlines())
+        assert (failed["code"], failed["task_id"]) == ("job_failed", "task-1")
+        assert saved["task_id"] == "task-2"
+    assert "failed" in imagelabs("jobs", "--ledger", "jobs.jsonl").stdout
+
+
+def test_a_submit_that_was_cut_off_is_unknown(imagelabs: Command) -> None:
+    """It has no id that could be asked for."""
+    service = ScriptedService(submits=[HttpResponse(200, {}, b"{")])
+    transport = HandlerTransport(service)
+    client = ImageLabs("https://a.test", transport=transport, ledger="jobs.jsonl")
+    with pytest.raises(SubmissionUnknownError):
+        client.submit("x")
+    lines = imagelabs("jobs", "--ledger", "jobs.jsonl").stdout.splitlines()
+    assert re.fullmatch(r"unknown .*  -  https://a.test", lines[0])
+    result = imagelabs("jobs", "--ledger", "jobs.jsonl", "--resume")
+    assert result.stderr.splitlines()[-1] == "0 of 0 unfinished jobs saved"
+
+
+def test_without_a_ledger_the_remedy_is_named(imagelabs: Command) -> None:
+    """Nothing is guessed; a file that is no ledger is refused."""
+    assert "--ledger FILE, or set IMAGELABS_LEDGER" in imagelabs("jobs").stderr
+    assert imagelabs("jobs", "--ledger", "none.jsonl").stdout == ""
+    Path("x").write_text("no ledger\n")
+    assert imagelabs("jobs", "--ledger", "x").exit_code == 2
