@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .jobs import PollResult as PollResult
     from .ledger import Ledger as Ledger
     from .ledger import LedgerEntry as LedgerEntry
+    from .models import Eta as Eta
     from .models import ImageRequest as ImageRequest
     from .models import Progress as Progress
     from .models import State as State
@@ -84,7 +85,7 @@ _ROOMS = {
     "images": "GeneratedImage RequestedImage Timings",
     "jobs": "Job PollResult",
     "ledger": "Ledger LedgerEntry",
-    "models": "ImageRequest Progress State",
+    "models": "Eta ImageRequest Progress State",
     "polling": "Adaptive Backoff FixedInterval Poll PollingStrategy after_failures",
     "reference": "ReferenceProvider",
     "reference_images": "encode_image",

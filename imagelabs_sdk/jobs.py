@@ -25,9 +25,10 @@ from .errors import (
     JobTimeoutError,
     attach_job,
 )
+from .eta import estimate, recent_renders, remember_render
 from .extensions import LongPoll
 from .images import GeneratedImage, RequestedImage, Timings
-from .models import ImageRequest, Progress, State, plain_json
+from .models import Eta, ImageRequest, Progress, State, plain_json
 from .polling import Poll, after_failures
 from .validation import invalid, seconds
 
@@ -61,6 +62,11 @@ class PollResult:
     next_poll_in: float | None
     error: ImageLabsError | None = None
 
+    @property
+    def eta(self) -> Eta | None:
+        """How long the job may still take, as of the latest answer; `None`: nothing is known."""
+        return self.progress.eta if self.progress else None
+
 
 class Job:
     """One accepted job, from `ImageLabs.submit`, `get_job` or `job_from_dict`.
@@ -88,6 +94,7 @@ class Job:
         self._polls: deque[Poll] = deque(maxlen=_MAX_POLLS)
         self._poll_count = 0
         self._failures = 0
+        self._is_new = not first_poll_now
         self._was_queued = False
         self._queued: float | None = None
         self._ended: float | None = None
@@ -199,6 +206,15 @@ class Job:
             if self._due is None:
                 self._due = self._origin + self._delay()
             return max(0.0, self._due - self._now())
+
+    def eta(self) -> Eta | None:
+        """Return how many seconds the job may still take, now. Makes no request.
+
+        From the reported progress, the place in the queue and what earlier jobs of this process
+        took. `None`: nothing is known, such as of the first job before its progress moves.
+        """
+        renders = recent_renders(self._context.settings.base_url)
+        return estimate(self._polls, self._elapsed(), renders)
 
     def __repr__(self) -> str:
         state = self._progress.state.value if self._progress else "not yet polled"
@@ -543,7 +559,12 @@ class Job:
         if progress.state.ended and self._ended is None:
             self._ended = elapsed
             failed = progress.state is State.FAILED
+            if self._is_new and not failed:  # the polls of an older one may have come too late
+                base_url = self._context.settings.base_url
+                remember_render(base_url, elapsed - (self._queued or 0.0))
             self._record_end((progress.status or "failed") if failed else "")
+        if not progress.state.ended and (eta := self.eta()) is not None:
+            self._progress = progress = attrs.evolve(progress, eta=eta)
         log.debug("task %s: %s %s", self._id, progress.state.value, progress.fraction)
         if progress.state.ended:
             polls, state = self._poll_count, progress.state.value

@@ -23,7 +23,7 @@ from .validation import (
     validator,
 )
 
-__all__ = ["ImageRequest", "Progress", "State"]
+__all__ = ["Eta", "ImageRequest", "Progress", "State"]
 
 DEFAULT_SIZE = (1152, 896)
 _MAX_FILE = 256 * 1024 * 1024  # bytes of an image file that are read for its metadata
@@ -293,6 +293,14 @@ class State(enum.Enum):
         return self in (State.DONE, State.FAILED)
 
 
+@attrs.frozen
+class Eta:
+    """The seconds until a job ends, which probably lie between `low` and `high`."""
+
+    low: float
+    high: float
+
+
 @attrs.frozen(kw_only=True)
 class Progress:
     """How a job stands, by one poll.
@@ -308,6 +316,7 @@ class Progress:
             empty if it can, or there is none.
         queue_position: The place in the queue, if the service tells it and the job waits.
         info: How the image was made (model, steps, seeds), if the service tells it.
+        eta: How long it may still take, at the time of the poll; `None`: nothing is known.
         raw: The whole answer as the service sent it, with fields that are not read here, too;
             prompts and cookies that it quotes are redacted. Empty for an answer over 64 KiB.
     """
@@ -324,4 +333,5 @@ class Progress:
     refused: str = ""
     queue_position: int | None = None
     info: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
+    eta: Eta | None = attrs.field(default=None, eq=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, eq=False, repr=False)

@@ -27,6 +27,7 @@ SPINE = [
     "images",
     "settings",
     "context",
+    "eta",
 ]
 PUBLIC = ["__init__"]
 KIT = ["testing.clock", "testing.script", "testing.service", "testing.transport"]
@@ -70,6 +71,7 @@ MAY_IMPORT = {
     "_files": [],
     "ledger": ["_journal", "_redact", "errors", "models", "wire"],
     "_journal": ["_files", "_redact", "errors"],
+    "eta": ["models", "polling"],
     "downloads": ["errors", "deadline", "formats", "transports.base", "urls"],
     "images": ["validation", "errors", "deadline", "formats", "models", "downloads", "_files",
                "urls"],

@@ -1,0 +1,145 @@
+"""How long it may still take: a range that is right in eight of ten cases, or nothing."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.simulation import LAWS, SHAPES, Render, draw
+from imagelabs_sdk import Adaptive, Eta, Poll, Progress, State
+from imagelabs_sdk.eta import estimate, recent_renders, remember_render
+from tests.conftest import FakeTime
+from tests.spine.test_client import DONE, HALF, QUEUED, client_of, ok, service
+
+RENDERS = [float(n) for n in range(1, 21)]  # seconds
+
+
+def running(elapsed: float, fraction: float | None = None) -> Poll:
+    return Poll(elapsed, Progress(state=State.RUNNING, fraction=fraction))
+
+
+def queued(elapsed: float, position: int | None = None) -> Poll:
+    return Poll(elapsed, Progress(state=State.QUEUED, queue_position=position))
+
+
+def polls_of(job: Render, shape: str, dice: random.Random) -> Iterator[list[Poll]]:
+    """The polls so far, each time that one was answered, until the job is done."""
+    polls: list[Poll] = []
+    now = Adaptive().delay(polls)
+    while now < job.queued + job.service:
+        done = (now - job.queued) / job.service
+        polls = [*polls, queued(now) if done < 0 else running(now, SHAPES[shape](done, dice))]
+        yield polls
+        now += Adaptive().delay(polls)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_truth_lies_in_the_range_in_eight_of_ten_cases(law: str) -> None:
+    """However long renders take, and over all ways in which progress is reported."""
+    dice, right, told = random.Random(3), 0, 0
+    for shape in SHAPES:
+        renders: list[float] = []
+        for job in draw(law, 150, 5):
+            for polls in polls_of(job, shape, dice):
+                now = polls[-1].elapsed
+                eta = estimate(polls, now, renders)
+                if eta is not None:
+                    told += 1
+                    right += eta.low <= job.queued + job.service - now <= eta.high
+            renders = [*renders[-63:], job.service]
+    assert told > 1000
+    assert right / told >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("polls", "renders"),
+    [
+        ([], RENDERS),
+        ([running(2.0)], []),
+        ([running(2.0)], RENDERS[:7]),
+        ([running(19.0)], RENDERS),  # longer than almost all before it
+        ([running(2.0, 0.5)], []),  # one reading may be anything
+        ([running(2.0, 0.3), running(4.0, 0.3)], []),
+        ([running(2.0, 0.3), running(4.0, 0.2)], []),
+        ([running(2.0, 0.5), running(4.0, 1.0)], []),
+        ([queued(2.0)], RENDERS),
+        ([queued(2.0, 5), queued(4.0, 5)], RENDERS),
+        ([queued(2.0, 5), queued(4.0, 3)], []),
+        ([running(2.0, 0.3), Poll(4.0, Progress(state=State.FAILED))], RENDERS),
+    ],
+)
+def test_where_nothing_honest_can_be_said_nothing_is_said(
+    polls: list[Poll], renders: list[float]
+) -> None:
+    """A number that is made up is worse than none."""
+    assert estimate(polls, polls[-1].elapsed if polls else 0.0, renders) is None
+
+
+def test_progress_alone_is_extrapolated() -> None:
+    """For the first job of a process."""
+    eta = estimate([running(2.0, 0.2), running(4.0, 0.4)], 4.0, [])
+    assert eta is not None
+    assert eta.low < 6.0 < eta.high
+    later = estimate([running(2.0, 0.2), running(4.0, 0.4)], 5.0, [])
+    assert later is not None
+    assert later.high == eta.high - 1.0
+
+
+def test_earlier_renders_and_progress_narrow_each_other_down() -> None:
+    """And where they contradict each other the job's own progress counts."""
+    polls = [running(2.0, 0.2), running(4.0, 0.4)]
+    both, alone = estimate(polls, 4.0, RENDERS), estimate(polls, 4.0, [])
+    assert both is not None
+    assert alone is not None
+    assert both.high - both.low < alone.high - alone.low
+    assert estimate(polls, 4.0, [500.0] * 20) == alone
+
+
+def test_a_queue_that_moves_is_followed() -> None:
+    """The wait for those ahead, and a render."""
+    eta = estimate([queued(10.0, 8), queued(20.0, 3)], 20.0, RENDERS)
+    assert eta is not None
+    assert eta.low < 6.0 + 10.0 < eta.high
+
+
+def test_a_queue_before_the_render_is_no_part_of_it() -> None:
+    """Renders are compared with renders."""
+    waited = estimate([queued(98.0), running(100.0)], 100.0, RENDERS)
+    fresh = estimate([running(1.0)], 1.0, RENDERS)
+    assert waited == fresh
+
+
+def test_a_job_and_its_callbacks_have_the_same_range(time: FakeTime) -> None:
+    """One number for a bar, a page and a log."""
+    some = ok(status="Processing", progress=0.2)
+    client = client_of(service([QUEUED, some, HALF]), time, base_url="http://eta-1.test")
+    job = client.submit("x")
+    assert job.eta() is None
+    seen = []
+    for _ in range(3):
+        time.sleep(2.0)
+        seen.append(job.poll())
+    assert [result.eta for result in seen[:2]] == [None, None]
+    assert seen[2].progress is not None
+    assert seen[2].eta == seen[2].progress.eta == job.eta()
+    assert isinstance(job.eta(), Eta)
+    assert client.get_job("t").eta() is None
+
+
+def test_renders_of_this_process_are_remembered_by_service(time: FakeTime) -> None:
+    """Not those of jobs that were taken up again: their polls may have come too late."""
+    client = client_of(service([QUEUED, HALF, DONE]), time, base_url="http://eta-2.test")
+    client.generate("x")
+    client.get_job("t").result()
+    assert recent_renders("http://eta-2.test") == (1.0,)
+    assert recent_renders("http://eta-3.test") == ()
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """A process may live for months and talk to many services."""
+    for number in range(300):
+        remember_render(f"http://eta-{number}.test", 1.0)
+    for number in range(100):
+        remember_render("http://eta-299.test", float(number))
+    assert recent_renders("http://eta-0.test") == ()
+    assert len(recent_renders("http://eta-299.test")) == 64
