@@ -100,9 +100,10 @@ def serve(**given: Any) -> None:
         return
     with require_extra("server"):
         # They need an extra that the other commands do without.
-        from ..server import service
         from ..server.access import AccessOptions, read_tokens
         from ..server.engines.landscape import renders  # noqa: F401 - workers do
+        from ..server.service import ServeOptions
+        from ..server.service import serve as run_server
         from ..server.store.database import StoreError
     if given["access_log"]:
         _log_requests()
@@ -118,7 +119,7 @@ def serve(**given: Any) -> None:
         kind(**{field.name: given[field.name] for field in fields})
         for kind, fields in bounds().items()
     )
-    options = service.ServeOptions(
+    options = ServeOptions(
         host=given["host"],
         port=given["port"],
         store=_store(given["store"], given["port"]),
@@ -130,7 +131,7 @@ def serve(**given: Any) -> None:
         embed_prompts=given["embed_prompts"],
     )
     try:
-        service.serve(engine, options, on_ready=_print_invitation)
+        run_server(engine, options, on_ready=_print_invitation)
     except StoreError as exc:
         raise click.ClickException(f"{exc} (--store chooses another)") from exc
     say("")  # a terminal has shown ^C without an end of line
