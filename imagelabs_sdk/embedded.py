@@ -59,7 +59,7 @@ def embedded_client(
         poll_interval = _POLL_INTERVAL
     return _EmbeddedClient(
         base_url,
-        transport=embedded_transport(engine, duration=duration),
+        server=LocalServer(engine or LandscapeEngine(duration=duration)),
         polling=polling,
         poll_interval=poll_interval,
         **client_options,
@@ -69,12 +69,11 @@ def embedded_client(
 class _EmbeddedClient(ImageLabs):
     """A client whose service ends with it."""
 
-    def __init__(self, base_url: str, *, transport: HandlerTransport, **options: Any) -> None:
-        super().__init__(base_url, transport=transport, **options)
-        self._server = transport.handler
+    def __init__(self, base_url: str, *, server: LocalServer, **options: Any) -> None:
+        super().__init__(base_url, transport=HandlerTransport(server), **options)
+        self._server = server
 
     def close(self) -> None:
         """Close the client, and its service with it; another call starts both again."""
         super().close()
-        if isinstance(self._server, LocalServer):
-            self._server.close()
+        self._server.close()

@@ -134,10 +134,10 @@ class Server:
         face = _Face(self._handler, self._options, self.url)
         leave = self._subscribe(face.changed) if self._subscribe else lambda: None
         accepting = await asyncio.start_server(face.connected, sock=self._listener, limit=_READ)
-        if self._stop.is_set():
-            self._stopping.set()
         on_ready()
         try:
+            if self._stop.is_set():  # `stop` came before there was a loop to tell
+                return
             await self._stopping.wait()
         finally:
             accepting.close()

@@ -61,6 +61,7 @@ class WorkerPool:
         start = partial(start_thread if threads else start_process, embed_prompts=embed_prompts)
         shared = _Shared(store, config, options or PoolOptions(), start, on_outcome, on_batch)
         self._store = store
+        self._unsubscribe: Callable[[], None] = _nothing
         self._supervisors = [_Supervisor(shared, index) for index in range(config.workers)]
 
     def start(self) -> None:
@@ -86,6 +87,7 @@ class WorkerPool:
         for supervisor in self._supervisors:
             supervisor.join(None)
         self._unsubscribe()
+        self._unsubscribe = _nothing
 
     def drain(self) -> None:
         """Begin no more batches; what renders goes on."""
@@ -100,6 +102,10 @@ class WorkerPool:
     def _notify(self, task_id: str) -> None:
         for supervisor in self._supervisors:
             supervisor.notify()
+
+
+def _nothing() -> None:
+    """Ends a subscription that has not begun."""
 
 
 @attrs.frozen
@@ -169,10 +175,10 @@ class _Supervisor:
         """Run one worker to its end; return if it died, and if it had delivered anything."""
         try:
             run = _Run(self._shared, self._index, self._stopping)
-        except OSError as exc:
-            log.error("worker %d cannot be started: %s", self._index, exc)
+            return self._follow(run), run.delivered
+        except Exception:
+            log.exception("worker %d cannot be served", self._index)
             return True, False
-        return self._follow(run), run.delivered
 
     def _pause(self, deaths: int) -> None:
         options = self._shared.options

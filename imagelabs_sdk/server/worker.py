@@ -44,6 +44,7 @@ __all__ = ["Worker", "start_process", "start_thread"]
 log = logging.getLogger(__name__)
 
 _ENCODERS = 8  # threads; Pillow encodes without holding the interpreter
+_NICENESS = 5  # of worker processes, relative to the front
 _PREVIEW_INTERVAL = 0.5  # seconds between previews of one job
 _PROGRESS_INTERVAL = 0.1  # seconds between reports of progress without a preview
 
@@ -140,6 +141,8 @@ def _process_main(
     connection: Connection, config: EngineConfig, index: int, embed_prompts: bool
 ) -> None:
     """A terminal or a service manager signals the whole group: only the front shall end itself."""
+    if hasattr(os, "nice"):  # pragma: no branch - by the system
+        os.nice(_NICENESS)  # whatever an engine computes, the front must stay quick to answer
     for each in _ENDING_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # pragma: no branch - by the system

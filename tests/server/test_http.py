@@ -513,18 +513,34 @@ def test_what_is_under_way_is_finished_and_nothing_new_is_accepted() -> None:
 
 def test_what_takes_longer_than_the_grace_is_cut() -> None:
     """The end comes all the same."""
-    go_on = threading.Event()
+    go_on, busy = threading.Event(), threading.Event()
 
     def slow(request: HttpRequest, peer: str) -> HttpResponse:
+        busy.set()
         go_on.wait(20.0)
         return echo(request)
 
-    with served(slow) as url, connected(url) as sock:
+    server = Server(slow, port=0)
+    thread = threading.Thread(target=server.run, name="imagelabs-server")
+    thread.start()
+    with connected(server.url) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        time.sleep(0.2)
-        stopper = threading.Timer(0.5, go_on.set)
-        stopper.start()
-    stopper.join()
+        assert busy.wait(20.0)
+        server.stop(0.1)
+        assert read_all(sock) == b""
+        go_on.set()
+        thread.join()
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing of its request reaches the application."""
+    with running(echo) as url:
+        with connected(url) as sock:
+            sock.sendall(b"POST /gone HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc")
+        assert get(url + "/next").status == 200
+    assert "gone" not in caplog.text
 
 
 def test_a_server_may_be_stopped_twice_or_never_run() -> None:

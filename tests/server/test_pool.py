@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,12 +12,13 @@ from pathlib import Path
 import attrs
 import pytest
 
-from imagelabs_sdk import ImageRequest
+from imagelabs_sdk import ImageRequest, InvalidRequestError
 from imagelabs_sdk.provenance import read_provenance
-from imagelabs_sdk.server.engines.base import Recovery
+from imagelabs_sdk.server.engines.base import EngineConfig, Recovery
 from imagelabs_sdk.server.options import PoolOptions
 from imagelabs_sdk.server.pool import WorkerPool
 from imagelabs_sdk.server.store.jobs import JobState, JobStatus, JobStore, Submission
+from imagelabs_sdk.server.worker import Worker, start_thread
 from tests.server.engines import Scripted
 
 QUICK = PoolOptions(first_pause=0.01, longest_pause=0.05)
@@ -299,3 +301,59 @@ def test_a_store_that_cannot_be_read_for_a_while_stops_no_worker(
         (task_id,) = rig.submit("draw")
         rig.ended(task_id)
     assert "died" not in rig.outcomes
+
+
+def test_what_the_engine_refuses_by_now_fails_in_its_words(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may be opened with another engine than before."""
+
+    def refuse(self: Scripted, request: ImageRequest) -> None:
+        raise InvalidRequestError("width: too wide for this model", field="width")
+
+    monkeypatch.setattr(Scripted, "check", refuse)
+    with rig.running(Scripted(rig.folder, in_process=True)):
+        (task_id,) = rig.submit("draw")
+        (status,) = rig.ended(task_id)
+    assert status.detail == "width: too wide for this model"
+    assert rig.lines("renders") == []
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as for want of memory."""
+    failures = iter([OSError(12, "Cannot allocate memory"), ValueError("nobody thought of that")])
+
+    def start(config: EngineConfig, index: int, **options: bool) -> Worker:
+        for failure in failures:
+            raise failure
+        return start_thread(config, index, **options)
+
+    monkeypatch.setattr("imagelabs_sdk.server.pool.start_thread", start)
+    with rig.running(Scripted(rig.folder, in_process=True)):
+        (task_id,) = rig.submit("draw")
+        rig.ended(task_id)
+    assert rig.outcomes == ["died", "died", "done"]
+
+
+def test_a_pool_stops_although_an_image_cannot_be_stored(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job is rendered again after the next start."""
+    tried = threading.Event()
+
+    def full(*arguments: object) -> bool:
+        tried.set()
+        raise OSError(28, "full")
+
+    monkeypatch.setattr(rig.store, "finish", full)
+    with rig.running(Scripted(rig.folder, in_process=True)):
+        (task_id,) = rig.submit("draw")
+        assert tried.wait(20.0)
+    assert rig.status(task_id).state is JobState.RENDERING
+
+
+def test_a_pool_that_never_started_can_be_stopped(rig: Rig) -> None:
+    """Cleaning up must not need to know how far it came."""
+    WorkerPool(rig.store, Scripted(rig.folder)).stop()

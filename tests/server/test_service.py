@@ -20,8 +20,8 @@ import pytest
 from imagelabs_sdk import FixedInterval, ImageLabs, ImageRequest, Job
 from imagelabs_sdk.server.access import AccessOptions
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
-from imagelabs_sdk.server.options import bounds
-from imagelabs_sdk.server.service import ServeOptions, Service
+from imagelabs_sdk.server.options import StoreLimits, bounds
+from imagelabs_sdk.server.service import ServeOptions, Service, serve
 from imagelabs_sdk.server.store.jobs import JobStore
 from tests.server.test_pool import eventually
 
@@ -241,6 +241,41 @@ def test_a_service_in_threads_serves_the_page_and_expires(tmp_path: Path) -> Non
         service.stop()
         thread.join(30)
     assert not thread.is_alive()
+
+
+def test_serve_ends_with_a_signal_and_puts_the_handlers_back(tmp_path: Path) -> None:
+    """It is called from the main thread of any program; a signal that was ignored stays so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        serve(
+            LandscapeEngine(in_process=True),
+            ServeOptions(port=0, store=tmp_path / "store", grace=2.0),
+            on_ready=lambda url: os.kill(os.getpid(), signal.SIGTERM),
+        )
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_has_expired_is_removed_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when nobody asks for anything."""
+    monkeypatch.setattr("imagelabs_sdk.server.service._EXPIRE", 0.05)
+    folder = tmp_path / "store"
+    options = ServeOptions(port=0, store=folder, limits=StoreLimits(keep=1))
+    service = Service(LandscapeEngine(duration=0, in_process=True), options)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        with client_of(service.url) as client:
+            client.generate(SMALL)
+        eventually(lambda: not list((folder / "images").iterdir()))
+    finally:
+        service.stop()
+        thread.join(30)
 
 
 def test_a_service_that_cannot_listen_lets_go_of_its_store(tmp_path: Path) -> None:

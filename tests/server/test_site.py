@@ -12,6 +12,7 @@ from imagelabs_sdk import HttpRequest, HttpResponse, InvalidRequestError
 from imagelabs_sdk.server.access import AccessOptions, Gate, read_tokens
 from imagelabs_sdk.server.app import App, Parked
 from imagelabs_sdk.server.metrics import Metrics
+from imagelabs_sdk.server.options import StoreLimits
 from imagelabs_sdk.server.site import Site
 from tests.server.conftest import Rig
 
@@ -197,6 +198,14 @@ def test_settings_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
     """Before anything listens."""
     with pytest.raises(InvalidRequestError):
         AccessOptions(**bad)
+
+
+@pytest.mark.parametrize("bad", [{"max_jobs": 0}, {"keep": "long"}, {"max_jobs": True}])
+def test_a_bound_that_makes_no_sense_is_refused(bad: dict[str, Any]) -> None:
+    """By its name."""
+    with pytest.raises(InvalidRequestError) as caught:
+        StoreLimits(**bad)
+    assert caught.value.field in bad
 
 
 # Tokens -------------------------------------------------------------------------------

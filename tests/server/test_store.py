@@ -197,6 +197,17 @@ def test_a_file_that_is_no_store_is_refused_by_name_and_kept(tmp_path: Path, kin
     assert (folder / "jobs.db").read_bytes() == before
 
 
+def test_a_store_whose_images_cannot_be_swept_is_let_go(tmp_path: Path) -> None:
+    """The lock, too: it can be opened once somebody has mended the folder."""
+    JobStore.open(tmp_path / "store").close()
+    odd = tmp_path / "store/images/folder"
+    odd.mkdir()
+    with pytest.raises(OSError, match="folder"):
+        JobStore.open(tmp_path / "store")
+    odd.rmdir()
+    JobStore.open(tmp_path / "store").close()
+
+
 def test_setting_the_clock_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Time within one run is counted by the monotonic clock."""
     store = JobStore.open(tmp_path / "store", StoreLimits(keep=60.0))

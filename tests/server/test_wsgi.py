@@ -7,7 +7,7 @@ from wsgiref.validate import validator
 import pytest
 
 from imagelabs_sdk import HttpRequest, HttpResponse
-from imagelabs_sdk.server import wsgi as server_wsgi
+from imagelabs_sdk.server.app import App
 from imagelabs_sdk.server.wsgi import wsgi
 from tests.server.conftest import Rig
 
@@ -94,15 +94,10 @@ def test_a_body_is_read_as_far_as_it_is_known_to_go(
     assert heard == [expected]
 
 
-def test_a_body_that_is_too_long_is_read_no_further_than_needed(
-    rig: Rig,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_body_that_is_too_long_is_read_no_further_than_needed(rig: Rig) -> None:
     """The application refuses it; the rest stays in the socket."""
-    monkeypatch.setattr(server_wsgi, "MAX_BODY", 10)
-    monkeypatch.setattr("imagelabs_sdk.server.app.MAX_BODY", 10)
     stream = io.BytesIO(b'{"prompt": "x"}')
-    application = wsgi(rig.app)
+    application = wsgi(App(rig.store, rig.engine, max_body=10), max_body=10)
     environ = {"CONTENT_LENGTH": "15", "wsgi.input": stream}
     assert called(application, **environ)[0].startswith("413 ")
     assert stream.tell() == 11
