@@ -17,7 +17,7 @@ import attrs
 
 from .server import ROOT, ends_at
 
-__all__ = ["DRIVERS", "Tree", "run"]
+__all__ = ["DRIVERS", "Tree", "fresh_database", "run"]
 
 _CELERY = [sys.executable, "-m", "celery", "-A", "benchmarks.django_celery"]
 _FLAGS = ["--concurrency", "1", "--without-gossip", "--without-mingle", "-l", "WARNING"]
@@ -37,14 +37,14 @@ _LONGEST = 300.0  # seconds until a run is given up
 
 @attrs.define
 class Tree:
-    """What a process and its children have used so far, by ``/proc``; look at it often."""
+    """What a process and its children have used so far, by ``/proc``; poll it often."""
 
     root: int
     cpu: dict[int, float] = attrs.field(factory=dict)
     memory: float = 0.0  # MiB, the most at once
 
     def poll(self) -> None:
-        """Note how it stands."""
+        """Add what was used since the last poll."""
         pids = [self.root, *self._children()]
         sizes = [self._one(pid) for pid in pids]
         self.memory = max(self.memory, sum(sizes))
@@ -64,7 +64,7 @@ class Tree:
 
 
 def run(driver: str, services: Mapping[str, str], jobs: int) -> dict[str, Any]:
-    """Start so many jobs, let one worker look after them, and tell how it went.
+    """Start so many jobs, let one worker poll them, and return how it went.
 
     Args:
         driver: One of `DRIVERS`.
@@ -75,12 +75,13 @@ def run(driver: str, services: Mapping[str, str], jobs: int) -> dict[str, Any]:
         decided = {"driver": driver, "services": dict(services), "media": f"{folder}/media"}
         os.environ["IMAGELABS_BENCH"] = json.dumps(decided)
         os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.django_settings"
-        _fresh_database()
+        fresh_database()
         with _processes(DRIVERS[driver], folder) as worker:
             return _measured(list(services), jobs, Tree(worker))
 
 
-def _fresh_database() -> None:
+def fresh_database() -> None:
+    """Make the database and the queue anew."""
     import psycopg
 
     with psycopg.connect("host=127.0.0.1 user=postgres", autocommit=True) as admin:

@@ -32,8 +32,9 @@ INSTALLED_APPS = [
 TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
 
 _TASKS = {"TASKS": "default"} if _RUN.get("driver") == "django.tasks" else {}
+_BACKEND = {"BACKEND": _RUN["backend"]} if "backend" in _RUN else {}
 IMAGELABS: dict[str, Any] = {
-    alias: {"OPTIONS": {"base_url": url, "allow_private_hosts": True}, **_TASKS}
+    alias: {"OPTIONS": {"base_url": url, "allow_private_hosts": True}, **_TASKS, **_BACKEND}
     for alias, url in _RUN.get("services", {}).items()
 }
 

@@ -1,8 +1,8 @@
 """ImageLabs in Django: settings, clients, and jobs that outlive a request.
 
 ``client`` is the client of the alias "default", ``clients["other"]`` that of another; see
-`clients.Clients`. Everything else is imported from its own room: `models`, `advance`, `sweep`,
-`views`, `signals`.
+`clients.Clients`. Everything else is imported from its own module: `models`, `lifecycle`, `sweep`,
+`views`, `urls`, `signals`.
 """
 
 from .clients import client, clients
