@@ -7,6 +7,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import quote
 
 import attrs
 
@@ -52,7 +53,7 @@ class Answer:
     headers: Mapping[str, str] = attrs.field(factory=dict)
     body: bytes = b""
     fault: Fault | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @attrs.define(eq=False)
@@ -79,7 +80,7 @@ class FakeJob:
 
     def image_url(self, origin: str) -> str:
         """Return the image's current address at `origin`."""
-        return f"{origin}/images/{self.task_id}-{self.link}.png"
+        return f"{origin}/images/{quote(self.task_id, safe='')}-{self.link}.png"
 
 
 @attrs.frozen(eq=False)
@@ -228,7 +229,7 @@ class JobScript:
 
     def answers(
         self: _Self,
-        answer: HttpResponse | Exception,
+        answer: HttpResponse | BaseException,
         *,
         at: Stage | None = None,
         times: int | None = None,
@@ -240,7 +241,7 @@ class JobScript:
             at: As in `rate_limited`.
             times: As in `rate_limited`.
         """
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             return self._answer(Answer(error=answer), at, times)
         body = b"".join(answer.iter_bytes())
         return self._answer(Answer(answer.status, answer.headers, body), at, times)

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import attrs
 
@@ -218,9 +218,10 @@ class FakeService(JobScript):
         found = _IMAGE.search(path)
         if found is None:
             return None, refusal(404, "no such path")
-        if run := self._run(found["task_id"]):
+        task_id = unquote(found["task_id"])
+        if run := self._run(task_id):
             run.job.asked_link = int(found["link"])
-        return self._about(found["task_id"], "image", request)
+        return self._about(task_id, "image", request)
 
     def _about(self, task_id: str, at: Stage, request: HttpRequest) -> tuple[str | None, Answer]:
         run = self._run(task_id)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.cli.service import Command, Gallery, ScriptedService
+from imagelabs_sdk import HandlerTransport
+from imagelabs_sdk.testing import FakeService
+from tests.cli.service import Command, ScriptedService, make_gallery
 from tests.conftest import FakeTime
 from tests.faulty import FaultyServer
 
@@ -53,15 +55,15 @@ def service() -> ScriptedService:
 @pytest.fixture
 def imagelabs(service: ScriptedService, time: FakeTime) -> Command:
     """The command, with `service` behind it."""
-    return Command(service, time)
+    return Command(HandlerTransport(service), time.every)
 
 
 @pytest.fixture
-def gallery(imagelabs: Command, folder: Path) -> Gallery:
+def gallery(imagelabs: Command, folder: Path) -> FakeService:
     """A service for batches, behind the command instead of `service`; and a file of prompts."""
     Path("prompts.txt").write_text(PROMPTS)
-    gallery = Gallery()
-    imagelabs.handler = gallery
+    gallery = make_gallery()
+    imagelabs.transport, imagelabs.every = gallery.transport(), gallery.clock.every
     return gallery
 
 

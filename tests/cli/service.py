@@ -1,11 +1,9 @@
 """A service that answers by script, and the command that talks to it."""
 
 import json
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import attrs
 from click.testing import CliRunner, Result
@@ -13,14 +11,15 @@ from rich.console import Console
 
 from imagelabs_sdk import (
     APIConnectionError,
-    HandlerTransport,
     HttpRequest,
     HttpResponse,
     ImageLabs,
+    PollingStrategy,
+    Transport,
 )
 from imagelabs_sdk.cli.commands import cli
 from imagelabs_sdk.cli.runtime import Runtime
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeService
 from tests.faulty import PNG
 
 Say = HttpResponse | BaseException
@@ -35,7 +34,8 @@ def poll(status: str, progress: float | None = None, url: str | None = None) -> 
 
 
 WAITING = poll("Queue position 2", 0)
-HALF = poll("Render [bold]3/6[/bold]", 0.5)
+RENDER = "Render [bold]3/6[/bold]"
+HALF = poll(RENDER, 0.5)
 DONE = poll("Done", 1, "/image.png")
 CHALLENGE = HttpResponse(403, {"cf-mitigated": "challenge"})
 REFUSED = APIConnectionError("refused", delivered="no")
@@ -67,58 +67,40 @@ class ScriptedService:
         return body
 
 
-@attrs.define
-class Gallery:
-    """A service that is done at the second poll; a prompt, with dashes, is its task id.
+def make_gallery() -> FakeService:
+    """A service for batches: done at the second poll; a prompt, with dashes, is its task id."""
+    service = FakeService(make_id=lambda request: request.prompt.replace(" ", "-"))
+    return service.progress(0.5, status=RENDER).done(PNG)
 
-    No poll is answered before `crowd` jobs were submitted, and none of a task that is `held`
-    before an image is fetched: a fake clock runs fast in other threads.
-    """
 
-    crowd: int = 0
-    crowded: threading.Event = attrs.Factory(threading.Event)
-    held: set[str] = attrs.Factory(set)
-    fetching: threading.Event = attrs.Factory(threading.Event)
-    refusals: dict[str, int | BaseException] = attrs.Factory(dict)
-    images: dict[str, Say] = attrs.Factory(dict)
-    polls: dict[str, list[Say]] = attrs.Factory(dict)
-    submits: list[str] = attrs.Factory(list)
-    bodies: list[dict[str, Any]] = attrs.Factory(list)
-    fetched: list[str] = attrs.Factory(list)
+def bodies(service: FakeService) -> list[dict[str, Any]]:
+    """The submits that were sent, in order."""
+    return [one.fields for one in service.sent if one.at == "submit"]
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        path = unquote(request.url.rpartition("/")[2])
-        if path == "txt2img":
-            return self._accept(json.loads(request.body))
-        if path == "progress":
-            assert self.crowded.wait(5)
-            task = json.loads(request.body)["task_id"]
-            assert task not in self.held or self.fetching.wait(5)
-            script = self.polls.setdefault(task, [HALF])
-            return as_answer(script.pop(0) if script else poll("Done", 1, "/" + quote(task)))
-        self.fetched.append(path)
-        self.fetching.set()
-        return as_answer(self.images.get(path, HttpResponse(200, {}, PNG)))
 
-    def _accept(self, body: dict[str, Any]) -> HttpResponse:
-        self.bodies.append(body)
-        self.submits.append(body["prompt"])
-        if len(self.submits) >= self.crowd:
-            self.crowded.set()
-        status = self.refusals.get(body["prompt"], 200)
-        if isinstance(status, BaseException):
-            raise status
-        if status != 200:
-            return attrs.evolve(ok(error="refused"), status=status)
-        return ok(task_id=body["prompt"].replace(" ", "-"))
+def submits(service: FakeService) -> list[str]:
+    """Their prompts."""
+    return [str(body["prompt"]) for body in bodies(service)]
+
+
+def fetched(service: FakeService) -> list[str]:
+    """The task ids of the images that were fetched, in order."""
+    return [str(one.task_id) for one in service.sent if one.at == "image"]
 
 
 @attrs.define
 class Command:
-    """The command in this process, with a service of the test's own and a fake clock."""
+    """The command in this process, with a service of the test's own and a fake clock.
 
-    handler: Callable[[HttpRequest], HttpResponse]
-    time: FakeTime
+    Attributes:
+        transport: The way to the service.
+        every: Makes a strategy by the clock, from seconds.
+        settings: Of each client that was made.
+        console: Makes the terminal; `None`: there is none.
+    """
+
+    transport: Transport
+    every: Callable[[float], PollingStrategy]
     settings: list[dict[str, Any]] = attrs.Factory(list)
     console: Callable[[], Console] | None = None
     second_ctrl_c: bool = False
@@ -145,9 +127,8 @@ class Command:
         self.settings.append({"base_url": base_url, **settings})
         settings.pop("polling", None)  # the test's clock is not the strategy's
         interval = settings.pop("poll_interval", None)
-        polling = self.time.every(1.0 if interval is None else interval)
-        transport = HandlerTransport(self.handler)
-        return ImageLabs(base_url, transport=transport, polling=polling, **settings)
+        polling = self.every(1.0 if interval is None else interval)
+        return ImageLabs(base_url, transport=self.transport, polling=polling, **settings)
 
 
 def invoke(

@@ -13,15 +13,19 @@ from imagelabs_sdk import APIConnectionError, HttpResponse
 from imagelabs_sdk.cli.runtime import Runtime
 from imagelabs_sdk.embedded import embedded_client
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
+from imagelabs_sdk.testing import FakeService
 from tests.cli.conftest import PROMPTS
-from tests.cli.service import HALF, Command, Gallery, invoke, saved
+from tests.cli.service import Command, fetched, invoke, saved, submits
+from tests.faulty import PNG
 
 
-def test_a_file_of_prompts_becomes_a_folder_of_images(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_file_of_prompts_becomes_a_folder_of_images(
+    imagelabs: Command, gallery: FakeService
+) -> None:
     """Their paths are the standard output; numbers, no names of the server's, name them."""
     result = imagelabs.batch("--seed", 7, "--size", "512x640", "--jobs", 2)
     assert result.exit_code == 0
-    assert sorted(gallery.submits) == ["a [red] boat", "a castle", "a lighthouse"]
+    assert sorted(submits(gallery)) == ["a [red] boat", "a castle", "a lighthouse"]
     assert saved() == ["0001.png", "0002.png", "0003.png"]
     assert sorted(result.stdout.split()) == [f"images/{name}" for name in saved()]
     lines = result.stderr.splitlines()
@@ -31,9 +35,9 @@ def test_a_file_of_prompts_becomes_a_folder_of_images(imagelabs: Command, galler
     ]
 
 
-def test_a_batch_tells_json_line_by_line(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_batch_tells_json_line_by_line(imagelabs: Command, gallery: FakeService) -> None:
     """Also of what failed."""
-    gallery.refusals = {"a castle": 422}
+    gallery.job("a castle").refuses()
     result = imagelabs.batch("--json", "--seed", 7)
     facts = {each["line"]: each for each in map(json.loads, result.stdout.splitlines())}
     assert sorted(facts) == [2, 3, 5]
@@ -45,11 +49,11 @@ def test_a_batch_tells_json_line_by_line(imagelabs: Command, gallery: Gallery) -
 
 
 def test_what_failed_is_told_at_the_end_with_its_line_and_reason(
-    imagelabs: Command, gallery: Gallery
+    imagelabs: Command, gallery: FakeService
 ) -> None:
     """Among a thousand lines that scrolled by nobody finds it."""
-    gallery.refusals = {"a castle": 422}
-    gallery.images = {"a-lighthouse": HttpResponse(200, {}, b"<html>" * 99)}
+    gallery.job("a castle").refuses()
+    gallery.job("a lighthouse").done().answers(HttpResponse(200, {}, b"<html>" * 99))
     result = imagelabs.batch()
     assert result.exit_code == 8  # of the first one in the file
     assert "line 5 (0003) failed" in result.stderr
@@ -63,23 +67,25 @@ def test_what_failed_is_told_at_the_end_with_its_line_and_reason(
 
 
 def test_the_same_command_again_brings_what_is_missing(
-    imagelabs: Command, gallery: Gallery
+    imagelabs: Command, gallery: FakeService
 ) -> None:
     """Nothing is bought twice, and images that are there are not even fetched."""
-    gallery.refusals = {"a castle": 422}
+    gallery.job("a castle").refuses()
     assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 4
-    gallery.refusals.clear()
-    gallery.fetched.clear()
+    gallery.job("a castle")
+    before = len(fetched(gallery))
     Path("images/0001.png").unlink()
     result = imagelabs.batch("--checkpoint", "run.jsonl")
     assert result.exit_code == 0
     assert result.stderr.splitlines()[-1] == "2 saved, 1 there already"
     assert len(result.stdout.splitlines()) == 3
-    assert sorted(gallery.fetched) == ["a-castle", "a-lighthouse"]
-    assert sorted(gallery.submits) == ["a [red] boat", "a castle", "a castle", "a lighthouse"]
+    assert sorted(fetched(gallery)[before:]) == ["a-castle", "a-lighthouse"]
+    assert sorted(submits(gallery)) == ["a [red] boat", "a castle", "a castle", "a lighthouse"]
 
 
-def test_a_batch_never_replaces_the_images_of_another(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_batch_never_replaces_the_images_of_another(
+    imagelabs: Command, gallery: FakeService
+) -> None:
     """Without the checkpoint that drew them, they are somebody else's."""
     assert imagelabs.batch().exit_code == 0
     Path("images/0001.png").unlink()
@@ -87,11 +93,11 @@ def test_a_batch_never_replaces_the_images_of_another(imagelabs: Command, galler
         result = imagelabs.batch(*more)
         assert result.exit_code == 2
         assert "'images/0002.png' exists already" in result.stderr
-    assert len(gallery.submits) == 3
+    assert len(submits(gallery)) == 3
 
 
 def test_changed_prompts_are_refused_with_their_checkpoint(
-    imagelabs: Command, gallery: Gallery
+    imagelabs: Command, gallery: FakeService
 ) -> None:
     """Places count: a line put in at the top would buy everything again."""
     imagelabs.batch("--checkpoint", "run.jsonl")
@@ -99,15 +105,14 @@ def test_changed_prompts_are_refused_with_their_checkpoint(
     result = imagelabs.batch("--checkpoint", "run.jsonl")
     assert result.exit_code == 2
     assert "item 0" in result.stderr
-    assert len(gallery.submits) == 3
+    assert len(submits(gallery)) == 3
 
 
-def test_an_interrupted_batch_names_what_goes_on(imagelabs: Command, gallery: Gallery) -> None:
+def test_an_interrupted_batch_names_what_goes_on(imagelabs: Command, gallery: FakeService) -> None:
     """Each line can be pasted; the image in hand is not forgotten either."""
-    gallery.crowd = 3
-    gallery.polls = {"a-castle": [HALF] * 999, "a-[red]-boat": [HALF] * 999}
-    gallery.held = {"a-castle", "a-[red]-boat"}
-    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
+    gallery.job("a lighthouse").done(PNG).answers(KeyboardInterrupt(), times=1)
+    for prompt in ("a castle", "a [red] boat"):
+        gallery.job(prompt).never_finishes()
     result = imagelabs.batch()
     assert result.exit_code == 130
     lines = result.stderr.splitlines()
@@ -121,27 +126,25 @@ def test_an_interrupted_batch_names_what_goes_on(imagelabs: Command, gallery: Ga
 
 
 def test_an_interrupted_batch_with_a_checkpoint_is_resumed_by_the_same_command(
-    imagelabs: Command, gallery: Gallery
+    imagelabs: Command, gallery: FakeService
 ) -> None:
     """Which needs no list of ids."""
-    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
+    gallery.job("a lighthouse").done(PNG).answers(KeyboardInterrupt(), times=1)
     result = imagelabs.batch("--checkpoint", "run.jsonl")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (
         "To resume: run the same command again; run.jsonl keeps what was bought."
     )
-    gallery.images.clear()
     assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 0
     assert saved() == ["0001.png", "0002.png", "0003.png"]
-    assert len(gallery.submits) == 3
+    assert len(submits(gallery)) == 3
 
 
 def test_an_interrupt_before_anything_was_accepted_has_nothing_to_resume(
-    imagelabs: Command, gallery: Gallery
+    imagelabs: Command, gallery: FakeService
 ) -> None:
     """A hint without a task id would help nobody."""
-    prompts = ["a lighthouse", "a [red] boat", "a castle"]
-    gallery.refusals = dict.fromkeys(prompts, KeyboardInterrupt())
+    gallery.answers(KeyboardInterrupt(), at="submit")
     result = imagelabs.batch()
     assert result.stderr.splitlines() == [
         "imagelabs: interrupted",
@@ -150,10 +153,10 @@ def test_an_interrupt_before_anything_was_accepted_has_nothing_to_resume(
     ]
 
 
-def test_a_full_disk_ends_a_batch(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_full_disk_ends_a_batch(imagelabs: Command, gallery: FakeService) -> None:
     """Buying on would be images for nobody."""
     full = OSError(28, "No space left on device")
-    gallery.images = dict.fromkeys(["a-lighthouse", "a-[red]-boat", "a-castle"], full)
+    gallery.answers(full, at="image")
     result = imagelabs.batch()
     assert result.exit_code == 1
     assert result.stderr.splitlines()[0] == "imagelabs: No space left on device"
@@ -171,19 +174,19 @@ def test_an_embedded_batch_needs_no_service(folder: Path) -> None:
 
 
 def test_an_interrupted_embedded_batch_has_nothing_to_resume(
-    imagelabs: Command, gallery: Gallery
+    imagelabs: Command, gallery: FakeService
 ) -> None:
     """Its service ends with the process."""
-    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
+    gallery.job("a lighthouse").done(PNG).answers(KeyboardInterrupt(), times=1)
     result = imagelabs.batch("--embedded")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1].endswith("there is nothing to resume.")
 
 
-def test_a_contact_sheet_shows_all_that_is_there(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_contact_sheet_shows_all_that_is_there(imagelabs: Command, gallery: FakeService) -> None:
     """Also what an earlier run has drawn, and whatever cannot be read as an empty frame."""
     unreadable = b"RIFF\x18\0\0\0WEBPVP8 \x0c\0\0\0" + bytes(12)  # whole, by its structure
-    gallery.images = {"a-castle": HttpResponse(200, {}, unreadable)}
+    gallery.job("a castle").done(unreadable)
     assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 0
     result = imagelabs.batch("--checkpoint", "run.jsonl", "--contact-sheet", "sheet.png")
     assert result.stderr.splitlines()[-1] == "contact sheet: sheet.png"
@@ -192,15 +195,17 @@ def test_a_contact_sheet_shows_all_that_is_there(imagelabs: Command, gallery: Ga
         assert len(sheet.getcolors(99999) or ()) > 10
 
 
-def test_without_any_image_there_is_no_contact_sheet(imagelabs: Command, gallery: Gallery) -> None:
+def test_without_any_image_there_is_no_contact_sheet(
+    imagelabs: Command, gallery: FakeService
+) -> None:
     """An empty sheet would look like a success."""
-    gallery.refusals = dict.fromkeys(["a lighthouse", "a [red] boat", "a castle"], 422)
+    gallery.refuses(at="submit")
     assert imagelabs.batch("--contact-sheet", "sheet.png").exit_code == 4
     assert not Path("sheet.png").exists()
 
 
 def test_without_pillow_a_contact_sheet_is_refused_before_anything_is_bought(
-    imagelabs: Command, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+    imagelabs: Command, gallery: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the remedy, as for the embedded engine."""
     monkeypatch.setitem(sys.modules, "imagelabs_sdk.cli.contact_sheet", None)
@@ -208,40 +213,42 @@ def test_without_pillow_a_contact_sheet_is_refused_before_anything_is_bought(
     result = imagelabs.batch("--contact-sheet", "sheet.png")
     assert result.exit_code == 1
     assert 'pip install "imagelabs_sdk[server]"' in result.stderr
-    assert not gallery.submits
+    assert not submits(gallery)
 
 
-def test_what_has_no_task_id_is_named_up_to_a_bound(imagelabs: Command, gallery: Gallery) -> None:
+def test_what_has_no_task_id_is_named_up_to_a_bound(
+    imagelabs: Command, gallery: FakeService
+) -> None:
     """Their prompts have to be given again."""
     prompts = [f"prompt {number}" for number in range(30)]
     Path("prompts.txt").write_text("\n".join(prompts))
-    gallery.refusals = dict.fromkeys(prompts, KeyboardInterrupt())
+    gallery.answers(KeyboardInterrupt(), at="submit")
     last = imagelabs.batch().stderr.splitlines()[-1]
     assert last.startswith("Without a task id: line 1 (0001), line 2 (0002), ")
     assert last.endswith("line 20 (0020) and 10 more")
 
 
-def test_a_service_that_is_down_stops_a_batch(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_service_that_is_down_stops_a_batch(imagelabs: Command, gallery: FakeService) -> None:
     """With exit code 3, instead of failing one prompt after the other for hours."""
     prompts = [f"prompt {number}" for number in range(200)]
     Path("prompts.txt").write_text("\n".join(prompts))
-    gallery.refusals = dict.fromkeys(prompts, APIConnectionError("refused", delivered="no"))
+    gallery.answers(APIConnectionError("refused", delivered="no"), at="submit")
     result = imagelabs.batch("--jobs", 1)
     assert result.exit_code == 3
-    assert len(gallery.submits) < 200
+    assert len(submits(gallery)) < 200
 
 
 def test_what_an_earlier_run_left_unknown_can_be_settled(
-    imagelabs: Command, gallery: Gallery
+    imagelabs: Command, gallery: FakeService
 ) -> None:
     """The user decides: an image may be lost, or be bought twice."""
-    gallery.refusals = {"a castle": APIConnectionError("reset", delivered="maybe")}
+    gallery.job("a castle").drops_connection()
     words = ("--checkpoint", "run.jsonl")
     first = imagelabs.batch(*words)
     assert first.exit_code == 5
     hint = "To settle what is unknown: run the same command again with --unknown=retry."
     assert first.stderr.splitlines()[-1] == hint
-    gallery.refusals.clear()
+    gallery.job("a castle")
     assert imagelabs.batch(*words).exit_code == 5
     assert imagelabs.batch(*words, "--unknown", "retry").exit_code == 0
-    assert gallery.submits.count("a castle") == 2
+    assert submits(gallery).count("a castle") == 2

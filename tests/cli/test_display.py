@@ -16,6 +16,7 @@ import pytest
 
 from imagelabs_sdk import APIConnectionError, HttpResponse
 from imagelabs_sdk.cli.display import SmoothFraction
+from imagelabs_sdk.testing import FakeService
 from tests.cli.conftest import PROGRAM, Start, place
 from tests.cli.service import (
     DONE,
@@ -23,7 +24,6 @@ from tests.cli.service import (
     REFUSED,
     WAITING,
     Command,
-    Gallery,
     ScriptedService,
     ok,
     poll,
@@ -55,10 +55,10 @@ def test_forced_colours_do_not_bring_the_bar_into_a_pipe(
 
 
 def test_a_terminal_sees_one_bar_for_a_batch(
-    imagelabs: Command, gallery: Gallery, screen: io.StringIO
+    imagelabs: Command, gallery: FakeService, screen: io.StringIO
 ) -> None:
     """Failures are counted while they can still be looked into."""
-    gallery.refusals = {"a castle": 422}
+    gallery.job("a castle").refuses()
     result = imagelabs.batch("--poll-interval", 1)
     drawn = screen.getvalue()
     assert "3 of 3" in drawn
@@ -247,12 +247,12 @@ def test_a_retry_is_said_above_the_bar(
 
 @pytest.mark.parametrize("on_screen", [True, False])
 def test_a_batch_says_its_retries(
-    imagelabs: Command, gallery: Gallery, screen: io.StringIO, on_screen: bool
+    imagelabs: Command, gallery: FakeService, screen: io.StringIO, on_screen: bool
 ) -> None:
     """One line each, wherever its other lines go."""
     if not on_screen:
         imagelabs.console = None
-    gallery.polls = {"a-castle": [APIConnectionError("reset"), HALF]}
+    gallery.job("a castle").drops_connection(at="progress").progress(0.5).done(PNG)
     result = imagelabs.batch()
     told = shown(screen) if on_screen else result.stderr
     assert told.count("polling again") == 1

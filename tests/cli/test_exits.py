@@ -12,19 +12,19 @@ import pytest
 
 from imagelabs_sdk import APIConnectionError, APIStatusError, HttpResponse, ImageLabsError, JobError
 from imagelabs_sdk.cli.exits import EXIT_CODES
+from imagelabs_sdk.testing import FakeService
 from tests.cli.conftest import PROGRAM, run_python
 from tests.cli.service import (
     CHALLENGE,
     REFUSED,
     WAITING,
     Command,
-    Gallery,
     Say,
     ScriptedService,
     ok,
     poll,
 )
-from tests.faulty import FaultyServer, reply
+from tests.faulty import PNG, FaultyServer, reply
 
 
 @pytest.mark.parametrize(
@@ -214,12 +214,12 @@ def test_after_the_end_of_options_nothing_asks_for_json(imagelabs: Command) -> N
 
 
 def test_an_interrupted_batch_lists_its_jobs_for_programs(
-    imagelabs: Command, gallery: Gallery
+    imagelabs: Command, gallery: FakeService
 ) -> None:
     """One row for each, with the command that gets its image."""
-    gallery.crowd = 3
-    gallery.held = {"a-castle", "a-[red]-boat"}
-    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
+    gallery.job("a lighthouse").done(PNG).answers(KeyboardInterrupt(), times=1)
+    for prompt in ("a castle", "a [red] boat"):
+        gallery.job(prompt).never_finishes()
     rows = [json.loads(line) for line in imagelabs.batch("--json").stdout.splitlines()]
     assert [row["code"] for row in rows] == ["interrupted", *["unfinished"] * 3]
     left = {row["task_id"]: row["hint"] for row in rows[1:]}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.service import Command, Gallery, saved
+from imagelabs_sdk.testing import FakeService
+from tests.cli.service import Command, bodies, saved, submits
 
 
 def write(*rows: object) -> None:
@@ -13,7 +14,7 @@ def write(*rows: object) -> None:
     Path("prompts.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
-def test_a_row_gives_the_fields_of_its_request(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_row_gives_the_fields_of_its_request(imagelabs: Command, gallery: FakeService) -> None:
     """They win over the options; lines of text stand beside them."""
     write(
         "a boat",
@@ -23,10 +24,10 @@ def test_a_row_gives_the_fields_of_its_request(imagelabs: Command, gallery: Gall
     )
     result = imagelabs.batch("--width", 512, "--height", 256, "--seed", 7, "--negative", "rain")
     assert result.exit_code == 0
-    bodies = {body["prompt"]: body for body in gallery.bodies}
+    sent = {body["prompt"]: body for body in bodies(gallery)}
     shown = {
         prompt: (body["width"], body["height"], body["seed"], body["negative_prompt"])
-        for prompt, body in bodies.items()
+        for prompt, body in sent.items()
     }
     assert shown == {
         "a boat": (512, 256, "7", "rain"),
@@ -34,7 +35,7 @@ def test_a_row_gives_the_fields_of_its_request(imagelabs: Command, gallery: Gall
         "a fox": (1016, 1016, "7", "fog"),
         "{red|blue} boat": (512, 256, "7", "rain"),
     }
-    assert bodies["a mill"]["tiling"] is True
+    assert sent["a mill"]["tiling"] is True
 
 
 @pytest.mark.parametrize(
@@ -52,32 +53,31 @@ def test_a_row_gives_the_fields_of_its_request(imagelabs: Command, gallery: Gall
     ],
 )
 def test_a_bad_row_is_named_before_anything_is_bought(
-    imagelabs: Command, gallery: Gallery, row: str, word: str
+    imagelabs: Command, gallery: FakeService, row: str, word: str
 ) -> None:
     """By its line, as an editor counts."""
     write("a boat", row)
     result = imagelabs.batch()
     assert result.exit_code == 2
     assert word in result.stderr
-    assert not gallery.submits
+    assert not submits(gallery)
 
 
-def test_a_bad_option_is_not_blamed_on_a_row(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_bad_option_is_not_blamed_on_a_row(imagelabs: Command, gallery: FakeService) -> None:
     """The row is right."""
     assert imagelabs.batch("--width", 0).stderr.startswith("imagelabs: --width=0: must")
     assert imagelabs("generate", " ", "-n", 2).stderr.startswith("imagelabs: PROMPT")
 
 
-def test_variations_have_the_seeds_that_follow(imagelabs: Command, gallery: Gallery) -> None:
+def test_variations_have_the_seeds_that_follow(imagelabs: Command, gallery: FakeService) -> None:
     """Each of them can be asked for again by its own seed."""
-    gallery.crowd = 3
     result = imagelabs("generate", "a boat", "-n", 3, "--seed", 7, "-o", "boat.png")
     assert result.exit_code == 0
     assert sorted(result.stdout.split()) == ["boat-1.png", "boat-2.png", "boat-3.png"]
-    assert sorted(body["seed"] for body in gallery.bodies) == ["7", "8", "9"]
+    assert sorted(body["seed"] for body in bodies(gallery)) == ["7", "8", "9"]
 
 
-def test_variations_without_a_seed_differ(imagelabs: Command, gallery: Gallery) -> None:
+def test_variations_without_a_seed_differ(imagelabs: Command, gallery: FakeService) -> None:
     """Equal images would be bought for nothing."""
     result = imagelabs("generate", "a boat", "-n", 3, "--json")
     facts = [json.loads(line) for line in result.stdout.splitlines()]
@@ -87,21 +87,21 @@ def test_variations_without_a_seed_differ(imagelabs: Command, gallery: Gallery) 
     assert [name.rpartition("-")[2] for name in names] == ["1.png", "2.png", "3.png"]
 
 
-def test_variations_of_a_file_are_numbered_twice(imagelabs: Command, gallery: Gallery) -> None:
+def test_variations_of_a_file_are_numbered_twice(imagelabs: Command, gallery: FakeService) -> None:
     """The line's number first, so that a folder sorts by prompt."""
     assert imagelabs.batch("-n", 2, "--contact-sheet", "sheet.png").exit_code == 0
     assert saved() == [f"000{line}-{copy}.png" for line in (1, 2, 3) for copy in (1, 2)]
     assert imagelabs("generate", "x", "-n", 1, "--out-dir", "one").stdout == "one/0001.png\n"
 
 
-def test_variations_of_one_prompt_can_be_resumed(imagelabs: Command, gallery: Gallery) -> None:
+def test_variations_of_one_prompt_can_be_resumed(imagelabs: Command, gallery: FakeService) -> None:
     """With the same names, though no seed was given."""
     words = ("generate", "a boat", "-n", 2, "-o", "boat", "--checkpoint", "run.jsonl")
     assert imagelabs(*words).exit_code == 0
     result = imagelabs(*words)
     assert result.exit_code == 0
     assert result.stderr.splitlines()[-1] == "0 saved, 2 there already"
-    assert len(gallery.submits) == 2
+    assert len(submits(gallery)) == 2
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_variations_of_one_prompt_can_be_resumed(imagelabs: Command, gallery: Ga
     ],
 )
 def test_no_file_of_a_run_is_written_over_another(
-    imagelabs: Command, gallery: Gallery, arguments: str, word: str
+    imagelabs: Command, gallery: FakeService, arguments: str, word: str
 ) -> None:
     """By whatever path it is named; refused before anything is bought."""
     Path("images").mkdir()
@@ -125,10 +125,10 @@ def test_no_file_of_a_run_is_written_over_another(
     result = imagelabs.batch(*arguments.split())
     assert result.exit_code == 2
     assert word in result.stderr
-    assert not gallery.submits
+    assert not submits(gallery)
 
 
-def test_a_sheet_may_stand_beside_the_images(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_sheet_may_stand_beside_the_images(imagelabs: Command, gallery: FakeService) -> None:
     """And replace the sheet of an earlier run."""
     for _ in range(2):
         words = ("--contact-sheet", "images/sheet.png", "--checkpoint", "images/run.jsonl")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from imagelabs_sdk.testing import FakeService
 from tests.cli.conftest import Start, place
-from tests.cli.service import Command, Gallery, ScriptedService, invoke
+from tests.cli.service import Command, ScriptedService, invoke, submits
 from tests.faulty import FaultyServer
 
 
@@ -126,7 +127,7 @@ def test_the_timeout_may_come_from_the_environment(
     ],
 )
 def test_a_batch_that_cannot_be_is_refused_before_anything_is_bought(
-    imagelabs: Command, gallery: Gallery, arguments: str, word: str
+    imagelabs: Command, gallery: FakeService, arguments: str, word: str
 ) -> None:
     """In one line, with exit code 2, as for one image."""
     Path("empty.txt").write_text("# nothing\n\n")
@@ -135,7 +136,7 @@ def test_a_batch_that_cannot_be_is_refused_before_anything_is_bought(
     assert result.exit_code == 2
     assert re.fullmatch(r"imagelabs: .*\n", result.stderr)
     assert word in result.stderr
-    assert not gallery.submits
+    assert not submits(gallery)
 
 
 def test_debug_logs_no_prompt(imagelabs: Command, caplog: pytest.LogCaptureFixture) -> None:
@@ -187,12 +188,12 @@ def test_wait_sends_either_an_image_or_json_to_stdout(imagelabs: Command) -> Non
     assert "--output - does not go with --json" in result.stderr
 
 
-def test_prompts_may_come_from_stdin(imagelabs: Command, gallery: Gallery) -> None:
+def test_prompts_may_come_from_stdin(imagelabs: Command, gallery: FakeService) -> None:
     """``generate_prompts | imagelabs generate --batch - --out-dir images``."""
     words = ["generate", "--batch", "-", "--out-dir", "images"]
     result = imagelabs(*words, stdin="one\ntwo\n")
     assert result.exit_code == 0
-    assert sorted(gallery.submits) == ["one", "two"]
+    assert sorted(submits(gallery)) == ["one", "two"]
 
 
 def test_an_image_does_not_go_to_a_terminal(start: Start, server: FaultyServer) -> None:

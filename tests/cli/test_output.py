@@ -11,8 +11,9 @@ from typing import IO
 import pytest
 
 from imagelabs_sdk.cli import output
+from imagelabs_sdk.testing import FakeService
 from tests.cli.conftest import PROGRAM, place
-from tests.cli.service import Command, Gallery, ScriptedService, ok
+from tests.cli.service import Command, ScriptedService, ok
 from tests.faulty import PNG, FaultyServer, reply
 
 
@@ -110,7 +111,7 @@ def test_an_image_that_stdout_does_not_take_can_be_had_again(server: FaultyServe
 
 
 def test_a_batch_whose_stdout_is_full_names_what_goes_on(
-    imagelabs: Command, gallery: Gallery, server: FaultyServer
+    imagelabs: Command, gallery: FakeService, server: FaultyServer
 ) -> None:
     """With the jobs of the other prompts still at the service."""
     server.scripts["/txt2img"] = [reply(200, {"task_id": f"task-{n}"}) for n in (1, 2, 3)]
@@ -124,12 +125,12 @@ def test_a_batch_whose_stdout_is_full_names_what_goes_on(
 
 
 def test_whatever_ends_a_batch_lists_what_is_unfinished(
-    imagelabs: Command, gallery: Gallery
+    imagelabs: Command, gallery: FakeService
 ) -> None:
     """Also an error that nobody has thought of."""
-    gallery.crowd = 3
-    gallery.images = {"a-lighthouse": ZeroDivisionError("oops")}
-    gallery.held = {"a-castle", "a-[red]-boat"}
+    gallery.job("a lighthouse").done(PNG).answers(ZeroDivisionError("oops"), times=1)
+    for prompt in ("a castle", "a [red] boat"):
+        gallery.job(prompt).never_finishes()
     result = imagelabs.batch()
     assert result.exit_code == 1
     assert "imagelabs: unexpected ZeroDivisionError: oops" in result.stderr

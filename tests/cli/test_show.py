@@ -9,7 +9,8 @@ from PIL import Image, PngImagePlugin
 
 from imagelabs_sdk.cli.runtime import Runtime
 from imagelabs_sdk.embedded import embedded_client
-from tests.cli.service import Command, Gallery, ScriptedService, invoke
+from imagelabs_sdk.testing import FakeService
+from tests.cli.service import Command, ScriptedService, bodies, invoke, submits
 from tests.faulty import PNG
 from tests.spine.test_parameters import INFOTEXT
 
@@ -60,12 +61,12 @@ def test_an_image_is_drawn_again_by_its_file(imagelabs: Command, service: Script
     assert (body["prompt"], body["width"], body["seed"]) == ("a mill", 1016, "5")
 
 
-def test_a_batch_may_look_like_an_image(imagelabs: Command, gallery: Gallery) -> None:
+def test_a_batch_may_look_like_an_image(imagelabs: Command, gallery: FakeService) -> None:
     """The prompts are the file's own."""
     path = png("x.png", parameters=INFOTEXT)
     assert imagelabs.batch("--like", path).exit_code == 0
-    assert {body["seed"] for body in gallery.bodies} == {"965400086"}
-    assert "a castle" in gallery.submits
+    assert {body["seed"] for body in bodies(gallery)} == {"965400086"}
+    assert "a castle" in submits(gallery)
 
 
 def test_the_built_in_engine_draws_the_same_pixels_again() -> None:

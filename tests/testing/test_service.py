@@ -77,9 +77,9 @@ def test_a_job_that_was_perhaps_accepted_is_another_one_when_it_is_sent_again() 
 def test_an_answer_may_give_an_id_of_its_own() -> None:
     """Ids of the real service have forms that tests may care about."""
     service = FakeService()
-    service.job().answers(HttpResponse(200, {}, b'{"task_id": "b7/42"}'))
+    service.job().answers(HttpResponse(200, {}, b'{"task_id": "b7/42 {x}"}'))
     image = service.client().generate("a cat")
-    assert image.task_id == "b7/42"
+    assert image.task_id == "b7/42 {x}"
     assert image.read()
 
 

@@ -68,9 +68,10 @@ def test_a_refusal_has_its_headers_and_words() -> None:
 
 def test_half_an_image_is_none() -> None:
     """Its length was told, so that everybody can see that it broke off."""
+    service = FakeService().half_image()
     with (
-        serve_in_thread(FakeService().half_image()) as url,
-        ImageLabs(url, poll_interval=0.01) as client,
+        serve_in_thread(service) as url,
+        ImageLabs(url, polling=service.clock.every(1)) as client,
         pytest.raises(DownloadError, match="broke off"),
     ):
         client.generate("a cat").read()
