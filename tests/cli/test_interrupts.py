@@ -5,9 +5,18 @@ import json
 import attrs
 import pytest
 
-from imagelabs_sdk import APIConnectionError, HttpRequest, HttpResponse
+from imagelabs_sdk import (
+    APIConnectionError,
+    Deadline,
+    HandlerTransport,
+    HttpRequest,
+    HttpResponse,
+    Transport,
+)
 from imagelabs_sdk.cli.signals import TerminatedError
-from tests.cli.service import Command, Gallery, ScriptedService, poll
+from imagelabs_sdk.testing import FakeService
+from tests.cli.service import Command, ScriptedService, poll
+from tests.faulty import PNG
 
 ABLE = {"imagelabs-features": "cancel"}
 CANCELLED = attrs.evolve(poll("Cancelled"), headers=ABLE)
@@ -18,18 +27,21 @@ HINT = "To resume: imagelabs wait task-1 -o x.png"
 class Canceller:
     """A service that announces that it can cancel, in front of another."""
 
-    inner: ScriptedService | Gallery
+    inner: Transport
     answers: list[HttpResponse | BaseException]
     cancelled: list[str] = attrs.Factory(list)
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
+    def send(self, request: HttpRequest, *, deadline: Deadline) -> HttpResponse:
         if not request.url.endswith("/cancel"):
-            return attrs.evolve(self.inner(request), headers=ABLE)
+            return attrs.evolve(self.inner.send(request, deadline=deadline), headers=ABLE)
         self.cancelled.append(json.loads(request.body)["task_id"])
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    def close(self) -> None:
+        self.inner.close()
 
 
 @pytest.fixture
@@ -49,7 +61,7 @@ def test_an_interrupt_cancels_the_job_if_it_is_told_to(
 ) -> None:
     """Then there is nothing to resume."""
     for number, error in enumerate([KeyboardInterrupt(), TerminatedError()]):
-        imagelabs.handler = canceller = Canceller(service, [CANCELLED])
+        imagelabs.transport = canceller = Canceller(HandlerTransport(service), [CANCELLED])
         service.polls = [error]
         lines = generate(imagelabs, f"{url}/{number}", "--cancel-on-interrupt")
         assert canceller.cancelled == ["task-1"]
@@ -74,7 +86,7 @@ def test_a_job_that_was_not_cancelled_can_be_resumed(
     word: str | None,
 ) -> None:
     """It has ended meanwhile, or nobody knows; another Ctrl-C ends the asking."""
-    imagelabs.handler = Canceller(service, [answer])
+    imagelabs.transport = Canceller(HandlerTransport(service), [answer])
     service.polls = [KeyboardInterrupt()]
     lines = generate(imagelabs, url, "--cancel-on-interrupt")
     assert lines[-1] == f"{HINT} --base-url {url}"
@@ -97,7 +109,7 @@ def test_a_second_ctrl_c_cancels_at_a_terminal(
     imagelabs: Command, service: ScriptedService, url: str
 ) -> None:
     """It is offered only there, only where it works, and only after Ctrl-C."""
-    imagelabs.handler = canceller = Canceller(service, [CANCELLED])
+    imagelabs.transport = canceller = Canceller(HandlerTransport(service), [CANCELLED])
     service.polls = [KeyboardInterrupt()]
     imagelabs.second_ctrl_c = True
     lines = generate(imagelabs, url)
@@ -116,20 +128,20 @@ def test_in_a_pipe_nothing_is_offered(
     imagelabs: Command, service: ScriptedService, url: str
 ) -> None:
     """Nobody would press a key."""
-    imagelabs.handler = Canceller(service, [])
+    imagelabs.transport = Canceller(HandlerTransport(service), [])
     service.polls = [KeyboardInterrupt()]
     assert generate(imagelabs, url)[-1].startswith(HINT)
 
 
 def test_an_interrupted_batch_cancels_its_jobs(
-    imagelabs: Command, gallery: Gallery, url: str
+    imagelabs: Command, gallery: FakeService, url: str
 ) -> None:
     """Those that could not be cancelled are listed as ever."""
     answers = [CANCELLED, HttpResponse(409), CANCELLED]
-    imagelabs.handler = canceller = Canceller(gallery, list(answers))
-    gallery.crowd = 3
-    gallery.held = {"a-castle", "a-[red]-boat"}
-    gallery.images = {"a-lighthouse": KeyboardInterrupt()}
+    imagelabs.transport = canceller = Canceller(gallery.transport(), list(answers))
+    gallery.job("a lighthouse").done(PNG).answers(KeyboardInterrupt(), times=1)
+    for prompt in ("a castle", "a [red] boat"):
+        gallery.job(prompt).never_finishes()
     result = imagelabs.batch("--cancel-on-interrupt", "--base-url", url)
     assert result.exit_code == 130
     assert sorted(canceller.cancelled) == ["a-[red]-boat", "a-castle", "a-lighthouse"]
