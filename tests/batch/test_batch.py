@@ -562,8 +562,11 @@ def test_a_submit_that_stop_kept_from_leaving_is_sent_another_day(
         """Say so when the worker asks for the second time, just before it submits."""
         return threading.current_thread() is not threading.main_thread() and next(asked, True)
 
+    batch = begin(
+        service, "a", client=client_of(service, max_retries=0), stop=stop, checkpoint=path
+    )
     with pytest.raises(JobStoppedError):
-        run(service, "a", stop=stop, checkpoint=path)
+        next(batch)
     assert not service.sent
     assert set(kinds(run(service, "a", checkpoint=path)).values()) == {"result"}
 
@@ -587,3 +590,13 @@ def test_a_job_that_does_not_move_ends_after_the_stall_timeout(service: FakeServ
     assert "neither status nor progress has changed for 5 s" in str(stuck.error)
     polls = [one.time for one in service.sent if (one.at, one.task_id) == ("progress", "stuck")]
     assert 4 <= polls[-1] - polls[0] <= 6
+
+
+def test_the_stall_timeout_does_not_wait_for_the_next_poll(service: FakeService) -> None:
+    """A strategy that polls once a minute must not make a minute of five seconds."""
+    service.job("stuck").never_finishes()
+    client = client_of(service, poll_interval=60.0)
+    (outcome,) = run(service, "stuck", client=client, stall_timeout=5, timeout=500)
+    assert isinstance(outcome.error, JobStalledError)
+    submit, *polls = service.sent
+    assert polls[-1].time - submit.time <= 15
