@@ -167,9 +167,11 @@ class Ledger:
     def _try(self, event: str, fields: Mapping[str, Any]) -> None:
         try:
             self._write(event, fields)
-        except (OSError, InvalidRequestError) as error:
+        except BaseException as error:
             task = sanitize_text(fields.get("task_id", "without an id"), wire.MAX_TASK_ID)
-            log.error("ledger not written, %s; task %s: %s", event, task, error)
+            log.error("ledger not written, %s; task %s: %s", event, task, error or type(error))
+            if not isinstance(error, OSError | InvalidRequestError):
+                raise  # Ctrl-C
 
     def _write(self, event: str, fields: Mapping[str, Any]) -> None:
         journal = self._open()

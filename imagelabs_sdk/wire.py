@@ -5,6 +5,7 @@ specification: the fields are those on which several independent public clients 
 """
 
 import enum
+import functools
 import hashlib
 import json
 import re
@@ -362,7 +363,7 @@ FAILURE_WORDS = {
     "cancelled canceled": "our own server; not seen at ImageLabs",
     "abort aborted": "not seen at ImageLabs; common at services of this kind",
     "expired": "not seen at ImageLabs; common at services of this kind",
-    "timeout timeouts timedout": "not seen at ImageLabs; common at services of this kind",
+    "timeout timeouts": "not seen at ImageLabs; common at services of this kind",
     "rejected": "not seen at ImageLabs; common at services of this kind",
     "moderated": "not seen at ImageLabs; common at services of this kind",
     "blocked": "not seen at ImageLabs; common at services of this kind",
@@ -404,6 +405,7 @@ _OTHERS_AFTER = re.compile(
     r"(?:you|yours|your|this|it|us)\b"
 )
 _CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_")
+_TIMED_OUT = re.compile(r"\btimed?[\s-]*out\b")
 _CLAUSE_END = re.compile(r"[,;|()\[\]{}\n]|[.!?](?=\s|$)|\s[-\u2013\u2014]\s")
 _WORD = re.compile(r"[^\W\d_]+|\d\w*")
 
@@ -436,10 +438,10 @@ def merge_progress(previous: Progress | None, latest: Progress) -> Progress:
     return attrs.evolve(latest, fraction=max(fractions, default=None), state=state)
 
 
+@functools.lru_cache(maxsize=64)  # most polls have the status of the one before
 def _failure(status: str) -> _Failure:
-    text = _CAMEL_CASE.sub(" ", status).lower()
-    for written, meant in (("timed out", "timedout"), ("time out", "timeout"), ("n't", " not")):
-        text = text.replace(written, meant)
+    text = _CAMEL_CASE.sub(" ", status).lower().replace("n't", " not")
+    text = _TIMED_OUT.sub("timeout", text)
     clauses = [_WORD.findall(clause) for clause in _CLAUSE_END.split(text)]
     words = [word for clause in clauses for word in clause]
     if _FAILURES.isdisjoint(words) or _RETRYING.search(" ".join(words)):

@@ -207,6 +207,23 @@ def test_a_ledger_that_fails_after_the_submit_does_not_lose_the_id(
     assert "No space left on device" in caplog.text
 
 
+def test_an_interrupt_while_the_id_is_recorded_does_not_lose_it(
+    time: FakeTime, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ctrl-C may come at any moment; the caller gets no job then."""
+    sync, count = os.fsync, iter(range(99))
+
+    def interrupt(handle: int) -> None:
+        if next(count) == 3:  # behind the header, the folder and the first line
+            raise KeyboardInterrupt
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client_of(time, path, {"txt2img": [ok(task_id="t1")]}).submit(PROMPT)
+    assert "ledger not written, accepted; task t1" in caplog.text
+
+
 def test_the_environment_names_a_ledger(
     time: FakeTime, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,6 +216,7 @@ FAILED_AT_ONCE = [
     "Aborted",
     "expired",
     "Timed out",
+    "Timed-out after 30 s",
     "TIMED_OUT",
     "TimedOut",
     "Timeout",
