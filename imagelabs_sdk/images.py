@@ -6,19 +6,24 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import attrs
 
+from . import viewing
 from ._files import atomic_write, is_writable
 from .deadline import Deadline, Stop
 from .downloads import ImageDownloader, ImageLink
 from .errors import AcceptedJob, DownloadError, ImageLabsError, JobStoppedError, attach_job
 from .formats import ImageFormat, format_of_name, has_image_suffix
 from .models import ImageRequest
+from .sidecar import write_sidecar
 from .urls import without_query
 from .validation import invalid
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 __all__ = ["GeneratedImage", "RequestedImage", "Timings"]
 
@@ -42,11 +47,15 @@ class Timings:
     polls: int
 
 
-@attrs.define
+@attrs.define(slots=False)
 class _Known:
     """What fetching an image has told about it."""
 
     format: ImageFormat | None = None
+    content: bytes | None = None  # only of an image that was shown
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "content": None}  # it can be fetched again
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +137,7 @@ class GeneratedImage:
         *,
         timeout: float | Deadline | None = None,
         stop: Stop | None = None,
+        sidecar: bool | Literal["with_prompt"] = False,
     ) -> Path:
         """Write the image to `path` atomically.
 
@@ -142,6 +152,8 @@ class GeneratedImage:
             timeout: Seconds for everything, or a `Deadline`; `None`: the client's `timeout`;
                 infinity: no limit.
             stop: A `threading.Event`, or a function that returns True: ends it within 0.1 s.
+            sidecar: True: also write ``x.png.json`` with seeds, size, labels and `info`;
+                ``"with_prompt"``: with the prompts, too. The task id is never in it.
 
         Returns:
             The path of the file, with the suffix that was added.
@@ -160,7 +172,46 @@ class GeneratedImage:
                 found = self._download(draft.file, deadline)
                 if not draft.in_place:
                     draft.target = _with_extension(draft.target, found)
+            if sidecar and not draft.in_place:
+                self._write_sidecar(draft.target, prompt=sidecar == "with_prompt")
             return draft.target
+
+    def to_pil(self) -> "PIL.Image.Image":
+        """Return the image as Pillow has it, fetched once.
+
+        Raises:
+            ImportError: Pillow is not installed.
+            DownloadError: As in `read`.
+        """
+        return viewing.open_with_pillow(self._content())
+
+    def show(self) -> None:
+        """Open the image in a window, with Pillow. Errors as in `to_pil`."""
+        self.to_pil().show()
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Show the image and its facts in a notebook; what went wrong as text."""
+        try:
+            content = self._content()
+        except ImageLabsError as error:
+            return {"text/plain": f"{self!r} cannot be shown: {error}"}
+        assert self.media_type is not None  # it has been fetched
+        return viewing.mime_bundle(content, self.media_type, self._facts())
+
+    def _content(self) -> bytes:
+        if self._known.content is None:
+            self._known.content = self.read()
+        return self._known.content
+
+    def _facts(self) -> dict[str, Any]:
+        fields = viewing.request_fields(self.request)
+        facts = {name: fields[name] for name in ("seed", "subseed", "width", "height") if fields}
+        return {**facts, "seconds": round(self.timings.total, 1)}
+
+    def _write_sidecar(self, path: Path, *, prompt: bool) -> None:
+        labels = getattr(self.job, "metadata", {})  # a job of another kind may have none
+        fields = viewing.request_fields(self.request)
+        write_sidecar(path, fields, self.info, labels, prompt=prompt)
 
     def _download(self, file: IO[bytes], deadline: Deadline) -> ImageFormat:
         found = self._known.format = self._downloader.download(self._link(), file, deadline)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn, SupportsIndex
 
 import attrs
@@ -209,8 +210,9 @@ class ImageRequest:
     ) -> "ImageRequest":
         """Return the request that an image file was made with, as far as the file tells.
 
-        Read are files of our own server, and PNG files of the AUTOMATIC1111 tools and ComfyUI. The
-        same request gives the same pixels only with the same engine and model.
+        Read are the JSON of `GeneratedImage.save(sidecar=True)` beside the file, what our own
+        server writes into it, and PNG files of the AUTOMATIC1111 tools and ComfyUI. The same
+        request gives the same pixels only with the same engine and model.
 
         Args:
             path: A PNG, JPEG or WebP file.
@@ -220,13 +222,17 @@ class ImageRequest:
             InvalidRequestError: The file does not tell how it was made, or holds no prompt.
             OSError: It cannot be read.
         """
-        from .parameters import read_parameters  # costs time that most programs do without
+        # They cost time that most programs do without.
+        from .parameters import read_parameters
+        from .sidecar import read_sidecar
 
         with open(path, "rb") as file:
             found = read_parameters(file.read(_MAX_FILE))
-        if found is None:
+        beside = read_sidecar(Path(path))
+        if found is None and not beside:
             raise invalid("path", os.fspath(path), "does not say how it was made", code="unknown")
-        fields = {**found.fields, **({} if prompt is None else {"prompt": prompt})}
+        known = {**(found.fields if found else {}), **beside}
+        fields = {**known, **({} if prompt is None else {"prompt": prompt})}
         if not fields.get("prompt"):
             raise invalid_secret("prompt", "the file holds none: give it", code="blank")
         return cls(**fields)

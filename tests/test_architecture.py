@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "reference": ["settings"],
     "deadline": ["validation"],
     "reference_images": ["formats", "validation"],
-    "models": ["reference_images", "validation", "_redact", "parameters"],
+    "models": ["reference_images", "validation", "_redact", "parameters", "sidecar"],
     "_json": [],
     "wire": ["_json", "_redact", "errors", "models", "urls"],
     "transports.__init__": [],
@@ -73,8 +73,10 @@ MAY_IMPORT = {
     "_journal": ["_files", "_redact", "errors"],
     "eta": ["models", "polling"],
     "downloads": ["errors", "deadline", "formats", "transports.base", "urls"],
+    "sidecar": ["_files"],
+    "viewing": ["models"],
     "images": ["validation", "errors", "deadline", "formats", "models", "downloads", "_files",
-               "urls"],
+               "sidecar", "urls", "viewing"],
     "jobs": [*SPINE, "extensions"],
     "batch.__init__": [],
     "batch.admission": ["errors", "endpoints"],
@@ -240,6 +242,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 EXTRAS = {
+    "viewing": {"PIL"},
     "cli.engines": {"click"},
     **{
         f"cli.{room}": {"click"}
