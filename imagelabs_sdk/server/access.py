@@ -137,9 +137,11 @@ class Gate:
     def _asked(self, request: HttpRequest, peer: str) -> str:
         try:
             parts = urlsplit(request.url)
-            parts.port  # noqa: B018 - raises for what is no number
-        except ValueError as exc:
-            raise Refusal(400, "the address is malformed") from exc
+            usable = parts.port != 0 and "@" not in parts.netloc
+        except ValueError:
+            usable = False
+        if not usable:
+            raise Refusal(400, "the address is malformed")
         if self._is_proxy(peer):
             parts = _forwarded(parts, request.headers)
         return parts.geturl()

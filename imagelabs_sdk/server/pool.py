@@ -12,7 +12,6 @@ from typing import Any
 
 import attrs
 
-from ..errors import InvalidRequestError
 from .engines.base import EngineConfig, RenderJob
 from .options import PoolOptions
 from .store.jobs import Claim, JobStore
@@ -232,14 +231,14 @@ class _Run:
         self._retry_at: float | None = None
 
     def feed(self) -> None:
-        """Send the next batch, if there is one. What the engine refuses by now fails."""
+        """Send the next batch, if there is one."""
         try:
             claim = self._shared.store.claim(self._shared.config)
         except sqlite3.Error as exc:
             log.error("no job can be claimed: %s", exc)
             claim = Claim(retry_in=self._shared.options.first_pause)
         self._retry_at = None if claim.retry_in is None else time.monotonic() + claim.retry_in
-        batch = [job for job in claim.jobs if self._is_accepted(job)]
+        batch = list(claim.jobs)
         if not batch:
             return
         self.jobs.update({job.id: job for job in batch})
@@ -248,16 +247,6 @@ class _Run:
         self._begun = time.monotonic()
         self._shared.on_batch(claim.waited)
         self._send("render", batch)
-
-    def _is_accepted(self, job: RenderJob) -> bool:
-        """A store may be opened with another engine, or with other settings, than before."""
-        try:
-            self._shared.config.check(job.request)
-        except InvalidRequestError as exc:
-            message = exc.message
-            self._persist(lambda: self._shared.store.fail(job, message))
-            return False
-        return True
 
     def forward_cancels(self) -> None:
         """Tell the worker which of its jobs nobody wants any more."""

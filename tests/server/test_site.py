@@ -69,6 +69,7 @@ def image_url(site: Site, rig: Rig, url: str, headers: dict[str, str], peer: str
         ("", 421),
         ("[::1", 400),
         ("localhost:port", 400),
+        ("evil.example@localhost", 400),
     ],
 )
 def test_only_known_hosts_are_served(rig: Rig, host: str, status: int) -> None:

@@ -330,6 +330,28 @@ def test_a_batch_waits_for_more_but_not_for_long(time: FakeTime) -> None:
     assert len(store.claim(engine).jobs) == 2
 
 
+def test_a_job_that_cannot_be_read_any_more_fails_and_blocks_nobody() -> None:
+    """Another version may have written it; it would be the next one for ever."""
+    database = Database.in_memory()
+    store = JobStore(database, MemoryImages())
+    first, middle, last = (submit(store) for _ in range(3))
+    again = JobStore(database, MemoryImages())  # which has not seen the requests before
+    broken = ("{", '{"prompt": " "}')
+    for task_id, text in zip((first, middle), broken, strict=True):
+        database.connection.execute("UPDATE jobs SET request = ? WHERE id = ?", (text, task_id))
+    assert [job.id for job in again.claim(Easel(max_batch=3)).jobs] == [last]
+    assert {state(again, each) for each in (first, middle)} == {JobState.FAILED}
+    assert "refused by now" in status(again, middle).detail
+
+
+def test_what_cannot_share_a_batch_any_more_is_left_out_of_it(time: FakeTime) -> None:
+    """Also when it is not the first in the queue."""
+    store = memory_store(time)
+    good, wide = submit(store), submit(store, attrs.evolve(SMALL, width=2048))
+    assert [job.id for job in store.claim(Easel(max_batch=2, widest=1024)).jobs] == [good]
+    assert state(store, wide) is JobState.FAILED
+
+
 def test_tokens_take_turns(time: FakeTime) -> None:
     """Who submits a thousand jobs does not starve who submits one."""
     store = memory_store(time)

@@ -358,7 +358,8 @@ class JobStore:
         take others with it.
         """
         with self._lock, self._database.transaction() as db:
-            head = self._head(db)
+            while (head := self._head(db)) is not None and not self._is_usable(db, head, engine):
+                pass
             if head is None:
                 return Claim()
             rows = [head] if head["deaths"] else self._mates(db, head, engine)
@@ -399,8 +400,29 @@ class JobStore:
             " ORDER BY priority, seq LIMIT ?",
             (head["seq"], _SCAN),
         )
-        mates = (row for row in others if self._batch_key(row, engine) == wanted)
+        mates = (
+            row
+            for row in others.fetchall()
+            if self._is_usable(db, row, engine) and self._batch_key(row, engine) == wanted
+        )
         return [head, *(row for row, _ in zip(mates, range(engine.max_batch - 1), strict=False))]
+
+    def _is_usable(self, db: sqlite3.Connection, row: sqlite3.Row, engine: EngineConfig) -> bool:
+        """Fail a queued job that another version or another engine has accepted, and this cannot.
+
+        It would be the next one for ever, and nothing behind it would be rendered.
+        """
+        try:
+            engine.check(self._request(row))
+        except ValueError as exc:  # InvalidRequestError is one, and so is what is no JSON
+            reason = exc.message if isinstance(exc, InvalidRequestError) else "it cannot be read"
+            db.execute(
+                "UPDATE jobs SET state = 'failed', ended_at = ?, request = '', detail = ?"
+                " WHERE seq = ?",
+                (self._clock(), f"the request is refused by now: {reason}", row["seq"]),
+            )
+            return False
+        return True
 
     def _batch_key(self, row: sqlite3.Row, engine: EngineConfig) -> Hashable:
         return engine.batch_key(self._request(row))
@@ -452,7 +474,8 @@ class JobStore:
             with self._database.transaction() as db:
                 done = self._end(
                     db,
-                    job,
+                    job.id,
+                    job.attempt,
                     JobState.DONE,
                     media_type=media_type,
                     size=len(data),
@@ -467,21 +490,23 @@ class JobStore:
     def fail(self, job: RenderJob, message: str) -> bool:
         """End a claimed job without an image; return False if it is not this attempt's."""
         with self._lock, self._database.transaction() as db:
-            done = self._end(db, job, JobState.FAILED, detail=message)
+            done = self._end(db, job.id, job.attempt, JobState.FAILED, detail=message)
         if done:
             self._changed(job.id)
         return done
 
-    def _end(self, db: sqlite3.Connection, job: RenderJob, state: JobState, **columns: Any) -> bool:
+    def _end(
+        self, db: sqlite3.Connection, task_id: str, attempt: int, state: JobState, **columns: Any
+    ) -> bool:
         columns = {"state": state.value, "ended_at": self._clock(), "request": "", **columns}
         names = ", ".join(f"{name} = :{name}" for name in columns)
         changed = db.execute(
             f"UPDATE jobs SET {names}"  # noqa: S608 - names of columns, all ours
             " WHERE id = :id AND attempt = :attempt AND state = 'rendering'",
-            {**columns, "id": job.id, "attempt": job.attempt},
+            {**columns, "id": task_id, "attempt": attempt},
         ).rowcount
         if changed:
-            self._live.pop(job.id, None)
+            self._live.pop(task_id, None)
         return changed == 1
 
     def give_back(self, job: RenderJob, *, died: bool) -> None:
@@ -502,17 +527,17 @@ class JobStore:
 
     def _return(self, db: sqlite3.Connection, row: sqlite3.Row, deaths: int) -> None:
         """Queue a job again, or end it: by its engine's `Recovery` and by how many died on it."""
-        job = RenderJob(row["id"], self._request(row), row["handle"], row["attempt"])
+        task_id, attempt = row["id"], row["attempt"]
         if row["recovery"] == Recovery.NEITHER.value:
-            self._end(db, job, JobState.FAILED, detail=MAYBE_MADE)
+            self._end(db, task_id, attempt, JobState.FAILED, detail=MAYBE_MADE)
         elif deaths >= MAX_DEATHS:
-            self._end(db, job, JobState.FAILED, detail=DIED_ON_IT)
+            self._end(db, task_id, attempt, JobState.FAILED, detail=DIED_ON_IT)
         else:
             db.execute(
                 "UPDATE jobs SET state = 'queued', deaths = ?, started_at = NULL WHERE id = ?",
-                (deaths, job.id),
+                (deaths, task_id),
             )
-            self._live.pop(job.id, None)
+            self._live.pop(task_id, None)
 
     def is_wanted(self, job: RenderJob) -> bool:
         """Return False if a claimed job was cancelled, or belongs to a later attempt."""
