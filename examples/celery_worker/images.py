@@ -32,7 +32,7 @@ def main() -> None:
         job = client.submit(options.prompt)  # the only request that costs something
         message = (job.to_dict(), str(options.out.absolute()))
         result = save_image.apply_async(message, countdown=job.next_poll_in)
-    print(f"task {result.id} looks after job {job.id}")
+    print(f"task {result.id} fetches job {job.id}")
     print(result.get(timeout=600))  # a web application would not wait here
 
 

@@ -1,6 +1,6 @@
 """Images that Celery workers save (extra ``celery``), for projects without Django.
 
-The caller submits, once; a task looks after the job and saves its image::
+The caller submits, once; a task polls the job and saves its image::
 
     from imagelabs_sdk.contrib.celery import save_image
 

@@ -235,6 +235,15 @@ def test_the_form_can_be_filled_in_from_a_job(page: Client, owner: User, strange
         assert "a lighthouse" not in client.get(f"{START}?from={key}").content.decode()
 
 
+def test_the_seed_that_a_page_shows_repeats_the_image(page: Client, service: Service) -> None:
+    """The form promises it; also of a seed that was picked for the visitor."""
+    page.post(START, {"prompt": "a lighthouse"})
+    job = ImageJob.objects.get()
+    assert f"Seed {job.seed}" in page.get(url(job)).content.decode()
+    page.post(START, {"prompt": "a lighthouse", "seed": str(job.seed)})
+    assert service.wanted[0] == service.wanted[1]
+
+
 def test_a_form_filled_in_from_a_format_leaves_out_its_size() -> None:
     """Else another format would be an error."""
     request = attrs.asdict(ImageRequest("x", aspect_ratio="16:9", seed=0, subseed=1))

@@ -38,7 +38,7 @@ CACHES = {
         "LOCATION": os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"),
     }
 }
-# No BACKEND: requests travel over the network, so that any process can look at the jobs.
+# No BACKEND: requests travel over the network, so that any process can poll the jobs.
 IMAGELABS = {
     "default": {
         "OPTIONS": {"base_url": os.environ.get("IMAGELABS_BASE_URL", "http://127.0.0.1:8765")}

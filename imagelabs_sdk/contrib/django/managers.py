@@ -141,13 +141,13 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
         if request is None:
             asked = {name: options[name] for name in _REQUEST & options.keys()}
             columns = {name: value for name, value in options.items() if name not in asked}
-            return ImageRequest("" if prompt is None else prompt, **asked).with_seeds(), columns
+            return _with_seeds(ImageRequest("" if prompt is None else prompt, **asked)), columns
         if prompt is not None:
             raise InvalidRequestError("prompt: give either a prompt or a request", field="prompt")
         for name in _REQUEST & options.keys():
             if not self._is_own_column(name):
                 raise InvalidRequestError(f"{name}: belongs into the ImageRequest", field=name)
-        return request.with_seeds(), options
+        return _with_seeds(request), options
 
     def _is_own_column(self, name: str) -> bool:
         """Return True if the site's model, not this app, has a column of that name."""
@@ -173,6 +173,18 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
         # Robust: a failure after the commit is in the row, and stops no other request.
         transaction.on_commit(lambda: _begin(job), using=using, robust=True)
         return job
+
+
+def _with_seeds(request: ImageRequest) -> ImageRequest:
+    """Return the request with its seeds.
+
+    Where both were left open, the subseed follows from the seed, as it does from a seed that is
+    given: so the seed that a page shows is enough to repeat the image.
+    """
+    seeded = request.with_seeds()
+    if request.seed is not None or request.subseed is not None:
+        return seeded
+    return attrs.evolve(seeded, subseed=None).with_seeds()
 
 
 def _begin(job: "AbstractImageJob") -> None:

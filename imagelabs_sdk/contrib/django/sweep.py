@@ -80,7 +80,7 @@ class Sweeper:
         Args:
             threads: How many steps may be under way at once; `None`: as in the settings.
             using: The database; `None`: where each model is written to.
-            skip: Aliases whose jobs are left alone.
+            skip: Aliases whose jobs are not touched.
             health: How the services have answered, by alias; kept up to date, and may be shared
                 by the sweepers of a process. `None`: nothing is known.
             drain_timeout: Seconds for which a sweep that is to stop waits for the steps under way;
