@@ -167,6 +167,16 @@ class ImageLabsError(Exception):
             return True
         return {"no": True, "yes": False}.get(self.delivered or "")
 
+    def to_curl(self) -> str | None:
+        """Return a curl command for the request that failed; `None`: there was none.
+
+        Cookies, keys and prompts are not in it. One for ``/txt2img`` buys an image.
+        """
+        from .curl import curl_command  # only wanted when somebody looks for a mistake
+
+        url = getattr(self, "url", "")
+        return curl_command(self.endpoint or (f"GET {url}" if url else ""), self.task_id)
+
     def attach_job(self, job: AcceptedJob) -> None:
         """Attach the job that this error is about, unless one is attached already."""
         if self.job is None:

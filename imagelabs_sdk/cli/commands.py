@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from .. import ImageRequest, __version__
 from .batch import generate_batch
+from .doctor import doctor
 from .engines import pull
 from .exits import EXIT_CODES_HELP, CommandGroup
 from .fields import override, with_request_options
@@ -186,6 +187,7 @@ def status(
 
 
 cli.add_command(serve)
+cli.add_command(doctor)
 cli.add_command(jobs)
 cli.add_command(show)
 cli.add_command(pull)
