@@ -21,7 +21,7 @@ _BLACK, _WHITE, _LAMPLIGHT, _AURORA = (0, 0, 0), (255, 255, 255), (255, 205, 120
 
 
 def paint(scene: Scene, width: int, height: int) -> Image.Image:
-    """The scene at a size in pixels."""
+    """Return the scene, painted at a size in pixels."""
     painter = _Painter(scene, Frame(width, height))
     painter.paint()
     return painter.grained()
@@ -84,7 +84,7 @@ class _Painter:
         self._vignette()
 
     def grained(self) -> Image.Image:
-        """The image with a fine grain, which also hides the steps of its gradients."""
+        """Return the image with a fine grain, which also hides the steps of its gradients."""
         noise = hashlib.shake_256(self.scene.seed.encode()).digest(self.width * self.height)
         grain = Image.frombytes("L", self.image.size, noise)
         grain = grain.point([round((v - 127.5) / 42.5) + 3 for v in range(256)])
@@ -183,7 +183,7 @@ class _Painter:
         self._stamp(stencil, mix(self.palette.mid, self.palette.light, 0.4))
 
     def _ring(self, x: float, y: float, radius: float) -> None:
-        """A tilted ring: before the planet below, behind it above."""
+        """Paint a tilted ring: before the planet below, behind it above."""
         stencil = _Stencil.around(x, y, 2.4 * radius)
         for size, strength in ((2.2, 0.75), (1.9, 0.0), (1.82, 0.55), (1.5, 0.0)):
             stencil.ellipse(x, y, size * radius, 0.3 * size * radius, strength)
@@ -249,7 +249,7 @@ class _Painter:
             x += tall * (0.18 + 0.5 * gap**2 if gap < 0.93 else 3.0 * chance.random())
 
     def _slopes(self, ridge: Ridge, top: int) -> None:
-        """The sides of its summits that lie in the shade, and snow upon them."""
+        """Paint the sides of its summits that lie in the shade, and snow upon them."""
         chance, light = dice(ridge.seed, "slopes"), self.scene.disc.x * self.width
         shade, snow = self._stencil(top), self._stencil(top)
         for x in self.frame.summits(ridge):
@@ -269,7 +269,7 @@ class _Painter:
         self._stamp(stencil, mix(self.palette.light, _LAMPLIGHT, 0.5))
 
     def _cape(self, tower: Sprig) -> None:
-        """A headland with a lighthouse."""
+        """Paint a headland with a lighthouse."""
         size, chance = (0.22 + 0.12 * tower.size) * self.unit, dice(self.scene.seed, "cape")
         place = tower.x * self.width
         land, foot = shapes.headland(self.frame, place, self.shore, size, chance)
@@ -299,7 +299,7 @@ class _Painter:
     # The water ---------------------------------------------------------------------------
 
     def _water(self) -> None:
-        """What is above, mirrored and blurred; deeper in colour where it is nearer."""
+        """Paint what is above, mirrored and blurred; deeper in colour where it is nearer."""
         depth, palette = self.height - self.shore, self.palette
         above = self.image.crop((0, max(0, self.shore - depth), self.width, max(1, self.shore)))
         mirror = above.transpose(Image.Transpose.FLIP_TOP_BOTTOM).resize((self.width, depth))
@@ -322,7 +322,7 @@ class _Painter:
         self._stamp(stencil, self.palette.near)
 
     def _glitter(self) -> None:
-        """The sun's or moon's path over the water."""
+        """Paint the sun's or moon's path over the water."""
         chance, stencil = dice(self.scene.seed, "glitter"), self._stencil(self.shore)
         for _ in range(150):
             near = chance.random() ** 1.6
@@ -351,7 +351,7 @@ class _Painter:
 
 
 def _column(stops: Sequence[tuple[float, Color]], height: int) -> Image.Image:
-    """A gradient one pixel wide; after the last stop it goes on in its colour."""
+    """Return a gradient one pixel wide; after the last stop it goes on in its colour."""
     count = max(2, min(height, 256))
     column = Image.new("RGB", (1, count))
     column.putdata([_between(stops, y / (count - 1)) for y in range(count)])

@@ -1,4 +1,4 @@
-"""What a procedural picture shows: arithmetic over a request, without a pixel.
+"""What a procedural image shows: arithmetic over a request, without a pixel.
 
 Across, places are fractions of the width; down, fractions of the height, from the top. Lengths
 are in units, one unit being about the shorter side, so that a scene can be painted at any size.
@@ -78,12 +78,12 @@ class Palette:
 
     @property
     def dark(self) -> bool:
-        """Whether stars are out and windows are lit."""
+        """Return True if stars are out and windows are lit."""
         return sum(self.top) < 190
 
     @property
     def glows(self) -> bool:
-        """Whether the light is brighter than the sky around it; an ink print's red sun is not."""
+        """Return True if the light is brighter than the sky; an ink print's red sun is not."""
         return sum(self.light) > 560
 
     @property
@@ -255,7 +255,7 @@ class Ridge:
     lit: bool = False
 
     def crest(self, x: float) -> float:
-        """How high the line is above its base at `x`, both in units."""
+        """Return how high the line is above its base at `x`, both in units."""
         place, share, height, whole = x / self.stride, 1.0, 0.0, 0.0
         cells, size = self.period, len(self.lattice)
         for octave in range(self.octaves):
@@ -281,7 +281,7 @@ def _ease(curve: Curve, part: float) -> float:
 
 @attrs.frozen
 class Frame:
-    """The size of a picture in pixels, and of a unit in it."""
+    """The size of an image in pixels, and of a unit in it."""
 
     width: int
     height: int
@@ -292,12 +292,12 @@ class Frame:
         return min(float(self.height), 1.25 * self.width)
 
     def on(self, ridge: Ridge, x: float) -> Point:
-        """The point of a ridge's crest at `x` units right of the middle."""
+        """Return the point of a ridge's crest at `x` units right of the middle."""
         y = ridge.base * self.height - self.unit * ridge.crest(x)
         return x * self.unit + self.width / 2, y
 
     def crest(self, ridge: Ridge) -> Outline:
-        """A ridge's whole crest, a point a pixel, from two beyond the left edge."""
+        """Return a ridge's whole crest, a point a pixel, from two beyond the left edge."""
         middle = self.width / 2
         return [self.on(ridge, (x - middle) / self.unit) for x in range(-2, self.width + 3)]
 
@@ -311,7 +311,7 @@ class Frame:
                 yield x
 
 
-# The whole picture -----------------------------------------------------------------------
+# The whole image -----------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -378,7 +378,7 @@ class Scene:
 
 
 def compose(request: ImageRequest) -> Scene:
-    """The scene of a request.
+    """Return the scene of a request.
 
     Prompt and negative prompt decide on land and colours (a few words, such as "sea" or
     "night", are taken by their meaning, all others by their hash), the seed on where things
@@ -539,7 +539,7 @@ class _Composer:
         return tuple(0.5 * height + 0.5 * (i % 2) for i, height in enumerate(heights))
 
     def _front(self) -> tuple[Ridge, ...]:
-        """A dark shore, to frame a lake."""
+        """Return a dark shore, to frame a lake."""
         if self.kind != "lake":
             return ()
         return (
@@ -572,7 +572,7 @@ class _Composer:
         )
 
     def _row(self, base: float, swing: float) -> Ridge:
-        """A ridge that goes on at the left where it ends at the right; its colour is on a ring."""
+        """Return a ridge that goes on at the left where it ends at the right; colours on a ring."""
         ring = (self.palette.low, self.palette.mid, self.palette.top, self.palette.mid)
         place = base * len(ring)
         color = mix(ring[int(place)], ring[(int(place) + 1) % len(ring)], place % 1.0)
@@ -610,7 +610,7 @@ def _bump(along: float, length: float, chance: float) -> tuple[float, float]:
 
 
 def _fitting(kinds: dict[str, str], prompt: str, negative: str) -> list[str]:
-    """The kinds whose words the prompt has, or else all; never those of the negative prompt."""
+    """Return the kinds whose words the prompt has, or all; never those of the negative prompt."""
     wanted = _meant(kinds, prompt) or list(kinds)
     unwanted = _meant(kinds, negative)
     return [kind for kind in wanted if kind not in unwanted] or wanted

@@ -1,4 +1,4 @@
-"""Outlines of what stands in a procedural picture: pure geometry, in pixels."""
+"""Outlines of what stands in a procedural image: pure geometry, in pixels."""
 
 import itertools
 import math
@@ -52,7 +52,7 @@ def snow(frame: Frame, ridge: Ridge, x: float, side: int, chance: random.Random)
 
 
 def conifer(x: float, y: float, size: float) -> Iterator[Outline]:
-    """A fir of four tiers that stands on (x, y)."""
+    """Return a fir of four tiers that stands on (x, y)."""
     for tier in range(4):
         top, foot = y - size * (1.0 - 0.17 * tier), y - size * (0.64 - 0.2 * tier)
         half = 0.19 * size * (0.38 + 0.21 * tier)
@@ -60,13 +60,13 @@ def conifer(x: float, y: float, size: float) -> Iterator[Outline]:
 
 
 def spire(x: float, y: float, size: float) -> Iterator[Outline]:
-    """A mast on a roof, on (x, y)."""
+    """Return a mast on a roof, on (x, y)."""
     half = 0.025 * size
     yield [(x - half, y), (x, y - size), (x + half, y)]
 
 
 def windows(frame: Frame, ridge: Ridge, chance: random.Random) -> Iterator[tuple[Outline, float]]:
-    """The lit windows of a skyline, with how bright each is."""
+    """Yield the lit windows of a skyline, with how bright each is."""
     edge = frame.width / frame.unit / 2
     for column in range(math.ceil(2 * edge / 0.011)):
         x = column * 0.011 - edge
@@ -100,7 +100,7 @@ def bird(x: float, y: float, span: float) -> list[Outline]:
 
 
 def beams(x: float, y: float, reach: float) -> list[Outline]:
-    """The light of a lighthouse, to both sides."""
+    """Return the light of a lighthouse, to both sides."""
     left = [(0.0, 0.0), (-1.0, -0.02), (-1.0, 0.2)]
     right = [(0.0, 0.0), (1.0, -0.2), (1.0, 0.02)]
     return [_at(x, y, reach, left), _at(x, y, reach, right)]
@@ -109,7 +109,7 @@ def beams(x: float, y: float, reach: float) -> list[Outline]:
 def headland(
     frame: Frame, x: float, shore: float, size: float, chance: random.Random
 ) -> tuple[Outline, Point]:
-    """A cape from the nearer edge to beyond `x`, and the place for a tower on it."""
+    """Return a cape from the nearer edge to beyond `x`, and the place for a tower on it."""
     side, rise = -1 if x < frame.width / 2 else 1, 0.35 * size
     outside = x + side * frame.width
     top = [(outside, shore - rise)]
@@ -134,7 +134,7 @@ class Lighthouse:
 
 
 def lighthouse(x: float, y: float, size: float) -> Lighthouse:
-    """A lighthouse with its foot at (x, y)."""
+    """Return a lighthouse with its foot at (x, y)."""
 
     def storey(low: float, high: float, below: float, above: float) -> Outline:
         sides = [(-below, -low), (below, -low), (above, -high), (-above, -high)]
