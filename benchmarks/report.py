@@ -15,6 +15,7 @@ from .server import ROOT
 __all__ = ["as_text", "write"]
 
 _PAGE = ROOT / "docs" / "performance.md"
+_KEPT = "<!-- From here on: figures of benchmarks.serve, which --write keeps. -->"
 _PACKAGES = ("imagelabs_sdk", "requests", "urllib3", "attrs", "httpx", "replicate", "fal_client")
 _INTRODUCTION = """\
 # Performance
@@ -75,7 +76,8 @@ def write(sections: Mapping[str, Section], *, load: float) -> Path:
         parts.append(as_text(section))
         if (section.bars or section.curves) and _plot(name, section):
             parts.append(f"![{section.title}](performance-{name}.svg)\n")
-    _PAGE.write_text("\n".join(parts))
+    kept = _PAGE.read_text(encoding="utf-8").partition(_KEPT)[2] if _PAGE.exists() else ""
+    _PAGE.write_text("\n".join(parts) + (f"\n{_KEPT}{kept}" if kept else ""), encoding="utf-8")
     return _PAGE
 
 
