@@ -46,12 +46,14 @@ class Answer:
         stack = self.values[::-1]
         while stack:
             value = stack.pop()
+            inner: Iterable[Any] = ()
             if isinstance(value, dict):
                 yield value
-                if not value.get(stop_at):
-                    stack.extend(list(value.values())[::-1])
+                inner = () if value.get(stop_at) else value.values()
             elif isinstance(value, list):
-                stack.extend(value[::-1])
+                inner = value
+            if nested := [each for each in inner if isinstance(each, dict | list)]:
+                stack.extend(nested[::-1])
 
 
 def parse_answer(body: bytes, names: Iterable[str] = ()) -> Answer:

@@ -431,11 +431,14 @@ def merge_progress(previous: Progress | None, latest: Progress) -> Progress:
     """
     if previous is None:
         return latest
-    fractions = [each for each in (previous.fraction, latest.fraction) if each is not None]
-    state = latest.state
+    state, fraction = latest.state, latest.fraction
+    if previous.fraction is not None and (fraction is None or fraction < previous.fraction):
+        fraction = previous.fraction
     if not state.ended and all(_failure(p.status) is not _Failure.NONE for p in (previous, latest)):
         state = State.FAILED
-    return attrs.evolve(latest, fraction=max(fractions, default=None), state=state)
+    if state is latest.state and fraction == latest.fraction:
+        return latest
+    return attrs.evolve(latest, fraction=fraction, state=state)
 
 
 @functools.lru_cache(maxsize=64)  # most polls have the status of the one before
