@@ -24,6 +24,7 @@ from imagelabs_sdk import (
     RequestsTransport,
 )
 from imagelabs_sdk.testing import PROMISES, check_transport
+from imagelabs_sdk.transports.observed import ObservedTransport
 
 Send = Callable[[HttpRequest, Deadline], HttpResponse]
 
@@ -33,6 +34,13 @@ def test_our_default_transport_keeps_every_promise(capsys: pytest.CaptureFixture
     check_transport(RequestsTransport)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0].split() for line in lines] == [["ok", name] for name in PROMISES]
+
+
+def test_a_transport_that_reports_keeps_every_promise_of_the_one_inside() -> None:
+    """Hooks may look on, and change nothing."""
+    check_transport(
+        lambda: ObservedTransport(RequestsTransport(), on_request=repr, on_response=repr)
+    )
 
 
 def test_a_session_of_ones_own_keeps_all_but_what_is_its_own() -> None:
