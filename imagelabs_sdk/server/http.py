@@ -294,7 +294,7 @@ class _Connection:
         name = writer.get_extra_info("peername")
         self._peer = str(name[0]) if isinstance(name, tuple) else ""
         self._idle = True
-        self._reserved = 0
+        self._received = 0
 
     def close_if_idle(self) -> None:
         """Close a connection that is between requests."""
@@ -339,8 +339,8 @@ class _Connection:
             self._idle = True
             return answered and self._http.our_state is self._http.their_state is h11.DONE
         finally:
-            self._face.bodies -= self._reserved
-            self._reserved = 0
+            self._face.bodies -= self._received
+            self._received = 0
         await self.refuse(refusal)
         return False
 
@@ -390,7 +390,7 @@ class _Connection:
             self._writer.write(self._http.send(going_on))
         body = bytearray()
         while isinstance(event := await self._next_event(), h11.Data):
-            self._reserve(len(body) + len(event.data))
+            self._count(len(event.data))
             body += event.data
         if not isinstance(event, h11.EndOfMessage):
             return None
@@ -421,18 +421,17 @@ class _Connection:
         names = [name for name, _ in head.headers]
         if b"content-length" in names and b"transfer-encoding" in names:
             raise _Refused(400, "a body has one length")  # a proxy may have understood the other
-        length = int(dict(head.headers).get(b"content-length", b"0"))
-        self._reserve(length)
-
-    def _reserve(self, length: int) -> None:
-        """Count the bytes of a body before they are read."""
-        if length > self._options.max_body:
+        if int(dict(head.headers).get(b"content-length", b"0")) > self._options.max_body:
             raise _Refused(413, f"the body is longer than {self._options.max_body} bytes")
-        more = max(0, length - self._reserved)
+
+    def _count(self, more: int) -> None:
+        """Count bytes of a body that have come: what is only announced takes nobody's room."""
+        if self._received + more > self._options.max_body:
+            raise _Refused(413, f"the body is longer than {self._options.max_body} bytes")
         if self._face.bodies + more > self._options.max_bodies:
             raise _Refused(503, "too many bodies under way")
         self._face.bodies += more
-        self._reserved += more
+        self._received += more
 
     # Sending ------------------------------------------------------------------------------
 

@@ -336,12 +336,15 @@ def test_a_job_that_cannot_be_read_any_more_fails_and_blocks_nobody() -> None:
     store = JobStore(database, MemoryImages())
     first, middle, last = (submit(store) for _ in range(3))
     again = JobStore(database, MemoryImages())  # which has not seen the requests before
+    heard: list[str] = []
+    again.subscribe(heard.append)
     broken = ("{", '{"prompt": " "}')
     for task_id, text in zip((first, middle), broken, strict=True):
         database.connection.execute("UPDATE jobs SET request = ? WHERE id = ?", (text, task_id))
     assert [job.id for job in again.claim(Easel(max_batch=3)).jobs] == [last]
     assert {state(again, each) for each in (first, middle)} == {JobState.FAILED}
     assert "refused by now" in status(again, middle).detail
+    assert heard == [first, middle, last]
 
 
 def test_what_cannot_share_a_batch_any_more_is_left_out_of_it(time: FakeTime) -> None:

@@ -357,12 +357,21 @@ class JobStore:
         submitted first. A job on which a worker has died is rendered alone, so that it cannot
         take others with it.
         """
+        refused: list[str] = []
+        claim = self._claim(engine, refused)
+        for task_id in [*refused, *(job.id for job in claim.jobs)]:
+            self._changed(task_id)
+        return claim
+
+    def _claim(self, engine: EngineConfig, refused: list[str]) -> Claim:
+        """Return the claim; add the task ids of queued jobs that failed on the way to `refused`."""
         with self._lock, self._database.transaction() as db:
-            while (head := self._head(db)) is not None and not self._is_usable(db, head, engine):
-                pass
+            while (head := self._head(db)) is not None:
+                if self._is_usable(db, head, engine, refused):
+                    break
             if head is None:
                 return Claim()
-            rows = [head] if head["deaths"] else self._mates(db, head, engine)
+            rows = [head] if head["deaths"] else self._mates(db, head, engine, refused)
             waited = self._clock() - head["submitted_at"]
             if len(rows) < engine.max_batch and not head["deaths"] and waited < engine.batch_wait:
                 return Claim(retry_in=engine.batch_wait - waited)
@@ -373,8 +382,6 @@ class JobStore:
             for job in jobs:
                 self._live[job.id] = _Live()
                 self._requests.pop(job.id, None)
-        for job in jobs:
-            self._changed(job.id)
         return Claim(jobs, None, waits)
 
     def _head(self, db: sqlite3.Connection) -> sqlite3.Row | None:
@@ -389,7 +396,7 @@ class JobStore:
         return row
 
     def _mates(
-        self, db: sqlite3.Connection, head: sqlite3.Row, engine: EngineConfig
+        self, db: sqlite3.Connection, head: sqlite3.Row, engine: EngineConfig, refused: list[str]
     ) -> list[sqlite3.Row]:
         """Return the head and the queued jobs, in order, that may share its batch."""
         if engine.max_batch == 1:
@@ -403,11 +410,13 @@ class JobStore:
         mates = (
             row
             for row in others.fetchall()
-            if self._is_usable(db, row, engine) and self._batch_key(row, engine) == wanted
+            if self._is_usable(db, row, engine, refused) and self._batch_key(row, engine) == wanted
         )
         return [head, *(row for row, _ in zip(mates, range(engine.max_batch - 1), strict=False))]
 
-    def _is_usable(self, db: sqlite3.Connection, row: sqlite3.Row, engine: EngineConfig) -> bool:
+    def _is_usable(
+        self, db: sqlite3.Connection, row: sqlite3.Row, engine: EngineConfig, refused: list[str]
+    ) -> bool:
         """Fail a queued job that another version or another engine has accepted, and this cannot.
 
         It would be the next one for ever, and nothing behind it would be rendered.
@@ -421,6 +430,7 @@ class JobStore:
                 " WHERE seq = ?",
                 (self._clock(), f"the request is refused by now: {reason}", row["seq"]),
             )
+            refused.append(row["id"])
             return False
         return True
 
