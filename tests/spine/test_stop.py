@@ -95,6 +95,19 @@ def test_a_submit_in_flight_finishes_first(time: FakeTime) -> None:
     assert client_of(peer, time).submit("x", stop=stop).id == "task-1"
 
 
+def test_a_submit_whose_answer_crawls_finishes_first(
+    server: FaultyServer, connect: Callable[..., ImageLabs]
+) -> None:
+    """Over a real socket, where a stop ends a poll at once."""
+    answer = faulty.message(200, b'{"task_id": "task-1"}')
+    server.scripts["/txt2img"] = [faulty.drip(answer, every=0.01)]
+    server.scripts["/progress"] = [faulty.hang()]
+    client = connect(server, timeout=60)
+    error, took = timed(lambda: client.generate("x", stop=stop_after(0.1)))
+    assert took < SOON
+    assert (error.task_id, error.delivered) == ("task-1", "yes")
+
+
 def test_what_is_stopped_before_its_submit_is_not_sent(time: FakeTime) -> None:
     """Nor sent again after a refusal."""
     peer = service(submits=[status(429, retry_after="20"), ACCEPTED])
