@@ -66,7 +66,8 @@ class Exchange:
 
     def next_read(self) -> Deadline:
         """Return when the next read must be over."""
-        return self.deadline if self.silence is None else self.deadline.within(self.silence)
+        assert self.silence is not None
+        return self.deadline.within(self.silence)
 
     def target(self, target: str) -> str:
         """Return the request target that urllib3 is about to send, to the letter."""
@@ -142,7 +143,8 @@ class _DeadlineReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        until = self._exchange.next_read()
+        exchange = self._exchange
+        until = exchange.deadline if exchange.silence is None else exchange.next_read()
         if until.stop is not None:
             _wait_for_read(self._sock, until)
         _limit_socket_timeout(self._sock, until)

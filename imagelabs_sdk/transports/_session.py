@@ -5,7 +5,7 @@ import functools
 import os
 import ssl
 import zlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ class DeadlineSession:
         if not self._user_session:
             self._session.close()
 
-    def _send_own(self, request: HttpRequest, exchange: _connections.Exchange) -> requests.Response:
+    def _send_own(self, request: HttpRequest, exchange: _connections.Exchange) -> Any:
         """Send with a session of ours, computing only what changes from call to call.
 
         What `Session.send` does besides is decided elsewhere (redirects) or is not used in a
@@ -232,10 +232,16 @@ def _is_replaced() -> bool:
 
     It sees only what goes through `Session.send`; that may have been replaced at any time.
     """
-    return not (
-        _is_written_in(requests.Session.send, _SESSIONS)
-        and _is_written_in(requests.Session.get_adapter, _SESSIONS)
-        and _is_written_in(HTTPAdapter.send, _ADAPTERS)
+    session = requests.Session
+    return not _are_shipped(session.send, session.get_adapter, HTTPAdapter.send)
+
+
+@functools.lru_cache(maxsize=16)
+def _are_shipped(send: Any, get_adapter: Any, adapter_send: Any) -> bool:
+    return (
+        _is_written_in(send, _SESSIONS)
+        and _is_written_in(get_adapter, _SESSIONS)
+        and _is_written_in(adapter_send, _ADAPTERS)
     )
 
 
@@ -294,11 +300,29 @@ def _lower_case(headers: Any) -> Any:
     return {name.lower(): value for name, value in headers.itermerged()}
 
 
+class _Answer:
+    """What is used here of a `requests.Response`, which is expensive to construct."""
+
+    content = b""  # nobody else has read it
+
+    def __init__(self, request: requests.PreparedRequest, raw: Any) -> None:
+        self.raw, self.status_code, self.headers = raw, raw.status, _lower_case(raw.headers)
+        self.cookies: Iterable[Any] = ()
+        if "set-cookie" in self.headers:
+            jar = RequestsCookieJar()
+            extract_cookies_to_jar(jar, request, raw)
+            self.cookies = jar
+
+    def close(self) -> None:
+        self.raw.close()
+        self.raw.release_conn()
+
+
 class _Adapter(HTTPAdapter):
     """An adapter without three expensive steps that are not needed here.
 
     It finds the connection pool and the CA bundle of an API URL once instead of every time, and
-    does not guess the character set of an answer.
+    makes no `requests.Response`.
     """
 
     def __init__(self) -> None:
@@ -323,13 +347,8 @@ class _Adapter(HTTPAdapter):
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         return super().request_url(request, proxies) if proxies else str(request.path_url)
 
-    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        answer = requests.Response()
-        answer.status_code, answer.headers = resp.status, _lower_case(resp.headers)
-        answer.request, answer.raw, answer.url = req, resp, str(req.url)
-        if "set-cookie" in answer.headers:
-            extract_cookies_to_jar(answer.cookies, req, resp)
-        return answer
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> Any:
+        return super().build_response(req, resp) if _is_replaced() else _Answer(req, resp)
 
     def close(self) -> None:
         super().close()
@@ -373,7 +392,7 @@ def _set_cookies(
         prepared.headers["Cookie"] = "; ".join(f"{k}={v}" for k, v in cookies.items())
 
 
-def _keep(jar: RequestsCookieJar, fresh: RequestsCookieJar) -> None:
+def _keep(jar: RequestsCookieJar, fresh: Iterable[Any]) -> None:
     """Keep cookies within a browser's limits of size and number."""
     for cookie in fresh:
         if len(cookie.name) + len(cookie.value or "") <= _MAX_COOKIE and len(jar) < _MAX_COOKIES:
@@ -384,7 +403,7 @@ def _keep(jar: RequestsCookieJar, fresh: RequestsCookieJar) -> None:
 
 
 def _stream(
-    answer: requests.Response, exchange: _connections.Exchange, url: str
+    answer: "requests.Response | _Answer", exchange: _connections.Exchange, url: str
 ) -> Iterator[bytes]:
     try:
         if (answer.raw is None or answer.raw.closed) and answer.content:
@@ -397,12 +416,12 @@ def _stream(
         _close(answer)
 
 
-def _close(answer: requests.Response) -> None:
+def _close(answer: "requests.Response | _Answer") -> None:
     if answer.raw is not None:  # a test double's may be
         answer.close()
 
 
-def _raw(answer: requests.Response, deadline: Deadline) -> Iterator[bytes]:
+def _raw(answer: "requests.Response | _Answer", deadline: Deadline) -> Iterator[bytes]:
     """Yield the body as it is on the wire, without chunked framing."""
     count = 0
     for chunk in answer.raw.stream(_PIECE, decode_content=False):
