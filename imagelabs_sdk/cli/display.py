@@ -77,9 +77,13 @@ class _LiveBar(Bar):
     """A bar with one row, whose fields are computed each time it is drawn."""
 
     def __init__(
-        self, *columns: ProgressColumn, console: Console, fields: Callable[[], Mapping[str, Any]]
+        self,
+        *columns: ProgressColumn,
+        console: Console,
+        fields: Callable[[], Mapping[str, Any]],
+        below: Callable[[], RenderableType] | None = None,
     ) -> None:
-        self._fields = fields
+        self._fields, self._below = fields, below
         # Lines go above the bar by `console.out`, and only if they belong on this terminal.
         super().__init__(
             *columns,
@@ -95,6 +99,8 @@ class _LiveBar(Bar):
         for row in self.task_ids:  # none yet when rich draws it for the first time
             self.update(row, **self._fields())
         yield from super().get_renderables()
+        if self._below is not None:
+            yield self._below()
 
 
 @contextmanager
@@ -137,12 +143,15 @@ def _same_terminal() -> bool:
 
 
 @contextmanager
-def show_job(word: str, task_id: str = "") -> Iterator[Callable[[Progress], None]]:
+def show_job(
+    word: str, task_id: str = "", below: Callable[[], RenderableType] | None = None
+) -> Iterator[Callable[[Progress], None]]:
     """Show one job while in ``with``; yield the function that shows a poll.
 
     Args:
         word: What is shown in the bar before the first poll.
         task_id: Stands in the lines that are shown where no bar can be drawn.
+        below: Returns what is drawn below the bar. `None`: nothing.
     """
     console = current_runtime().bar_console()
     if console is None:
@@ -150,10 +159,14 @@ def show_job(word: str, task_id: str = "") -> Iterator[Callable[[Progress], None
             yield _StateLines(task_id).show_poll
         return
     row = _Row(word)
-    with _LiveBar(*_columns(), console=console, fields=row.fields) as bar:
-        with _retries_shown(lambda line: bar.console.out(line, highlight=False)):
-            yield row.show_poll
-        bar.refresh()
+    bar = _LiveBar(*_columns(), console=console, fields=row.fields, below=below)
+
+    def show_poll(progress: Progress) -> None:
+        row.show_poll(progress)
+        bar.refresh()  # so that each poll is seen, however busy the machine is
+
+    with bar, _retries_shown(lambda line: console.out(line, highlight=False)):
+        yield show_poll
 
 
 def _columns() -> Iterator[ProgressColumn]:

@@ -51,6 +51,7 @@ class CommonOptions:
         headers: Sent with each request besides, or instead of, the default ones.
         as_json: True if results are printed as JSON.
         cancel_on_interrupt: True to cancel at the service what Ctrl-C leaves unfinished.
+        preview: True to draw the image in the terminal while it is rendered.
     """
 
     output: Path | None
@@ -61,6 +62,7 @@ class CommonOptions:
     headers: Mapping[str, str]
     as_json: bool
     cancel_on_interrupt: bool = False
+    preview: bool = False
 
     def make_client(self, *, one_job: bool = False) -> ImageLabs:
         """Return a client for these options; the caller closes it.
@@ -208,6 +210,11 @@ _common_options = (
         is_flag=True,
         help="On Ctrl-C or SIGTERM, cancel at the service what is unfinished, if it can.",
     ),
+    click.option(
+        "--preview",
+        is_flag=True,
+        help="Draw the image in the terminal while it is rendered. Needs Pillow.",
+    ),
     header_option,
     as_json_option,
     debug_option,
@@ -227,6 +234,7 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
         header: Sequence[tuple[str, str]],
         as_json: bool,
         cancel_on_interrupt: bool,
+        preview: bool,
         embedded: bool = False,
         **own: Any,
     ) -> None:
@@ -239,6 +247,7 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
             headers=dict(header),
             as_json=as_json,
             cancel_on_interrupt=cancel_on_interrupt,
+            preview=preview,
         )
         command(options, **own)
 

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,9 +17,10 @@ from .. import (
     Job,
     JobStalledError,
     JobTimeoutError,
+    Progress,
 )
 from .display import show_job
-from .exits import exit_with_hint, report_error
+from .exits import exit_with_hint, report_error, require_extra
 from .interrupts import cancel_jobs, offer_to_cancel
 from .options import CommonOptions
 from .output import (
@@ -30,6 +32,10 @@ from .output import (
     say,
     to_json,
 )
+from .runtime import current_runtime
+
+if TYPE_CHECKING:
+    from .preview import PreviewPane
 
 __all__ = ["generate_one", "wait_for_one"]
 
@@ -93,12 +99,32 @@ def _wait(
     job: Job, options: CommonOptions, deadline: Deadline
 ) -> tuple[GeneratedImage, Path | None]:
     resumable = not options.embedded
+    pane = _preview_pane(options)
     with (
         exit_with_hint(options.resume_hint(job.id), *_RESUMABLE, resumable=resumable),
-        show_job("waiting", job.id) as show,
+        show_job("waiting", job.id, pane.get_drawing if pane else None) as show,
     ):
-        image = job.result(timeout=deadline, on_progress=show)
-        return image, _save(image, options)
+
+        def show_poll(progress: Progress) -> None:
+            show(progress)
+            if pane is not None:
+                pane.show_preview(job)
+
+        image = job.result(timeout=deadline, on_progress=show_poll)
+        path = _save(image, options)
+    if pane is not None:
+        pane.print_image(image)
+    return image, path
+
+
+def _preview_pane(options: CommonOptions) -> "PreviewPane | None":
+    """Return where previews are drawn, if they are wanted and the terminal has colours."""
+    if not options.preview:
+        return None
+    with require_extra("server"):
+        from .preview import PreviewPane  # needs an extra that others do without
+    console = current_runtime().bar_console()
+    return None if console is None or console.color_system is None else PreviewPane(console)
 
 
 def _report_interrupt(error: KeyboardInterrupt, job: Job, options: CommonOptions) -> int:

@@ -1,5 +1,6 @@
 """What a person sees while waiting."""
 
+import codecs
 import fcntl
 import io
 import os
@@ -13,9 +14,13 @@ from pathlib import Path
 
 import pyte
 import pytest
+from PIL import Image
+from rich.color import Color
+from rich.style import Style
 
 from imagelabs_sdk import APIConnectionError, HttpResponse
 from imagelabs_sdk.cli.display import SmoothFraction
+from imagelabs_sdk.cli.preview import half_blocks
 from imagelabs_sdk.testing import FakeService
 from tests.cli.conftest import PROGRAM, Start, place
 from tests.cli.service import (
@@ -110,6 +115,45 @@ def test_no_color_is_respected(
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m|\x1b\[[0-9;]*38;", screen.getvalue())
 
 
+def test_a_preview_is_drawn_in_the_terminal(folder: Path) -> None:
+    """It sharpens below the bar, and the finished image stays."""
+    words = ("generate", "a mill", "--embedded", "--size", "64x48", "--preview", "-o", "x.png")
+    frames, _ = screens(words, stdout_too=False)
+    blocks = [line for line in frames[-1] if "▀" in line]
+    assert {len(line) for line in blocks} == {56}
+    assert len(blocks) == 21
+    assert any("━" in line for frame in frames for line in frame if "▀" in "".join(frame))
+
+
+def test_an_image_has_two_pixels_in_a_character() -> None:
+    """Above and below, in their own colours."""
+    image = Image.new("RGB", (2, 2), (255, 0, 0))
+    image.putpixel((0, 1), (0, 0, 255))
+    text = half_blocks(image, 2, 1)
+    assert text.plain == "▀▀\n"
+    style = text.spans[0].style
+    assert isinstance(style, Style)
+    assert style.color == Color.from_rgb(255, 0, 0)
+    assert style.bgcolor == Color.from_rgb(0, 0, 255)
+    for size in ((1, 999), (999, 1)):
+        lines = half_blocks(Image.new("RGB", size), 10, 5).plain.splitlines()
+        assert len(lines) <= 5
+        assert max(map(len, lines)) <= 10
+
+
+@pytest.mark.usefixtures("screen")
+def test_a_preview_that_cannot_be_read_is_no_error(
+    imagelabs: Command, service: ScriptedService
+) -> None:
+    """The image itself is what was paid for. In a pipe nothing is drawn."""
+    half = ok(status="Working", progress=0.5, current_image_url="/half.png")
+    service.polls = [half, half, DONE]
+    service.images = [HttpResponse(200, {}, PNG[:40]), HttpResponse(200, {}, PNG)]
+    assert imagelabs("generate", "x", "-o", "x.png", "--preview").stdout == "x.png\n"
+    imagelabs.console = None
+    assert imagelabs("generate", "x", "-o", "y.png", "--preview").stdout == "y.png\n"
+
+
 def test_a_log_and_a_bar_do_not_share_a_screen(imagelabs: Command, screen: io.StringIO) -> None:
     """The lines of the one would tear the other apart."""
     result = imagelabs("generate", "x", "-o", "x.png", "--debug")
@@ -134,9 +178,10 @@ def test_a_real_terminal_is_drawn_on_and_left_as_it_was(server: FaultyServer, st
 
 def pieces(terminal: int) -> Iterator[str]:
     """What is written to it, until nobody has it open any more."""
+    decode = codecs.getincrementaldecoder("utf-8")().decode
     with suppress(OSError):  # how Linux says so
         while piece := os.read(terminal, 65536):
-            yield piece.decode()
+            yield decode(piece)
     os.close(terminal)
 
 
