@@ -56,21 +56,8 @@ class ClientContext:
 
     @downloader.default
     def _make_downloader(self) -> ImageDownloader:
-        settings = self.settings
-        return ImageDownloader(
-            transport=self.transport,
-            base_url=settings.base_url,
-            headers={k: v for k, v in settings.headers.items() if k != "content-type"},
-            cookies=settings.cookies,
-            jar=settings.jar,
-            foreign_headers=settings.image_headers,
-            allow_private_hosts=settings.allow_private_hosts,
-            max_bytes=settings.max_image_bytes,
-            request_timeout=settings.request_timeout,
-            timeout=settings.timeout,
-            clock=self.polling.clock,
-            sleep=self.polling.sleep,
-        )
+        clock, sleep = self.polling.clock, self.polling.sleep
+        return ImageDownloader(self.settings, self.transport, clock, sleep)
 
     @property
     def base_transport(self) -> Transport:

@@ -16,6 +16,7 @@ from .errors import (
     ForbiddenAddressError,
 )
 from .formats import ImageFormat, StructureParser
+from .settings import Settings
 from .transports.base import HttpRequest, HttpResponse, Transport, origin_of
 from .urls import RefusedURLError, from_header, resolve, without_query
 
@@ -45,35 +46,21 @@ class ImageLink:
     format: ImageFormat | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class ImageDownloader:
     """Fetches images from URLs that the service gave.
 
+    Images of the API's own origin get its headers and cookies, and may be on a private host.
+
     Attributes:
-        transport: Carries the requests.
-        base_url: The API's; images of its own origin get its headers and cookies, and may
-            be on a private host.
-        headers, cookies, jar: Those of the API.
-        foreign_headers: Those for every other host.
-        allow_private_hosts: True if other hosts may be private, too.
-        max_bytes: Larger images are refused.
-        request_timeout: Seconds for connecting and the head of an answer, and for each silence
-            in its body.
-        timeout: Seconds for everything about one image, unless the caller says otherwise.
+        settings: The client's: URL, headers, cookies, limits.
+        transport: Sends the requests.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of it.
     """
 
+    settings: Settings
     transport: Transport
-    base_url: str
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    cookies: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    jar: str = ""
-    foreign_headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    allow_private_hosts: bool = False
-    max_bytes: int = 64 * 1024 * 1024
-    request_timeout: float = 30.0
-    timeout: float = 300.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -88,7 +75,9 @@ class ImageDownloader:
             file.seek(0)
             file.truncate()
 
-        for piece in self._attempts(link, _Transfer(self.max_bytes), deadline, restart):
+        for piece in self._attempts(
+            link, _Transfer(self.settings.max_image_bytes), deadline, restart
+        ):
             file.write(piece)
         assert link.format is not None  # there is a piece, and with it the format
         return link.format
@@ -99,7 +88,7 @@ class ImageDownloader:
         Raises:
             DownloadError: It could not be fetched, is not an image, or was cut.
         """
-        return self._attempts(link, _Transfer(self.max_bytes), deadline, None)
+        return self._attempts(link, _Transfer(self.settings.max_image_bytes), deadline, None)
 
     def _attempts(
         self,
@@ -170,7 +159,7 @@ class ImageDownloader:
 
     def _open(self, url: str, transfer: "_Transfer", deadline: Deadline) -> HttpResponse:
         """Return a response with an image's status, after redirects; the caller closes it."""
-        base = self.base_url + "/"
+        base = self.settings.base_url + "/"
         for _ in range(_MAX_REDIRECTS + 1):
             base = url = self._resolve(url, base)
             response = self._get(url, transfer, deadline)
@@ -192,21 +181,22 @@ class ImageDownloader:
             absolute = resolve(url, base)
         except RefusedURLError as exc:
             raise _failure(str(exc), url) from exc
-        if absolute.startswith("http:") and self.base_url.startswith("https:"):
+        if absolute.startswith("http:") and self.settings.base_url.startswith("https:"):
             raise _failure("the image's URL may not be http: where the service is https:", url)
         return absolute
 
     def _get(self, url: str, transfer: "_Transfer", deadline: Deadline) -> HttpResponse:
-        own = origin_of(url) == origin_of(self.base_url)
-        headers = self.headers if own else self.foreign_headers
+        settings = self.settings
+        own = origin_of(url) == origin_of(settings.base_url)
+        headers = settings.own_image_headers if own else settings.image_headers
         request = HttpRequest(
             method="GET",
             url=url,
             headers={**headers, **transfer.range_headers()},
-            cookies=self.cookies if own else None,
-            jar=self.jar,
-            public_only=not own and not self.allow_private_hosts,
-            idle_timeout=self.request_timeout,
+            cookies=settings.cookies if own else None,
+            jar=settings.jar,
+            public_only=not own and not settings.allow_private_hosts,
+            idle_timeout=settings.request_timeout,
         )
         try:
             return self.transport.send(request, deadline=deadline)
@@ -215,9 +205,9 @@ class ImageDownloader:
 
     def _check_length(self, response: HttpResponse, url: str) -> HttpResponse:
         length = response.headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > self.max_bytes:
+        if length.isdecimal() and int(length[:20]) > self.settings.max_image_bytes:
             response.close()
-            raise _failure(f"the image is larger than {self.max_bytes} bytes", url)
+            raise _failure(f"the image is larger than {self.settings.max_image_bytes} bytes", url)
         return response
 
 

@@ -223,7 +223,7 @@ class GeneratedImage:
         downloader = self._downloader
         with attach_job(self.job):
             deadline = Deadline.from_timeout(
-                timeout, default=downloader.timeout, clock=downloader.clock, stop=stop
+                timeout, default=downloader.settings.timeout, clock=downloader.clock, stop=stop
             )
             try:
                 yield deadline

@@ -119,6 +119,11 @@ class Settings:
         other.secrets = other._find_secrets()
         return other
 
+    @property
+    def own_image_headers(self) -> dict[str, str]:
+        """The headers for images of the API's own origin."""
+        return {name: value for name, value in self.headers.items() if name != "content-type"}
+
     def _find_secrets(self) -> tuple[str, ...]:
         """Return what no message may show: cookies, and headers that the reference has not."""
         default = _default_headers(self.base_url)

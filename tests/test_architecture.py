@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "ledger": ["_journal", "_redact", "errors", "models", "wire"],
     "_journal": ["_files", "_redact", "errors"],
     "eta": ["models", "polling"],
-    "downloads": ["errors", "deadline", "formats", "transports.base", "urls"],
+    "downloads": ["settings", "errors", "deadline", "formats", "transports.base", "urls"],
     "sidecar": ["_files"],
     "viewing": ["models"],
     "images": ["validation", "errors", "deadline", "formats", "models", "downloads", "_files",
