@@ -430,3 +430,13 @@ def test_a_download_can_be_stopped(
     timer.join()
     assert caught.value.task_id == "task-1"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_preview_may_have_been_kept_with_an_odd_address(
+    server: FaultyServer, connect: Connect
+) -> None:
+    """By another version, say: fetching it says what is wrong."""
+    preview = connect(server).get_job("t").preview("javascript:x")
+    assert preview is not None
+    with pytest.raises(DownloadError, match="may not be javascript:"):
+        preview.read()

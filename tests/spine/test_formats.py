@@ -37,6 +37,8 @@ def avif_box(kind: bytes, data: bytes) -> bytes:
     return (8 + len(data)).to_bytes(4, "big") + kind + data
 
 
+WEBP_WITH_REST = FORMATS[".webp"][:4] + (len(FORMATS[".webp"]) - 5).to_bytes(4, "little")
+WEBP_WITH_REST += FORMATS[".webp"][8:] + bytes(3)
 AVIF_HEAD = avif_box(b"ftyp", b"avif\0\0\0\0mif1miafavif")
 META = avif_box(b"meta", bytes(4) + avif_box(b"hdlr", bytes(20)))
 IMAGES = {
@@ -54,6 +56,7 @@ IMAGES = {
     "an animated WebP": encoded("WEBP", frames=3),
     "a lossless WebP": encoded("WEBP", lossless=True),
     "a WebP with metadata": encoded("WEBP", exif=b"Exif\0\0odd", icc_profile=b"x" * 33),
+    "a WebP with a rest that is no chunk": WEBP_WITH_REST,
     "an animated AVIF": encoded("AVIF", frames=3),
     "an AVIF with a long size": AVIF_HEAD
     + META

@@ -149,6 +149,8 @@ def test_a_relative_url_needs_a_base() -> None:
     for named in ("/x.png", "x.png", "//h.test/x.png"):
         with pytest.raises(RefusedURLError):
             resolve(named, "")
+    with pytest.raises(RefusedURLError, match="malformed"):
+        resolve("x.png", "http://[bad")
 
 
 def test_a_header_is_utf_8_or_bytes() -> None:

@@ -257,3 +257,18 @@ def test_connecting_can_be_stopped(carry: Any, silent: int) -> None:
         transport.send(get(f"http://127.0.0.1:{silent}/x"), deadline=deadline)
     assert caught.value.delivered == "no"
     assert deadline.remaining() > 40
+
+
+def test_a_connection_may_be_there_at_once(
+    server: FaultyServer, carry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with libraries that stand in for sockets."""
+
+    class Sock(socket.socket):
+        def connect(self, address: Any) -> None:
+            self.setblocking(True)
+            super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Sock)
+    server.scripts["/x"] = [faulty.reply(200, b"x")]
+    assert carry(get(server.url + "/x")) == (200, b"x")
