@@ -30,7 +30,7 @@ def lowest(session: nox.Session) -> None:
 def django60(session: nox.Session) -> None:
     """Run Django's tests on the version between the oldest and the newest supported one."""
     session.install("-e", ".[test]", "Django~=6.0.0")
-    session.run("pytest", *(session.posargs or ["tests/django"]))
+    session.run("pytest", "tests/django", *session.posargs)
 
 
 @nox.session(python="3.11", venv_backend="virtualenv")
