@@ -45,7 +45,7 @@ class Exchange:
         public_only: True: connect to public addresses only.
         proxy: Host and port of the proxy that it goes through; empty: none.
         tunnelled: True once the proxy has connected to the host.
-        dialled: True once a connection was opened for it.
+        connected: True once a connection was opened for it, or tried to.
         exact_url: The URL, if its percent-encodings must be sent to the letter; else empty.
             requests and urllib3 rewrite some, which breaks URLs that are signed.
         repeatable: False: it may go over a used connection only if that is proven to be safe.
@@ -61,7 +61,7 @@ class Exchange:
     silence: float | None = None
     proxy: str = ""
     tunnelled: bool = False
-    dialled: bool = False
+    connected: bool = False
     sent: bool = False
 
     def next_read(self) -> Deadline:
@@ -190,7 +190,7 @@ class _DeadlineConnection:
         self._served = 0
         if exchange is None:
             return plain()  # type: ignore[no-any-return]
-        exchange.dialled, self._exchange = True, exchange
+        exchange.connected, self._exchange = True, exchange
         if plain.__func__ is not HTTPConnection._new_conn:  # one that connects in its own way
             self.timeout = exchange.deadline.socket_timeout()
             return plain()  # type: ignore[no-any-return]

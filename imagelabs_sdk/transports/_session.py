@@ -449,7 +449,7 @@ def _translate(exc: Exception, exchange: _connections.Exchange, url: str) -> API
 
 def _surely_unsent(exc: Exception, exchange: _connections.Exchange) -> bool:
     """Return True if surely no byte of the request went out."""
-    if exchange.dialled:
+    if exchange.connected:
         return not exchange.sent
     # Of a connection that is not ours only the exception tells. requests raises ValueError for
     # a URL, a header or a proxy that it cannot use.

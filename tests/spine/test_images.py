@@ -82,7 +82,7 @@ def test_an_image_is_streamed(image: Make) -> None:
     assert len(pieces) > 1
 
 
-def test_leaving_a_stream_lets_go_of_it(image: Make) -> None:
+def test_leaving_a_stream_releases_its_connection(image: Make) -> None:
     """A reader who stops must not hold the connection."""
     pieces = image(faulty.reply(200, PNG + bytes(300_000))).iter_bytes()
     next(pieces)

@@ -228,7 +228,7 @@ def test_a_proxy_is_used_when_given_or_set(
     }
 
 
-def test_a_proxy_in_any_spelling_is_taught_the_deadline(connect: Connect) -> None:
+def test_a_proxy_in_any_spelling_honours_the_deadline(connect: Connect) -> None:
     """requests spells it anew, and keeps its connections by that."""
     client = connect(FaultyAddress, proxy=f"HTTP://u:%zz@LocalHost:{closed_port()}", max_retries=0)
     with pytest.raises(APIConnectionError) as caught:

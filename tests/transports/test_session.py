@@ -47,7 +47,7 @@ def test_cookies_are_kept_within_bounds(server: FaultyServer, connect: Connect) 
 
 
 def test_a_deadline_holds_with_a_session_of_ones_own(server: FaultyServer) -> None:
-    """Its pools are taught the deadline; outside our exchanges they stay as they were."""
+    """Its pools honour the deadline; outside our exchanges they stay as they were."""
     server.scripts["/progress"] = [SLOW["one byte at a time in a header"]]
     with requests.Session() as session:
         client = ImageLabs(server.url, transport=RequestsTransport(session=session))
@@ -143,7 +143,9 @@ class OddAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": OddPool, "https": OddPool}
 
 
-def test_pools_of_another_kind_are_taught_too(server: FaultyServer, other: FaultyServer) -> None:
+def test_pools_of_another_class_honour_the_deadline_too(
+    server: FaultyServer, other: FaultyServer
+) -> None:
     """The deadline, the guard, and to send nothing twice."""
     server.scripts["/txt2img"] = [faulty.reset()]
     server.scripts["/progress"] = [server.done(f"{other.url}/image.png")]
@@ -172,7 +174,7 @@ def test_a_session_of_ones_own_does_not_retry_below_us(server: FaultyServer) -> 
 
 
 def test_an_adapter_of_another_kind_is_left_alone() -> None:
-    """It cannot be taught; it is used all the same."""
+    """It cannot honour the deadline itself; it is used all the same."""
 
     class Canned(requests.adapters.BaseAdapter):
         def send(self, *_: Any, **__: Any) -> requests.Response:
