@@ -229,8 +229,8 @@ class Scheduler:
             name = f"imagelabs-batch-{len(self._threads) + 1}"
             # A daemon, so that a program can end with an unfinished batch.
             thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)  # first, so that it knows itself
             thread.start()
-            self._threads.append(thread)
 
     def put(self, outcome: Outcome) -> None:
         """Add an outcome to those that `take` returns."""
@@ -307,7 +307,8 @@ class Scheduler:
         if threading.current_thread() in self._threads:  # called by the garbage collector
             return
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # pragma: no branch - Ctrl-C before it was started
+                thread.join()
         if self._checkpoint is not None:
             self._checkpoint.close()
         if unfinished_message := self.unfinished_message():

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -21,7 +21,6 @@ from imagelabs_sdk import (
     APIResponseError,
     APIStatusError,
     BatchStoppedError,
-    FixedInterval,
     HttpRequest,
     HttpResponse,
     ImageLabs,
@@ -450,12 +449,12 @@ def test_a_service_that_cannot_be_reached_stops_a_batch(connect: Connect) -> Non
         nobody.bind(("127.0.0.1", 0))
         client = ImageLabs(
             f"http://127.0.0.1:{nobody.getsockname()[1]}",
-            polling=FixedInterval(0.02, sleep=lambda seconds: sleep(min(seconds, 0.02))),
+            polling=RunningClock().every(1.0),
         )
         with client, pytest.raises(BatchStoppedError) as caught:
             list(client.generate_many(map(str, itertools.count()), workers=4))
     assert isinstance(caught.value.__cause__, APIConnectionError)
-    assert len(caught.value.unsubmitted) == 64
+    assert caught.value.unsubmitted[0] == 0
 
 
 # Several images of an item, labels ----------------------------------------------------------
@@ -531,9 +530,20 @@ def test_another_thread_can_stop_a_batch(server: FaultyServer, connect: Connect)
 
 
 def test_a_submit_in_flight_finishes_first(server: FaultyServer, connect: Connect) -> None:
-    """Its id would be lost otherwise."""
-    stop = threading.Event()
-    server.scripts["/txt2img"] = [told(faulty.ACCEPTED, stop)]
+    """Its id would be lost otherwise. The caller's thread notices the stop meanwhile."""
+    submitting, noticed = threading.Event(), threading.Event()
+
+    def stop() -> bool:
+        if submitting.is_set() and threading.current_thread() is threading.main_thread():
+            noticed.set()
+        return submitting.is_set()
+
+    def accept(wire: faulty.Wire) -> None:
+        submitting.set()
+        assert noticed.wait(5)
+        faulty.ACCEPTED(wire)
+
+    server.scripts["/txt2img"] = [accept]
     batch = connect(server).generate_many([*"ab"], workers=1, stop=stop)
     with pytest.raises(JobStoppedError):
         next(batch)
