@@ -704,9 +704,10 @@ def test_a_failure_that_two_polls_report_ends_the_job(service: Service) -> None:
     ],
 )
 def test_a_service_in_trouble_is_asked_later_and_later(
-    reply: Callable[[str], HttpResponse], code: str, service: Service, media: Path
+    reply: Callable[[str], HttpResponse], code: str, service: Service, media: Path, settings: Any
 ) -> None:
     """The job behind it is healthy, for all we know."""
+    settings.IMAGELABS = {"default": settings_for(service, poll_interval=2.0)}
     service.progress = reply
     job, pauses = start(), []
     for failures in (1, 2, 3):

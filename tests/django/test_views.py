@@ -625,7 +625,7 @@ def test_every_error_that_ends_a_job_has_words() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.ImageLabsError)
     }
     without = {"ImageLabsError", "JobError", "ForbiddenAddressError", "SubmissionUnknownError",
-               "JobStoppedError", "BatchStoppedError"}  # fmt: skip
+               "JobStoppedError", "BatchStoppedError", "NotSupportedError"}  # fmt: skip
     assert set(presenters._FAILED) == kinds - without
 
 
