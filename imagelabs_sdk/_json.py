@@ -66,7 +66,10 @@ def parse_answer(body: bytes, names: Iterable[str] = ()) -> Answer:
     encoding = json.detect_encoding(body)
     text = _decode(body, encoding)
     try:
-        return Answer([_parse(text)], True, text)
+        value = _DECODER.decode(text)
+        if isinstance(value, str):  # JSON inside a JSON string
+            return Answer([_DECODER.decode(value)], False, text)
+        return Answer([value], True, text)
     except (ValueError, RecursionError):
         pass
     texts = [text] if encoding.startswith("utf-8") else [text, _decode(body, "utf-8")]
@@ -76,11 +79,6 @@ def parse_answer(body: bytes, names: Iterable[str] = ()) -> Answer:
         if values or fields:
             return Answer([*values, fields], False, candidate)
     return Answer([], False, text)
-
-
-def _parse(text: str) -> Any:
-    value = _DECODER.decode(text)
-    return _DECODER.decode(value) if isinstance(value, str) else value
 
 
 def _scan(text: str) -> Iterator[dict[str, Any]]:

@@ -450,6 +450,7 @@ def test_the_servers_word_is_kept_but_made_safe_to_print() -> None:
         (b'{"error": "no more today"}\0', "maybe"),
         (b'{"error": "busy", "running": [{"task_id": "of somebody else"}]}', "maybe"),
         (b'[{"error": "no"}]', "maybe"),
+        (b'"{\\"error\\": \\"no\\"}"', "maybe"),
         (b"[]", "maybe"),
         (b"<html>", "maybe"),
         (b"", "maybe"),
