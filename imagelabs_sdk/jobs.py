@@ -504,7 +504,6 @@ class Job:
         self._raise_if_stopped(deadline)
         if deadline.passed:
             raise self._timeout_error()
-        pause = self._delay()
         try:
             progress = self._refresh(deadline, parking, long_poll)
         except JobStoppedError:
@@ -512,13 +511,15 @@ class Job:
         except ImageLabsError as error:
             if parking is not None and long_poll is not None:
                 parking.record_failure()
-            delay = self._after_failure(error, pause)
+            delay = self._after_failure(error, self._delay())
             result = PollResult(self._progress, delay, error)
         else:
             self._failures = 0
             self._raise_if_failed()
+            if self.done:
+                return PollResult(progress, None)
             delay = self._delay()
-            result = PollResult(progress, None if self.done else delay)
+            result = PollResult(progress, delay)
         self._due = self._now() + delay
         return result
 

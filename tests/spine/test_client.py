@@ -532,9 +532,9 @@ def test_strategies_are_told_what_was_seen(time: FakeTime) -> None:
             return 2.0
 
     polling = Curious(clock=time.clock, sleep=time.sleep)
-    client_of(service([QUEUED, DONE]), time, polling=polling).generate("x")
+    client_of(service([QUEUED, HALF, DONE]), time, polling=polling).generate("x")
     assert told[0] == []
-    assert told[-1] == [(2.0, State.QUEUED), (4.0, State.DONE)]
+    assert told[-1] == [(2.0, State.QUEUED), (4.0, State.RUNNING)]
 
 
 # Jobs ---------------------------------------------------------------------------------
