@@ -173,6 +173,7 @@ def _columns() -> Iterator[ProgressColumn]:
     yield BarColumn()
     yield TaskProgressColumn("{task.percentage:>3.0f} %", " " * 5, markup=False)
     yield TimeElapsedColumn()
+    yield TextColumn("{task.fields[eta]}", markup=False)
     # Last, so that its changing length moves nothing.
     words = Column(no_wrap=True, overflow="ellipsis", max_width=_MAX_STATE_WIDTH)
     yield TextColumn("{task.description}", markup=False, table_column=words)
@@ -183,11 +184,13 @@ class _Row:
     """The bar of one job. Without a fraction it pulses and shows no percentage."""
 
     description: str
+    eta: str = ""
     known: bool = False
     fraction: SmoothFraction = attrs.Factory(SmoothFraction)
 
     def show_poll(self, progress: Progress) -> None:
         self.description = describe_progress(progress)
+        self.eta = _seconds_left(progress)
         fraction = 1.0 if progress.state is State.DONE else progress.fraction
         self.known = fraction is not None
         if fraction is not None:
@@ -196,7 +199,16 @@ class _Row:
     def fields(self) -> Mapping[str, Any]:
         total = 1.0 if self.known else None
         completed = self.fraction.estimate() if self.known else 0.0
-        return {"description": self.description, "completed": completed, "total": total}
+        shown = {"description": self.description, "eta": self.eta}
+        return {**shown, "completed": completed, "total": total}
+
+
+def _seconds_left(progress: Progress) -> str:
+    """Return the range in which the job probably ends; empty if nothing is known."""
+    if progress.eta is None or progress.state.ended:
+        return ""
+    low, high = round(progress.eta.low), max(round(progress.eta.high), 1)
+    return f"{high} s left," if low >= high else f"{low} to {high} s left,"
 
 
 @attrs.define

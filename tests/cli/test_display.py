@@ -311,3 +311,16 @@ def test_debug_says_no_retry_twice(
     result = imagelabs("generate", "x", "-o", "x.png", "--debug")
     assert "polling again" in caplog.text
     assert "polling again" not in result.stderr
+
+
+def test_the_bar_shows_when_the_job_probably_ends(
+    imagelabs: Command, service: ScriptedService, screen: io.StringIO
+) -> None:
+    """A range, and nothing where nothing is known."""
+    service.polls = [poll("Render", 0.25), poll("Render", 0.5), KeyboardInterrupt()]
+    imagelabs("generate", "x", "-o", "x.png")
+    assert re.search(r"[0-9]+ (to [0-9]+ )?s left", shown(screen))
+    screen.truncate(0)
+    service.polls = [poll("Working"), KeyboardInterrupt()]
+    imagelabs("generate", "x", "-o", "y.png", "--base-url", "https://other.test")
+    assert "s left" not in shown(screen)
