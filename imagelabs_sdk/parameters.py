@@ -45,7 +45,9 @@ def read_parameters(data: bytes) -> GenerationParameters | None:
     """Return what the file says about how its image was made; `None`: nothing that we can read."""
     own = read_provenance(data)
     if own is not None and (own.info or own.prompt):
-        return _from_info(own.info, own.prompt)
+        found = _from_info(own.info, own.prompt)
+        details = {**found.details, "digital_source_type": own.source_type}
+        return attrs.evolve(found, details=details)
     texts = dict(_png_texts(data))
     if "parameters" in texts:
         return _from_infotext(texts["parameters"])

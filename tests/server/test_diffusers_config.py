@@ -62,6 +62,7 @@ def test_only_what_a_pipeline_loads_is_fetched() -> None:
         "unet/diffusion.fp16.safetensors.index.json",
         "unet/diffusion.safetensors",
         "unet/diffusion.safetensors.index.json",
+        "vae/diffusion.bin",
         "vae/diffusion.non_ema.safetensors",
         "vae/diffusion.safetensors",
     ]

@@ -62,7 +62,10 @@ def test_our_own_files_tell_seeds_size_and_engine() -> None:
         assert found.tool == "imagelabs"
         assert found.fields.get("prompt") == prompt
         assert found.fields["seed"] == 7
-        assert found.details == {"engine": "x"}
+        assert found.details == {
+            "engine": "x",
+            "digital_source_type": "trainedAlgorithmicMedia",
+        }
         assert "fog" not in repr(found)
 
 
