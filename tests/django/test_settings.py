@@ -423,3 +423,33 @@ def test_a_storage_that_is_overridden_is_followed(
             storage = image_storage()
             assert isinstance(storage, FileSystemStorage)
             assert storage.path("x") == str(tmp_path / place / "x")
+
+
+def test_a_service_in_the_process_names_the_extra_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    """It draws with Pillow."""
+    for name in [name for name in sys.modules if name.startswith("imagelabs_sdk.embedded")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "imagelabs_sdk.embedded", None)
+    settings.IMAGELABS = {
+        "default": {"BACKEND": "imagelabs_sdk.embedded.embedded_transport"},
+    }
+    message = only()
+    assert message.id == "imagelabs.E001"
+    assert "imagelabs_sdk[server]" in str(message.hint)
+
+
+def test_images_below_a_public_address_are_a_warning(settings: Any, tmp_path: Path) -> None:
+    """Whoever guesses an address sees an image of somebody else's."""
+    files = "django.core.files.storage.FileSystemStorage"
+    settings.MEDIA_ROOT, settings.MEDIA_URL = str(tmp_path), "/media/"
+    settings.STORAGES = {"default": {"BACKEND": files}}
+    assert only().id == "imagelabs.W003"
+    own = {"BACKEND": files, "OPTIONS": {"location": str(tmp_path / "private")}}
+    settings.STORAGES = {"default": {"BACKEND": files}, "imagelabs": own}
+    assert only().id == "imagelabs.W003"
+    settings.MEDIA_ROOT = str(tmp_path / "public")
+    assert found() == []
+    settings.STORAGES = {}
+    assert found() == []

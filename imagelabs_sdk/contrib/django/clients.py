@@ -52,6 +52,7 @@ __all__ = [
 
 DEFAULT_ALIAS = "default"
 _KEYS = {"BACKEND", "MAX_IN_FLIGHT", "OPTIONS", "SUBMIT", "TASKS"}
+_EMBEDDED_HINT = 'Run pip install "imagelabs_sdk[server]", which brings Pillow.'
 _OPTIONS = set(inspect.signature(ImageLabs).parameters) - {"transport"}
 
 
@@ -229,7 +230,9 @@ def _backend(alias: str, path: str | None) -> tuple[Callable[..., Transport | No
         raise SettingsError(
             f"IMAGELABS[{alias!r}]['BACKEND'] {path!r} cannot be used: {error}",
             check="imagelabs.E001",
-            hint="It is the dotted path of a class or function that makes a transport.",
+            hint=_EMBEDDED_HINT
+            if str(path).startswith("imagelabs_sdk.embedded")
+            else "It is the dotted path of a class or function that makes a transport.",
         ) from error
 
 
