@@ -82,7 +82,8 @@ class ImageLabs(ReferenceProvider):
             api_key: For servers that want one: sent as ``authorization: Bearer ...`` to
                 `base_url`'s origin alone; ``IMAGELABS_API_KEY``.
             image_headers: Replace or add to the headers for hosts of images other than
-                `base_url`'s origin, such as a ``referer`` or a key of that host.
+                `base_url`'s origin, such as a ``referer`` or a key of that host. A redirect
+                to another origin is followed without them.
             proxy: Such as ``"http://user:password@host:3128"``; ``IMAGELABS_PROXY``,
                 except for hosts that ``NO_PROXY`` names; without either, the standard variables.
             verify: `True`, or the path of a CA bundle; `False`: any certificate (dangerous).

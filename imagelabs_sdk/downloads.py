@@ -16,8 +16,8 @@ from .errors import (
     ForbiddenAddressError,
 )
 from .formats import ImageFormat, StructureParser
-from .settings import Settings
-from .transports.base import HttpRequest, HttpResponse, Transport, origin_of
+from .settings import IMAGE_HEADERS, Settings
+from .transports.base import HttpRequest, HttpResponse, Origin, Transport, origin_of
 from .urls import RefusedURLError, from_header, resolve, without_query
 
 __all__ = ["ImageDownloader", "ImageLink"]
@@ -51,6 +51,8 @@ class ImageDownloader:
     """Fetches images from URLs that the service gave.
 
     Images of the API's own origin get its headers and cookies, and may be on a private host.
+    The caller's headers for image hosts are sent to the origin that the service named; a host
+    that only a redirect names gets a browser's plain ones.
 
     Attributes:
         settings: The client's: URL, headers, cookies, limits.
@@ -160,9 +162,10 @@ class ImageDownloader:
     def _open(self, url: str, transfer: "_Transfer", deadline: Deadline) -> HttpResponse:
         """Return a response with an image's status, after redirects; the caller closes it."""
         base = self.settings.base_url + "/"
+        headers = self._headers_by_origin(self._resolve(url, base))
         for _ in range(_MAX_REDIRECTS + 1):
             base = url = self._resolve(url, base)
-            response = self._get(url, transfer, deadline)
+            response = self._get(url, headers, transfer, deadline)
             if response.status in (200, 206):
                 return self._check_length(response, url)
             response.close()
@@ -185,14 +188,31 @@ class ImageDownloader:
             raise _failure("the image's URL may not be http: where the service is https:", url)
         return absolute
 
-    def _get(self, url: str, transfer: "_Transfer", deadline: Deadline) -> HttpResponse:
+    def _headers_by_origin(self, named: str) -> dict[Origin, Mapping[str, str]]:
+        """Return the headers that may hold secrets, by the only origin that each is sent to.
+
+        `named` is the URL that the service named. A redirect to a third origin gets none of them.
+        """
         settings = self.settings
-        own = origin_of(url) == origin_of(settings.base_url)
-        headers = settings.own_image_headers if own else settings.image_headers
+        return {
+            origin_of(named): settings.image_headers,
+            origin_of(settings.base_url): settings.own_image_headers,
+        }
+
+    def _get(
+        self,
+        url: str,
+        headers: Mapping[Origin, Mapping[str, str]],
+        transfer: "_Transfer",
+        deadline: Deadline,
+    ) -> HttpResponse:
+        settings = self.settings
+        origin = origin_of(url)
+        own = origin == origin_of(settings.base_url)
         request = HttpRequest(
             method="GET",
             url=url,
-            headers={**headers, **transfer.range_headers()},
+            headers={**headers.get(origin, IMAGE_HEADERS), **transfer.range_headers()},
             cookies=settings.cookies if own else None,
             jar=settings.jar,
             public_only=not own and not settings.allow_private_hosts,

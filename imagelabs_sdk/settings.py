@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .transports.observed import OnRequest, OnResponse
 
-__all__ = ["BASE_URL", "USER_AGENT", "Settings"]
+__all__ = ["BASE_URL", "IMAGE_HEADERS", "USER_AGENT", "Settings"]
 
 BASE_URL = "https://editor.imagelabs.net"
 USER_AGENT = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 "
     "(KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
 )
+IMAGE_HEADERS = {"accept": "image/*,*/*;q=0.8", "user-agent": USER_AGENT}
+"""What every host of images gets that is not the API's."""
+
 _TIMEOUT = 300.0  # seconds
 
 
@@ -157,9 +160,8 @@ def _with_key(headers: Mapping[str, str | None], api_key: str | None) -> dict[st
 
 
 def _image_headers(given: Mapping[str, str] | None) -> dict[str, str]:
-    """Return what is sent to hosts of images other than the API's."""
-    sent: dict[str, str | None] = {"accept": "image/*,*/*;q=0.8", "user-agent": USER_AGENT}
-    sent |= validation.headers(given, "image_headers")
+    """Return what is sent to a host of images other than the API's that the service named."""
+    sent = {**IMAGE_HEADERS, **validation.headers(given, "image_headers")}
     if "cookie" in sent:
         raise validation.invalid_secret("image_headers", "must not hold a cookie", code="conflict")
     return {name: value for name, value in sent.items() if value is not None}

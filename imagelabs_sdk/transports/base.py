@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 import attrs
@@ -13,14 +13,18 @@ from ..errors import APIResponseError
 __all__ = [
     "HttpRequest",
     "HttpResponse",
+    "Origin",
     "Transport",
     "origin_of",
 ]
 
 _PORTS = {"http": 80, "https": 443}
 
+Origin: TypeAlias = tuple[str, str, int | None]
+"""Scheme, host and port."""
 
-def origin_of(url: str) -> tuple[str, str, int | None]:
+
+def origin_of(url: str) -> Origin:
     """Return scheme, host and port of a URL: URLs of one origin share all three.
 
     Raises:

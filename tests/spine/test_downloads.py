@@ -440,3 +440,43 @@ def test_a_preview_may_have_been_kept_with_an_odd_address(
     assert preview is not None
     with pytest.raises(DownloadError, match="may not be javascript:"):
         preview.read()
+
+
+def test_headers_for_an_image_host_do_not_follow_a_redirect(
+    server: FaultyServer, other: FaultyServer, connect: Connect
+) -> None:
+    """A key for the host that the poll named is not shown to a host that a redirect names."""
+    server.scripts["/image.png"] = [faulty.reply(200, PNG)]
+    other.scripts["/start.png"] = [faulty.reply(302, b"", ("Location", "/next.png"))]
+    other.scripts["/next.png"] = [
+        faulty.reply(302, b"", ("Location", f"http://localhost:{other.port}/away.png"))
+    ]
+    other.scripts["/away.png"] = [faulty.reply(302, b"", ("Location", f"{other.url}/back.png"))]
+    other.scripts["/back.png"] = [faulty.reply(200, PNG)]
+    image = leading_to(
+        f"{other.url}/start.png",
+        server,
+        connect,
+        allow_private_hosts=True,
+        image_headers={"x-key": "hush", "referer": "https://gallery.test/"},
+    )
+    assert image.read() == PNG
+    sent = {asked.path: asked.headers for asked in other.asked}
+    assert [name for name in sent if "x-key" in sent[name]] == [
+        "/start.png",
+        "/next.png",
+        "/back.png",
+    ]
+    assert "hush" not in str(sent["/away.png"])
+    assert "referer" not in sent["/away.png"]
+    assert sent["/away.png"]["accept"].startswith("image/")
+
+
+def test_headers_for_image_hosts_do_not_follow_a_redirect_away_from_the_service(
+    server: FaultyServer, other: FaultyServer, image: Make
+) -> None:
+    """Here the poll named the service itself, so no other host gets them."""
+    redirect = faulty.reply(302, b"", ("Location", f"{other.url}/image.png"))
+    it = image(redirect, allow_private_hosts=True, image_headers={"x-key": "hush"})
+    assert it.read() == PNG
+    assert "hush" not in str([asked.headers for asked in (*server.asked, *other.asked)])
