@@ -16,6 +16,7 @@ import pyte
 import pytest
 from PIL import Image
 from rich.color import Color
+from rich.console import Console
 from rich.style import Style
 
 from imagelabs_sdk import APIConnectionError, HttpResponse
@@ -141,15 +142,17 @@ def test_an_image_has_two_pixels_in_a_character() -> None:
         assert max(map(len, lines)) <= 10
 
 
-@pytest.mark.usefixtures("screen")
 def test_a_preview_that_cannot_be_read_is_no_error(
     imagelabs: Command, service: ScriptedService
 ) -> None:
     """The image itself is what was paid for. In a pipe nothing is drawn."""
+    file = io.StringIO()
+    imagelabs.console = lambda: Console(file=file, force_terminal=True, color_system="truecolor")
     half = ok(status="Working", progress=0.5, current_image_url="/half.png")
     service.polls = [half, half, DONE]
-    service.images = [HttpResponse(200, {}, PNG[:40]), HttpResponse(200, {}, PNG)]
+    service.images = [HttpResponse(404), HttpResponse(200, {}, PNG)]
     assert imagelabs("generate", "x", "-o", "x.png", "--preview").stdout == "x.png\n"
+    assert "▀" in file.getvalue()
     imagelabs.console = None
     assert imagelabs("generate", "x", "-o", "y.png", "--preview").stdout == "y.png\n"
 
