@@ -241,6 +241,29 @@ def test_a_copy_that_a_killed_process_left_is_used(
     assert stored(media) == [left]
 
 
+def test_another_file_of_the_same_size_is_replaced(service: Service, media: Path) -> None:
+    """A size says little."""
+    job = due(ImageJob.objects.start(PROMPT))
+    left_by_a_killed_process(job, media, b"x" * len(LARGE))
+    assert advance(job)
+    assert [path.read_bytes() for path in stored(media)] == [LARGE]
+
+
+def test_a_storage_that_cannot_read_replaces_what_is_there(
+    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some may only write."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(FailingStorage, "size", refuse)
+    job = due(ImageJob.objects.start(PROMPT))
+    left_by_a_killed_process(job, media, LARGE)
+    assert advance(job)
+    assert [path.read_bytes() for path in stored(media)] == [LARGE]
+
+
 class RenamingStorage(FileSystemStorage):
     """Gives each file a name of its own."""
 
