@@ -21,6 +21,7 @@ import websocket
 from PIL import Image
 
 from imagelabs_sdk import APIConnectionError, Deadline, HttpRequest, InvalidRequestError
+from imagelabs_sdk.server.engines.backend import Answer, Backend
 from imagelabs_sdk.server.engines.base import (
     BackendLostError,
     EngineConfig,
@@ -274,6 +275,29 @@ def test_messages_of_other_jobs_and_of_other_shapes_say_nothing(comfy: Setup) ->
 def test_the_reason_of_a_refused_workflow_is_passed_on(comfy: Setup) -> None:
     message = comfy.failure(job(width=8))
     assert "node 5 (EmptyLatentImage): Value 8 smaller than min, width" in message
+
+
+@pytest.mark.parametrize(("error", "words"), [("no prompt", "no prompt"), ({}, "no reason given")])
+def test_a_refusal_of_another_shape_is_told_too(
+    comfy: Setup, monkeypatch: pytest.MonkeyPatch, error: object, words: str
+) -> None:
+    answer = Answer(400, json.dumps({"error": error}).encode())
+    monkeypatch.setattr(Backend, "post", lambda *_: answer)
+    assert comfy.failure(job()) == f"the back end refused the workflow: {words}"
+
+
+def test_a_job_that_waits_in_an_older_servers_queue_is_not_sent_again(comfy: Setup) -> None:
+    comfy.fake.has_jobs_api = False
+    comfy.fake.open_gate.clear()
+    first, second = comfy.engine(), comfy.engine()
+    with in_background(lambda: first.render([job(number=1)], Recorder())):
+        assert comfy.fake.at_gate.wait(10)
+        with in_background(lambda: second.render([job(number=2)], Recorder())):
+            wait_until(lambda: len(comfy.fake.pending) == 1)
+            asked = comfy.fake.asked.count("GET /queue")
+            wait_until(lambda: comfy.fake.asked.count("GET /queue") > asked)
+            comfy.fake.open_gate.set()
+    assert comfy.fake.executed == [job(number=1).handle, job(number=2).handle]
 
 
 def test_a_failed_sampler_is_told_in_its_own_words_without_the_prompt(comfy: Setup) -> None:
@@ -701,8 +725,12 @@ def test_comfy_sdk_gets_along_with_the_fake_server_through_comfy_api_proxy(
         wait_until(lambda: is_listening(port))
         monkeypatch.setenv("COMFY_BASE_URL", f"http://127.0.0.1:{port}")
         with comfy_sdk.Comfy() as client:
-            done = client.run(client.workflows.from_json(stock_workflow()))
-            (output,) = done.get_outputs("9")
+            comfy.fake.open_gate.clear()  # the proxy takes a job for lost that ends as it asks
+            workflow = client.workflows.from_json(stock_workflow())
+            with in_background(lambda: client.run(workflow)) as results:
+                assert comfy.fake.at_gate.wait(20)
+                comfy.fake.open_gate.set()
+            (output,) = results[0].get_outputs("9")
             assert output.name.endswith(".png")
     finally:
         proxy.terminate()

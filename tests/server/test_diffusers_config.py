@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from imagelabs_sdk import InvalidRequestError
@@ -17,6 +18,7 @@ from imagelabs_sdk.server.engines.diffusers.models import (
     read_card,
 )
 from imagelabs_sdk.server.engines.tuning import Limits
+from tests.server.monitor import job
 
 CARD = ModelCard(folder="x", pipeline="P", has_convolutions=True, defaults=Defaults())
 
@@ -109,3 +111,33 @@ def test_the_front_loads_neither_torch_nor_diffusers() -> None:
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert output.stdout.strip() == b"[]"
+
+
+def test_a_request_comes_before_the_operator_and_the_operator_before_the_model() -> None:
+    card = attrs.evolve(CARD, defaults=Defaults(steps=30, guidance=5.0))
+    config = DiffusersConfig(model="x", card=card, steps=3)
+    assert config.tuning(job().request).steps == 3
+    assert config.tuning(job().request).guidance == 5.0
+    asked = config.tuning(job(extra_body={"steps": 5, "cfg_scale": 1}).request)
+    assert (asked.steps, asked.guidance) == (5, 1.0)
+
+
+def test_what_a_model_cannot_do_is_refused_before_the_job_is_taken() -> None:
+    config = DiffusersConfig(model="x", card=attrs.evolve(CARD, has_convolutions=False))
+    config.check(job().request)
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"tiling": True},
+        {"extra_body": {"subseed_strength": 0.5}},
+        {"reference_image": "data:image/png;base64,AAAA"},
+    )
+    for wrong in wrongs:
+        with pytest.raises(InvalidRequestError):
+            config.check(job(**wrong).request)
+
+
+def test_requests_of_one_shape_share_a_forward_pass() -> None:
+    config = DiffusersConfig(model="x", card=CARD)
+    key = config.batch_key(job("a").request)
+    assert key == config.batch_key(job("b", seed=3).request)
+    assert key != config.batch_key(job("a", width=72).request)
+    assert key != config.batch_key(job("a", extra_body={"steps": 3}).request)

@@ -48,6 +48,9 @@ _STANDINGS = {
 }
 
 
+_QUEUES = {"queue_running": Standing.RUNNING, "queue_pending": Standing.QUEUED}
+
+
 @attrs.define
 class ComfyUIJobs:
     """The jobs of one server. Raises `APIConnectionError` where no answer comes.
@@ -96,7 +99,7 @@ class ComfyUIJobs:
         if self.has_jobs_api and self.backend.post(path, {}, _soon()).status == 200:
             return
         self.backend.post("/queue", {"delete": [handle]}, _soon())
-        if handle in self._queue("queue_running"):
+        if handle in self._queue()["queue_running"]:
             self.backend.post("/interrupt", {"prompt_id": handle}, _soon())
 
     def image(self, found: Found, node: str, deadline: Deadline) -> bytes:
@@ -133,22 +136,28 @@ class ComfyUIJobs:
         return Found(standing, _object(job.get("outputs")), self._failure(_object(status)))
 
     def _from_history(self, handle: str) -> Found:
+        """Ask the queue first: a job that has left it by then is in the history."""
+        queue = self._queue()
+        for name, standing in _QUEUES.items():
+            if handle in queue[name]:
+                return Found(standing)
         entry = self.backend.get(f"/history/{handle}", _soon()).fields().get(handle)
-        if isinstance(entry, dict):
-            status = _object(entry.get("status"))
-            failed = status.get("status_str") == "error"
-            standing = Standing.FAILED if failed else Standing.DONE
-            return Found(standing, _object(entry.get("outputs")), self._failure(status))
-        if handle in self._queue("queue_running"):
-            return Found(Standing.RUNNING)
-        if handle in self._queue("queue_pending"):
-            return Found(Standing.QUEUED)
-        return Found(Standing.UNKNOWN)
+        if not isinstance(entry, dict):
+            return Found(Standing.UNKNOWN)
+        status = _object(entry.get("status"))
+        failed = status.get("status_str") == "error"
+        standing = Standing.FAILED if failed else Standing.DONE
+        return Found(standing, _object(entry.get("outputs")), self._failure(status))
 
-    def _queue(self, which: str) -> list[str]:
-        entries = self.backend.get("/queue", _soon()).fields().get(which)
-        items = entries if isinstance(entries, list) else []
-        return [item[1] for item in items if isinstance(item, list) and len(item) > 1]
+    def _queue(self) -> dict[str, list[str]]:
+        """Return the ids in the queue, as of one moment, by the names of `_QUEUES`."""
+        answer = self.backend.get("/queue", _soon()).fields()
+        found = {}
+        for name in _QUEUES:
+            items = answer.get(name)
+            items = items if isinstance(items, list) else []
+            found[name] = [item[1] for item in items if isinstance(item, list) and len(item) > 1]
+        return found
 
     def _failure(self, status: Mapping[str, Any]) -> str:
         """Read why it failed from the messages of the execution."""
