@@ -737,6 +737,7 @@ def test_a_strategy_that_answers_nonsense_fails_no_job(service: Service, setting
     """It is a mistake in the settings; the job is healthy."""
     job = due(start())
     settings.IMAGELABS = {"default": settings_for(service, poll_interval=None, polling=Nonsense())}
+    service.progress = lambda _: running()
     assert advance(job)
     assert (job.state, job.error_code) == ("running", "InvalidRequestError")
 
