@@ -4,13 +4,12 @@ import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
 
 from imagelabs_sdk import FixedInterval, JobFailedError
-from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 
 from .faulty import PNG, FaultyServer, reply
 
@@ -29,17 +28,9 @@ class Printed(NamedTuple):
 Run = Callable[..., Printed]
 
 
-class QuickEngine(LandscapeEngine):
-    """What an example gets that asks for no speed of its own."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"duration": 0.2, **settings})
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs an example as a program, only faster; answers what it printed."""
-    monkeypatch.setattr("imagelabs_sdk.server.local.LandscapeEngine", QuickEngine)
     monkeypatch.setattr("imagelabs_sdk.embedded._DURATION", 0.2)
     monkeypatch.setattr("imagelabs_sdk.context.FixedInterval", lambda _: FixedInterval(0.05))
     monkeypatch.setattr("imagelabs_sdk.context.Adaptive", lambda: FixedInterval(0.05))
