@@ -105,6 +105,7 @@ class FakeComfyUI:
         asked: Method and path of each request.
         has_jobs_api: False: an older version, without ``/api/jobs``.
         takes_prompt_id: False: older still; it mints ids of its own.
+        linger: Seconds for which a finished job is still among the running ones.
         fails_with: A message with which the sampler fails; empty: it does not.
         open_gate: While it is not set, the sampler waits after its first step.
     """
@@ -120,6 +121,7 @@ class FakeComfyUI:
         self.sockets: dict[str, tuple[web.WebSocketResponse, dict[str, Any]]] = {}
         self.has_jobs_api = self.takes_prompt_id = self.has_websocket = True
         self.fails_with = ""
+        self.linger = 0.0
         self.open_gate = threading.Event()
         self.open_gate.set()
         self.at_gate = threading.Event()
@@ -140,6 +142,7 @@ class FakeComfyUI:
             item = self.pending.pop(0)
             self.running.append(item)
             await self._execute(item)
+            await asyncio.sleep(self.linger)
             self.running.remove(item)
 
     async def _execute(self, item: tuple[Any, ...]) -> None:

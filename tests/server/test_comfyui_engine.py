@@ -725,12 +725,9 @@ def test_comfy_sdk_gets_along_with_the_fake_server_through_comfy_api_proxy(
         wait_until(lambda: is_listening(port))
         monkeypatch.setenv("COMFY_BASE_URL", f"http://127.0.0.1:{port}")
         with comfy_sdk.Comfy() as client:
-            comfy.fake.open_gate.clear()  # the proxy takes a job for lost that ends as it asks
-            workflow = client.workflows.from_json(stock_workflow())
-            with in_background(lambda: client.run(workflow)) as results:
-                assert comfy.fake.at_gate.wait(20)
-                comfy.fake.open_gate.set()
-            (output,) = results[0].get_outputs("9")
+            comfy.fake.linger = 1.0  # the proxy takes a job for lost that ends as it asks
+            done = client.run(client.workflows.from_json(stock_workflow()))
+            (output,) = done.get_outputs("9")
             assert output.name.endswith(".png")
     finally:
         proxy.terminate()
