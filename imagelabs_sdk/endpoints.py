@@ -67,6 +67,7 @@ _T = TypeVar("_T")
 _MAX_ANSWER = 1024 * 1024  # bytes; the answers that were seen have a few hundred
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between attempts to submit
 _KEYED_RETRIES = 2  # times that a submit with a key is sent again at least, if its fate is unknown
+_JUDGEMENTS = (400, 413, 415, 422)  # the statuses that are about the request alone
 _CONFLICT = 409  # how a service says that a job cannot be cancelled any more
 _PLAIN_WORDS = ("", "Done", "Processing")  # quote nothing; most answers have one of them
 _FIELDS = {"status", "progress", "current_image_url", "final_image_url"}  # and no other field
@@ -161,13 +162,13 @@ class Endpoints:
                 raise JobStoppedError("stopped before anything was submitted", delivered="no")
             attempt += 1
             try:
-                task_id = self._exchange(call, unstoppable, attempt)
+                task_id = self._exchange(call, unstoppable, attempt, unclear=unclear)
             except ImageLabsError as error:
-                unclear = _note_fate(error, unclear)
+                was_unclear, unclear = unclear, error.delivered == "maybe"
                 pause = submit_retry_delay(error, attempt, keyed=keyed)
                 allowed = max(retries, _KEYED_RETRIES) if keyed and unclear else retries
                 if attempt > allowed or pause is None or pause >= deadline.remaining():
-                    _give_up(error)
+                    _give_up(error, was_unclear=was_unclear)
                 log.info("not accepted, sending again in %.1f s: %s", pause, error)
             else:
                 self._log_accepted(task_id, request)
@@ -278,9 +279,18 @@ class Endpoints:
         prompts = (request.prompt, request.negative_prompt) if request else ()
         return Secrets((*prompts, *self.settings.secrets))
 
-    def _exchange(self, call: _Call[_T], deadline: Deadline, attempt: int = 1) -> _T:
-        """Send a request once and decode the answer."""
-        with _described(call, attempt):
+    def _exchange(
+        self, call: _Call[_T], deadline: Deadline, attempt: int = 1, *, unclear: bool = False
+    ) -> _T:
+        """Send a request once and decode the answer.
+
+        Args:
+            call: The request.
+            deadline: Ends the exchange.
+            attempt: 1 for the first.
+            unclear: True if an earlier attempt may have been accepted.
+        """
+        with _described(call, attempt, unclear=unclear):
             if deadline.passed:
                 raise APITimeoutError("no time is left for the request", delivered="no")
             within = deadline.within(self.settings.request_timeout)
@@ -302,7 +312,7 @@ class Endpoints:
 
 
 @contextmanager
-def _described(call: _Call[_T], attempt: int) -> Iterator[None]:
+def _described(call: _Call[_T], attempt: int, *, unclear: bool) -> Iterator[None]:
     """Complete the error of an exchange: method, URL, attempts, remedy; without any secret.
 
     This is the one place where the words of a service and of a transport are redacted.
@@ -314,6 +324,8 @@ def _described(call: _Call[_T], attempt: int) -> Iterator[None]:
         error.endpoint = f"{call.request.method} {call.request.url.partition('?')[0]}"
         error.task_id = call.task_id or error.task_id
         error.delivered = error.delivered or "maybe"  # ... or one that does not tell
+        if unclear and not _settles(error):
+            error.delivered = "maybe"
         error.redact(call.secrets)
         if is_new:
             tried = "once" if attempt == 1 else f"{attempt} times"
@@ -365,23 +377,31 @@ def submit_retry_delay(error: ImageLabsError, attempt: int, *, keyed: bool = Fal
     return max(pause * (0.75 + random.random() / 4), asked or 0.0)
 
 
-def _note_fate(error: ImageLabsError, unclear: bool) -> bool:
-    """Return True if a submit may have been accepted by now, by this attempt or an earlier one.
+def _settles(error: ImageLabsError) -> bool:
+    """Return True if an answer to a submit with a key says what became of its earlier attempts.
 
-    An answer of the service settles it: a request with a key that it knows is never refused.
+    Only a judgement of the request itself does. Whoever limits rates, asks for credentials or
+    finds no server may stand in front of the one that knows the key.
     """
-    if unclear and error.delivered == "no" and not isinstance(error, APIStatusError):
-        error.delivered = "maybe"
-    return error.delivered == "maybe"
+    if isinstance(error, APIStatusError):
+        return error.status_code in _JUDGEMENTS
+    return error.delivered == "yes"
 
 
-def _give_up(error: ImageLabsError) -> NoReturn:
-    """Raise the error of a failed submit; one that leaves its fate unknown has its own class."""
-    if isinstance(error, APIConnectionError | APIResponseError) and error.delivered == "maybe":
+def _give_up(error: ImageLabsError, *, was_unclear: bool) -> NoReturn:
+    """Raise the error of a failed submit; one that leaves its fate unknown has its own class.
+
+    Args:
+        error: The last attempt's.
+        was_unclear: True if an earlier attempt may have been accepted.
+    """
+    no_answer = isinstance(error, APIConnectionError | APIResponseError)
+    if error.delivered == "maybe" and (no_answer or was_unclear):
         raise SubmissionUnknownError(
             f"the request may or may not have been accepted, so it was not sent again: "
             f"{error.message}",
             endpoint=error.endpoint,
+            task_id=error.task_id,
             request_id=error.request_id,
             body=error.body,
         ) from error

@@ -156,6 +156,31 @@ def test_a_submit_that_stays_unclear_is_told_as_such(service: Service) -> None:
     assert caught.value.delivered == "yes"
 
 
+@pytest.mark.parametrize("code", [401, 403, 404, 429, 503])
+def test_a_refusal_in_front_of_the_service_does_not_settle_a_lost_answer(
+    service: Service, code: int
+) -> None:
+    """The first attempt may be rendering behind it: nobody may be told to buy again."""
+    client = service.client(max_retries=0)
+    client.submit(SMALL)
+    service.faults = [lost(), *[code] * 3]
+    with pytest.raises(SubmissionUnknownError) as caught:
+        client.submit(SMALL)
+    assert caught.value.delivered == "maybe"
+    assert str(code) in str(caught.value)
+    assert "nothing was bought" not in str(caught.value)
+
+
+def test_a_batch_never_buys_again_what_a_busy_service_may_have_accepted(service: Service) -> None:
+    """Another call would have another key."""
+    client = service.client(polling=FixedInterval(0.001))
+    client.submit(SMALL)
+    service.faults = [lost(), 503, 503, 503]
+    [outcome] = client.generate_many([SMALL], max_in_flight=1)
+    assert isinstance(outcome.error, SubmissionUnknownError)
+    assert len({key for key in service.sent("idempotency-key") if key}) == 1
+
+
 def test_without_an_announcement_a_lost_answer_stays_unknown(service: Service) -> None:
     """Sending again could buy twice."""
     service.faults = [lost()]
