@@ -141,8 +141,8 @@ def test_images_without_jobs_are_swept_and_jobs_without_images_fail(
     finish(store, claim(store))
     images = tmp_path / "store/images"
     (images / f"{short}.1.png").write_bytes(PNG[:5])
-    (images / "orphan.1.png").write_bytes(PNG)
-    (images / "half.1.png.part").write_bytes(PNG)
+    (images / f"{'0' * 32}.1.png").write_bytes(PNG)
+    (images / f"{'1' * 32}.1.png.part").write_bytes(PNG)
     again = reopen(store, tmp_path, time)
     assert [path.name for path in images.iterdir()] == [f"{whole}.1.png"]
     assert state(again, whole) is JobState.DONE
@@ -200,9 +200,9 @@ def test_a_file_that_is_no_store_is_refused_by_name_and_kept(tmp_path: Path, kin
 def test_a_store_whose_images_cannot_be_swept_is_let_go(tmp_path: Path) -> None:
     """The lock, too: it can be opened once somebody has mended the folder."""
     JobStore.open(tmp_path / "store").close()
-    odd = tmp_path / "store/images/folder"
+    odd = tmp_path / f"store/images/{'0' * 32}.1.png"
     odd.mkdir()
-    with pytest.raises(OSError, match="folder"):
+    with pytest.raises(OSError, match=odd.name):
         JobStore.open(tmp_path / "store")
     odd.rmdir()
     JobStore.open(tmp_path / "store").close()
@@ -474,20 +474,34 @@ def test_a_submit_that_cannot_be_written_is_not_accepted() -> None:
 
 def test_images_in_memory_and_in_files_behave_alike(tmp_path: Path) -> None:
     """One contract, two places."""
+    a, b, c = (f"{letter * 32}.1.png" for letter in "abc")
     for images in (MemoryImages(), ImageFiles(tmp_path)):
-        images.write("a", b"1")
-        images.write("b", b"22")
-        assert (images.read("b"), images.size("b"), images.read("c"), images.size("c")) == (
+        images.write(a, b"1")
+        images.write(b, b"22")
+        assert (images.read(b), images.size(b), images.read(c), images.size(c)) == (
             b"22",
             2,
             None,
             None,
         )
-        images.delete("c")
-        assert images.sweep({"b"}) == 1
-        assert images.read("a") is None
-        images.delete("b")
-        assert images.size("b") is None
+        images.delete(c)
+        assert images.sweep({b}) == 1
+        assert images.read(a) is None
+        images.delete(b)
+        assert images.size(b) is None
+
+
+def test_a_store_removes_no_file_of_somebody_else(tmp_path: Path) -> None:
+    """`--store .` beside a folder of images that a user has bought: they must survive."""
+    images = tmp_path / "images"
+    (images / "holiday").mkdir(parents=True)
+    (images / "cat.png").write_bytes(PNG)
+    orphan = images / f"{'0' * 32}.1.png.part"
+    orphan.write_bytes(PNG)
+    JobStore.open(tmp_path).close()
+    assert (images / "cat.png").read_bytes() == PNG
+    assert (images / "holiday").is_dir()
+    assert not orphan.exists()
 
 
 def test_three_strikes_are_what_the_words_say() -> None:

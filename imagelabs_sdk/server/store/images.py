@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,8 @@ from typing import Protocol
 import attrs
 
 __all__ = ["ImageFiles", "Images", "MemoryImages"]
+
+_OURS = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[a-z]+(\.part)?")  # as the store names images
 
 
 class Images(Protocol):
@@ -72,10 +75,10 @@ class MemoryImages:
 
 @attrs.frozen
 class ImageFiles:
-    """Images as files of mode 0600 in a folder of their own.
+    """Images as files of mode 0600 in a folder.
 
     Attributes:
-        folder: Exists, and holds nothing else.
+        folder: Exists. What else is in it is left alone.
     """
 
     folder: Path
@@ -116,9 +119,13 @@ class ImageFiles:
         (self.folder / name).unlink(missing_ok=True)
 
     def sweep(self, known: Collection[str]) -> int:
-        """Remove every file whose name is not in `known`; return how many there were."""
+        """Remove every file that is named like an image of a store and is not in `known`.
+
+        The folder may have been there before the store, with images of a user's in it.
+        """
         names = set(known)
-        orphans = [path for path in self.folder.iterdir() if path.name not in names]
+        ours = [path for path in self.folder.iterdir() if _OURS.fullmatch(path.name)]
+        orphans = [path for path in ours if path.name not in names]
         for path in orphans:
             path.unlink()
         return len(orphans)
