@@ -1,4 +1,4 @@
-"""Make the pictures of README and docs: what the built-in engine draws, and a terminal's screen.
+"""Make the images of README and docs: what the built-in engine draws, and a terminal's screen.
 
 python docs/make_images.py        # extras cli, docs, server
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from imagelabs_sdk import __version__
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 from imagelabs_sdk.server.http import running
 from imagelabs_sdk.server.local import LocalServer
@@ -125,6 +126,14 @@ def test_a_link_on_a_page_leads_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
             slugs = {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
             assert anchor in slugs, target
+
+
+def test_the_install_page_names_the_version_of_this_checkout() -> None:
+    """A reader who asks an index for another one gets nothing."""
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    major, minor, _ = (int(part) for part in __version__.split("."))
+    assert f"imagelabs_sdk-{__version__}-py3-none-any.whl" in page
+    assert f">={major}.{minor},<{major}.{minor + 1}`" in page
 
 
 def test_a_block_that_is_not_run_says_why() -> None:

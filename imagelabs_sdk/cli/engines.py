@@ -20,27 +20,30 @@ _Function = Callable[..., Any]
 
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--engine",), {"type": click.Choice(sorted(ENGINES)), "default": "landscape",
-                     "show_default": True, "help": "What renders."}),
-    (("--model",), {"help": "A folder or a name, such as stabilityai/sdxl-turbo; or its name at "
-                            "the back end."}),
+                     "show_default": True, "help": "What renders the images."}),
+    (("--model",), {"help": "diffusers: a folder or a name, such as stabilityai/sdxl-turbo; "
+                            "openai: its name at the back end."}),
     (("--backend", "backends"), {"multiple": True, "metavar": "URL",
-                                 "help": "A server that renders; several for ComfyUI."}),
+                                 "help": "A server that renders; for comfyui may be repeated."}),
     (("--workflow",), {"type": click.Path(exists=True, dir_okay=False, path_type=Path),
-                       "help": "ComfyUI: a file of its Export (API)."}),
+                       "help": "comfyui: a workflow, saved with Export (API)."}),
     (("--map", "mapping"), {"multiple": True, "metavar": "NAME=NODE.INPUT",
-                            "help": "ComfyUI: a place in the workflow, or output=NODE."}),
-    (("--dialect",), {"help": "Which kind of server speaks the OpenAI images API."}),
-    (("--device",), {"help": "Where a model runs, such as cuda:0.  [default: a GPU, if any]"}),
-    (("--dtype",), {"help": "In which precision: float16, bfloat16, float32."}),
+                            "help": "comfyui: which input a field of a request fills; "
+                                    "or output=NODE."}),
+    (("--dialect",), {"help": "openai: which server it is, such as localai or sdcpp.  "
+                              "[default: generic]"}),
+    (("--device",), {"help": "diffusers: where the model runs, such as cuda:0.  "
+                             "[default: a GPU, if any]"}),
+    (("--dtype",), {"help": "diffusers: its precision: float16, bfloat16, float32."}),
     (("--max-batch",), {"type": int, "help": "Images in one forward pass.  [default: 8]"}),
     (("--batch-wait-ms",), {"type": float,
                             "help": "Milliseconds to wait for a fuller batch.  [default: 20]"}),
     (("--steps",), {"type": int, "help": "Denoising steps, instead of the model's default."}),
-    (("--guidance",), {"type": float, "help": "Guidance scale, likewise."}),
-    (("--max-steps",), {"type": int, "help": "What a request may ask for.  [default: 100]"}),
-    (("--max-guidance",), {"type": float, "help": "Likewise.  [default: 30]"}),
+    (("--guidance",), {"type": float, "help": "Guidance scale, instead of the model's default."}),
+    (("--max-steps",), {"type": int, "help": "Most steps of a request.  [default: 100]"}),
+    (("--max-guidance",), {"type": float, "help": "Highest guidance of a request.  [default: 30]"}),
     (("--render-timeout",), {"type": float, "metavar": "SECONDS",
-                             "help": "For one image at a back end."}),
+                             "help": "Longest time for one image at a --backend."}),
 )  # fmt: skip
 
 

@@ -40,8 +40,14 @@ def _bounds(function: _Function) -> _Function:
     short_help="Serve images over HTTP, as the service does.",
     epilog="Example: imagelabs serve --port 8000 --duration 2",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0: a free one.",
+)
 @click.option(
     "--duration",
     metavar="SECONDS",
@@ -49,7 +55,10 @@ def _bounds(function: _Function) -> _Function:
     help="How long an image of the landscape engine takes.  [default: 4]",
 )
 @click.option(
-    "--workers", metavar="N", type=int, help="Images rendered at once; of a model, one a GPU."
+    "--workers",
+    metavar="N",
+    type=int,
+    help="Workers that render at once; diffusers: one for each GPU.",
 )
 @click.option(
     "--script",
@@ -60,8 +69,8 @@ def _bounds(function: _Function) -> _Function:
 @click.option(
     "--store",
     metavar="DIR",
-    help="Where jobs and images are kept. Default: a folder of the user's for each port; "
-    "'memory', and with --port 0: nowhere.",
+    help="Where jobs and images are kept; 'memory': nowhere.  "
+    "[default: a folder of yours for each port; with --port 0 'memory']",
 )
 @click.option(
     "--grace",
@@ -69,17 +78,25 @@ def _bounds(function: _Function) -> _Function:
     type=click.FloatRange(min=0),
     default=8.0,
     show_default=True,
-    help="From SIGTERM or Ctrl-C to the end.",
+    help="Longest time from SIGTERM or Ctrl-C to the exit.",
 )
-@click.option("--public-url", default="", help="What addresses in answers begin with.")
-@click.option("--allow-host", multiple=True, help="Another host name to be served under.")
-@click.option("--allow-origin", multiple=True, help="A foreign web page's origin that may ask.")
-@click.option("--proxy", multiple=True, help="Address or network whose X-Forwarded-* count.")
+@click.option(
+    "--public-url",
+    default="",
+    help="Beginning of each URL in an answer, such as https://a.example.",
+)
+@click.option(
+    "--allow-host", multiple=True, help="Another host name that the server is reached by."
+)
+@click.option("--allow-origin", multiple=True, help="Origin of a web page that may send requests.")
+@click.option(
+    "--proxy", multiple=True, help="Address or network whose X-Forwarded-* headers are trusted."
+)
 @click.option(
     "--tokens",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Bearer tokens that are asked for: 'name token [in-flight=N] [max-side=N]' a line.",
+    help="Bearer tokens that clients need, one a line: name token [in-flight=N] [max-side=N].",
 )
 @click.option("--access-log/--no-access-log", default=False, help="Log a line for each request.")
 @click.option("--embed-prompts", is_flag=True, help="Write the prompt into each image's file.")
@@ -89,8 +106,8 @@ def _bounds(function: _Function) -> _Function:
 def serve(**given: Any) -> None:
     """Serve images over HTTP, as the service does, until Ctrl-C.
 
-    Without --engine, of the built-in one: landscapes as a stand-in. A key for a back end is read
-    from the environment, IMAGELABS_BACKEND_API_KEY.
+    Without --engine the built-in engine paints landscapes, as a stand-in. The key of a
+    --backend is read from the environment, IMAGELABS_BACKEND_API_KEY.
     """
     if given["script"] is not None:
         from ..testing.scenario import serve_scenario  # the kit for tests is loaded for this alone

@@ -40,7 +40,7 @@ def show(file: Path, as_json: bool) -> None:
         print_result(to_json(_facts(file, found)))
         return
     for name, value in _lines(found):
-        print_result(f"{name:<16}{value}")
+        print_result(f"{name:<20}{value}")
 
 
 def _facts(file: Path, found: GenerationParameters) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def test_an_image_tells_how_it_was_made(imagelabs: Command) -> None:
     """One fact a line for a person, one object for a program."""
     path = png("x.png", parameters=INFOTEXT)
     lines = imagelabs("show", path).stdout.splitlines()
-    assert lines[0] == "made by         automatic1111"
-    assert "seed            965400086" in lines
-    assert "Sampler         Euler a" in lines
+    assert lines[0] == "made by             automatic1111"
+    assert "seed                965400086" in lines
+    assert "Sampler             Euler a" in lines
     facts = json.loads(imagelabs("show", path, "--json").stdout)
     assert list(facts) == [
         "path", "tool", "prompt", "negative_prompt", "width", "height", "seed", "subseed", "details"
