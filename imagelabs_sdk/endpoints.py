@@ -159,7 +159,7 @@ class Endpoints:
         unstoppable = deadline.without_stop()
         while True:
             if deadline.stopped:
-                raise JobStoppedError("stopped before anything was submitted", delivered="no")
+                raise _stopped(unclear=unclear)
             attempt += 1
             try:
                 task_id = self._exchange(call, unstoppable, attempt, unclear=unclear)
@@ -386,6 +386,16 @@ def _settles(error: ImageLabsError) -> bool:
     if isinstance(error, APIStatusError):
         return error.status_code in _JUDGEMENTS
     return error.delivered == "yes"
+
+
+def _stopped(*, unclear: bool) -> ImageLabsError:
+    """Return the error of a submit that its caller has stopped between two attempts."""
+    if unclear:
+        return SubmissionUnknownError(
+            "stopped; the request may or may not have been accepted before, and it was not sent "
+            "again"
+        )
+    return JobStoppedError("stopped before anything was submitted", delivered="no")
 
 
 def _give_up(error: ImageLabsError, *, was_unclear: bool) -> NoReturn:

@@ -181,6 +181,18 @@ def test_a_batch_never_buys_again_what_a_busy_service_may_have_accepted(service:
     assert len({key for key in service.sent("idempotency-key") if key}) == 1
 
 
+def test_a_stop_after_a_lost_answer_does_not_say_that_nothing_was_submitted(
+    service: Service,
+) -> None:
+    """Nor does the batch take the item for one that it may buy in its next run."""
+    client = service.client()
+    client.submit(SMALL)
+    service.faults = [lost()]
+    with pytest.raises(SubmissionUnknownError, match="may or may not have been accepted"):
+        client.submit(SMALL, stop=lambda: len(service.seen) >= 2)
+    assert len(service.seen) == 2
+
+
 def test_without_an_announcement_a_lost_answer_stays_unknown(service: Service) -> None:
     """Sending again could buy twice."""
     service.faults = [lost()]
