@@ -113,6 +113,7 @@ class Endpoints:
         deadline: Deadline,
         max_retries: int | None = None,
         priority: int | None = None,
+        key: str | None = None,
     ) -> str:
         """Ask for one image with ``POST /txt2img`` and return the task id.
 
@@ -123,6 +124,8 @@ class Endpoints:
                 the settings say.
             priority: 0 (first) to 7 (last), sent only to a service that has announced it; `None`:
                 as any other request.
+            key: What tells a service that has announced such keys that this request was sent
+                before; `None`: a new one.
 
         Raises:
             SubmissionUnknownError: It may have been accepted; it was not sent again.
@@ -131,11 +134,11 @@ class Endpoints:
             JobStoppedError: The caller asked to stop before it was accepted.
             OSError: The ledger cannot be written; nothing was sent.
         """
-        ledger = self.settings.ledger
+        ledger, headers = self.settings.ledger, self._submit_headers(priority, key)
         if ledger is None:
-            return self._submit(request, deadline, max_retries, priority)
+            return self._submit(request, deadline, max_retries, headers)
         with ledger.submitting(request, self.settings.base_url) as submit:
-            submit.task_id = self._submit(request, deadline, max_retries, priority)
+            submit.task_id = self._submit(request, deadline, max_retries, headers)
         return submit.task_id
 
     def _submit(
@@ -143,10 +146,9 @@ class Endpoints:
         request: ImageRequest,
         deadline: Deadline,
         max_retries: int | None,
-        priority: int | None,
+        headers: Mapping[str, str],
     ) -> str:
         retries = self.settings.max_retries if max_retries is None else max_retries
-        headers = self._submit_headers(priority)
         keyed = "idempotency-key" in headers
         call = _Call(
             self._post("/txt2img", wire.encode_image_request(request), headers),
@@ -246,10 +248,10 @@ class Endpoints:
         """Return what the service has announced in this process."""
         return known_features(self.settings.base_url)
 
-    def _submit_headers(self, priority: int | None) -> dict[str, str]:
+    def _submit_headers(self, priority: int | None, key: str | None) -> dict[str, str]:
         features, headers = self.features, {}
         if features.idempotency_key:
-            headers["idempotency-key"] = new_key()
+            headers["idempotency-key"] = key or new_key()
         if features.priority and priority is not None:
             headers["priority"] = f"u={priority}"
         return headers

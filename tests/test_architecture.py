@@ -82,7 +82,7 @@ MAY_IMPORT = {
     "batch.__init__": [],
     "batch.admission": ["errors", "endpoints"],
     "batch.checkpoint": ["_journal", "models", "wire"],
-    "batch.scheduler": [*SPINE, "jobs", "batch.admission", "batch.checkpoint"],
+    "batch.scheduler": [*SPINE, "extensions", "jobs", "batch.admission", "batch.checkpoint"],
     "batch.batch": [*SPINE, "jobs", "batch.checkpoint", "batch.scheduler"],
     "context": ["deadline", "endpoints", "downloads", "polling", "settings", "transports.base",
                 "transports.requests", "transports.observed"],

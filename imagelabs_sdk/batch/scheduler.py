@@ -23,6 +23,7 @@ from ..errors import (
     JobStoppedError,
     RateLimitError,
 )
+from ..extensions import new_key
 from ..images import GeneratedImage
 from ..jobs import Job, movement, stalled_error
 from ..models import ImageRequest, Progress
@@ -130,6 +131,7 @@ class Entry:
         job: `None` until it is accepted.
         deadline: When the wait for the job ends.
         attempts: Its submits so far.
+        key: The idempotency key that all of them carry, where the service takes one.
         seen: What the last poll that was answered said of it.
         moved_at: When that changed, by the clock of polling.
     """
@@ -140,6 +142,7 @@ class Entry:
     job: Job | None = None
     deadline: Deadline = Deadline()  # noqa: RUF009 - frozen
     attempts: Attempts = attrs.Factory(Attempts)
+    key: str = attrs.Factory(new_key)
     seen: object = None
     moved_at: float = 0.0
 
@@ -332,7 +335,11 @@ class Scheduler:
         # A worker that sleeps polls no job: a submit is sent once here, and put back.
         try:
             task_id = self._context.endpoints.submit(
-                entry.request, deadline=deadline, max_retries=0, priority=_LOW_PRIORITY
+                entry.request,
+                deadline=deadline,
+                max_retries=0,
+                priority=_LOW_PRIORITY,
+                key=entry.key,
             )
         except JobStoppedError:
             self._record(entry, "refused")

@@ -181,6 +181,17 @@ def test_a_batch_never_buys_again_what_a_busy_service_may_have_accepted(service:
     assert len({key for key in service.sent("idempotency-key") if key}) == 1
 
 
+def test_a_batch_sends_a_refused_item_again_with_its_key(service: Service) -> None:
+    """Whoever refused it may stand in front of a service that has accepted it."""
+    client = service.client(polling=FixedInterval(0.001))
+    client.submit(SMALL)
+    service.faults = [503]
+    service.status = "Error: x"
+    list(client.generate_many([SMALL, SMALL], max_in_flight=1))
+    first, again, other = [key for key in service.sent("idempotency-key") if key]
+    assert first == again != other
+
+
 def test_a_stop_after_a_lost_answer_does_not_say_that_nothing_was_submitted(
     service: Service,
 ) -> None:
