@@ -1,1 +1,1 @@
-"""Rooms for neighbours: what other frameworks expect, told in the package's public names."""
+"""Bridges to other frameworks, written with the public names of the package."""

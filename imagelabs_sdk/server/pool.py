@@ -203,7 +203,7 @@ class _Supervisor:
 
     def _wait(self, run: "_Run") -> bool:
         """Wait for a message, a wake or a timeout; return False when the worker is lost."""
-        ready = multiprocessing.connection.wait([run.connection, self._woken], run.patience())
+        ready = multiprocessing.connection.wait([run.connection, self._woken], run.longest_wait())
         if self._woken in ready:
             with self._waking:
                 self._woken.recv_bytes()
@@ -270,7 +270,7 @@ class _Run:
             getattr(self, f"_{kind}")(*values)
         return True
 
-    def patience(self) -> float | None:
+    def longest_wait(self) -> float | None:
         """Return the seconds until something must have happened; None: there is no limit."""
         now = time.monotonic()
         limit = self._limit()

@@ -480,7 +480,7 @@ def test_a_server_that_stays_away_gives_its_job_back_once(comfy: Setup) -> None:
     time = FakeTime()
     url = f"http://127.0.0.1:{free_port()}"
     engine = attrs.evolve(
-        comfy.engine(backends=(url,), patience=5.0), sleep=time.sleep, clock=time.clock
+        comfy.engine(backends=(url,), give_up_after=5.0), sleep=time.sleep, clock=time.clock
     )
     with pytest.raises(BackendLostError, match=url):
         engine.render([job()], comfy.monitor)
@@ -576,7 +576,7 @@ def test_tiling_and_bad_numbers_are_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [({"backends": ()}, "at least one"), ({"backends": ("x",)}, "base_url"),
-     ({"timeout": 0}, "timeout"), ({"patience": -1}, "patience")],
+     ({"timeout": 0}, "timeout"), ({"give_up_after": -1}, "give_up_after")],
 )  # fmt: skip
 def test_a_setting_that_cannot_be_used_is_refused(wrong: dict[str, Any], words: str) -> None:
     settings: dict[str, Any] = {"backends": ("http://127.0.0.1:1",), "workflow": STOCK, **wrong}

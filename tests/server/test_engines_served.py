@@ -159,7 +159,7 @@ def test_a_front_that_is_killed_during_a_post_says_that_the_image_may_exist(
 def test_a_lost_backend_leaves_its_job_to_the_other(comfy: RunningComfyUI) -> None:
     gone = f"http://127.0.0.1:{free_port()}"
     workflow = Workflow.parse(json.dumps(stock_workflow()))
-    engine = ComfyUIConfig(backends=(gone, comfy.url), workflow=workflow, patience=0.05)
+    engine = ComfyUIConfig(backends=(gone, comfy.url), workflow=workflow, give_up_after=0.05)
     server = LocalServer(engine)
     try:
         with listening(server) as url, ImageLabs(url, polling=FixedInterval(0.05)) as client:

@@ -39,7 +39,7 @@ class ComfyUIConfig:
         workflow: What they run.
         limits: What a request may ask for.
         timeout: Seconds for one image, waiting in ComfyUI's own queue included.
-        patience: Seconds for which a server that does not answer is waited for; then its job
+        give_up_after: Seconds for which a server that does not answer is waited for; then its job
             goes back to the queue.
     """
 
@@ -47,7 +47,7 @@ class ComfyUIConfig:
     workflow: Workflow
     limits: Limits = attrs.field(factory=Limits)
     timeout: float = attrs.field(default=1800.0, validator=_seconds)
-    patience: float = attrs.field(default=30.0, validator=_seconds)
+    give_up_after: float = attrs.field(default=30.0, validator=_seconds)
 
     name = "comfyui"
     recovery = Recovery.RESUMABLE
@@ -84,4 +84,4 @@ class ComfyUIConfig:
         from .engine import ComfyUIEngine
 
         backend = Backend(self.backends[worker % len(self.backends)], RequestsTransport())
-        return ComfyUIEngine(backend, self.workflow, self.limits, self.timeout, self.patience)
+        return ComfyUIEngine(backend, self.workflow, self.limits, self.timeout, self.give_up_after)

@@ -37,7 +37,7 @@ class ComfyUIEngine:
         workflow: What it runs.
         limits: What a request may ask for.
         timeout: Seconds for one image, waiting in ComfyUI's own queue included.
-        patience: Seconds for which a server that does not answer is waited for.
+        give_up_after: Seconds for which a server that does not answer is waited for.
         sleep: Waits a number of seconds.
         clock: A monotonic clock, in seconds.
     """
@@ -46,7 +46,7 @@ class ComfyUIEngine:
     workflow: Workflow
     limits: Limits
     timeout: float
-    patience: float
+    give_up_after: float
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     _jobs: ComfyUIJobs = attrs.field(init=False)
@@ -62,7 +62,7 @@ class ComfyUIEngine:
         """Render each job; see `Engine.render`.
 
         Raises:
-            BackendLostError: The server could not be reached for `patience` seconds.
+            BackendLostError: The server could not be reached for `give_up_after` seconds.
         """
         return [self._outcome(job, monitor) for job in batch]
 
@@ -144,14 +144,14 @@ class _Run:
         """Return the answer, or `None` after a pause when none came.
 
         Raises:
-            BackendLostError: None came for `patience` seconds.
+            BackendLostError: None came for `give_up_after` seconds.
         """
         try:
             answer = ask()
         except APIConnectionError as exc:
             now = self.engine.clock()
             self.failing_since = now if self.failing_since is None else self.failing_since
-            if now - self.failing_since >= self.engine.patience:
+            if now - self.failing_since >= self.engine.give_up_after:
                 words = self.engine.backend.words(exc)
                 raise BackendLostError(f"{self.engine.backend.url}: {words}") from exc
             self.engine.sleep(_RETRY)
