@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from .transports.base import HttpRequest as HttpRequest
     from .transports.base import HttpResponse as HttpResponse
     from .transports.base import Transport as Transport
+    from .transports.cassette import CassetteError as CassetteError
+    from .transports.cassette import CassetteTransport as CassetteTransport
     from .transports.handler import HandlerTransport as HandlerTransport
     from .transports.observed import RequestInfo as RequestInfo
     from .transports.observed import ResponseInfo as ResponseInfo
@@ -90,6 +92,7 @@ _ROOMS = {
     "reference": "ReferenceProvider",
     "reference_images": "encode_image",
     "transports.base": "HttpRequest HttpResponse Transport",
+    "transports.cassette": "CassetteError CassetteTransport",
     "transports.handler": "HandlerTransport",
     "transports.observed": "RequestInfo ResponseInfo",
     "transports.requests": "RequestsTransport",

@@ -53,6 +53,8 @@ MAY_IMPORT = {
     "transports.__init__": [],
     "transports.base": ["errors", "deadline"],
     "transports.handler": ["errors", "deadline", "transports.base"],
+    "transports.cassette": ["_files", "_redact", "validation", "errors", "deadline", "formats",
+                            "provenance", "transports.base"],
     "transports.observed": ["errors", "deadline", "transports.base"],
     "transports.requests": ["validation", "deadline", "transports.base", "transports._session"],
     "transports._session": ["_redact", "validation", "errors", "deadline", "transports.base",
