@@ -131,7 +131,8 @@ class _Cleaner:
             text = text.replace(secret, "redacted")
         for prompt in sorted(self._prompts, key=len, reverse=True):
             if text == prompt or len(prompt) >= _SHORTEST:
-                text = text.replace(prompt, self._prompts[prompt])
+                for written in (prompt, json.dumps(prompt)[1:-1]):  # and escaped, in broken JSON
+                    text = text.replace(written, self._prompts[prompt])
         return redact(text, self._prompts) if quoting and " " in text else text
 
     def _learn(self, values: Iterable[str]) -> None:

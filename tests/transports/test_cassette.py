@@ -10,6 +10,7 @@ import pytest
 
 from imagelabs_sdk import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
     CassetteError,
     CassetteTransport,
@@ -131,6 +132,17 @@ def test_a_cassette_holds_no_secret(path: Path) -> None:
     )
     assert client.generate("other words", seed=3, subseed=4).read() == PNG
     replay.assert_all_used()
+
+
+def test_a_prompt_in_an_answer_that_is_cut_is_replaced(path: Path) -> None:
+    """It stands there with the escapes of JSON, and cannot be parsed."""
+    prompt = "Löwin äöü"
+    cut = HttpResponse(500, {}, json.dumps({"prompt": prompt})[:-1].encode())
+    transport = CassetteTransport(path, record=HandlerTransport(lambda _: cut))
+    with pytest.raises(APIStatusError):
+        client_of(transport).submit(prompt)
+    (exchange,) = json.loads(path.read_text(encoding="utf-8"))["exchanges"]
+    assert exchange["response"]["text"] == '{"prompt": "prompt-1"'
 
 
 def test_prompts_are_kept_when_asked_for(path: Path) -> None:
