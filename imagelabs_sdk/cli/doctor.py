@@ -35,7 +35,7 @@ __all__ = ["doctor"]
 
 _PUBLIC = "https://editor.imagelabs.net"
 _TIMEOUT = 10.0  # seconds for each step
-_PACKAGES = ("requests", "urllib3", "attrs", "click", "rich", "Pillow", "curl_cffi")
+_PACKAGES = ("requests", "urllib3", "attrs", "click", "rich", "Pillow")
 
 
 @attrs.frozen
