@@ -8,7 +8,7 @@ and after the JSON, several objects, an object that is cut off. The time is line
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -37,11 +37,13 @@ class Answer:
     is_whole: bool
     text: str
 
-    def objects(self, *, stop_at: str = "") -> Iterator[dict[str, Any]]:
+    def objects(
+        self, *, stop_at: Callable[[dict[str, Any]], bool] = lambda _: False
+    ) -> Iterator[dict[str, Any]]:
         """Yield all objects, outer ones before inner ones.
 
         Args:
-            stop_at: Objects inside one that has a value of this name are left out; empty: none.
+            stop_at: Returns True for an object whose inner ones are left out.
         """
         stack = self.values[::-1]
         while stack:
@@ -49,7 +51,7 @@ class Answer:
             inner: Iterable[Any] = ()
             if isinstance(value, dict):
                 yield value
-                inner = () if value.get(stop_at) else value.values()
+                inner = () if stop_at(value) else value.values()
             elif isinstance(value, list):
                 inner = value
             if nested := [each for each in inner if isinstance(each, dict | list)]:

@@ -45,6 +45,7 @@ __all__ = [
 MAX_TASK_ID = 4096  # characters; the ids that were seen are far shorter
 _PROGRESS = ("status", "progress", "current_image_url", "final_image_url")
 _REASONS = ("error", "detail", "message", "status")
+_NO_WORDS = ("", "done")  # without an image these say that it may be further inside
 _MENTIONS_ID = re.compile(r"task.?id", re.IGNORECASE)
 _NUMBER = re.compile(
     r"\s*(\d{1,400}(?:[.,]\d{0,400})?(?:e[+-]?\d{1,3})?)\s*(%?)\s*", re.ASCII | re.IGNORECASE
@@ -117,7 +118,7 @@ def decode_progress(body: bytes, url: str = "") -> Progress:
         APIResponseError: The answer says nothing about a job.
     """
     answer = parse_answer(body, _PROGRESS)
-    found = [_progress(fields, url) for fields in answer.objects(stop_at="error")]
+    found = [_progress(fields, url) for fields in answer.objects(stop_at=_says_all)]
     useful = [
         each
         for each in found
@@ -252,7 +253,7 @@ def _excerpt(text: str) -> str:
 
 
 def _first_task_id(answer: Answer) -> str | None:
-    ids = (_task_id(fields.get("task_id")) for fields in answer.objects(stop_at="error"))
+    ids = (_task_id(fields.get("task_id")) for fields in answer.objects(stop_at=_is_error))
     return next((task_id for task_id in ids if task_id is not None), None)
 
 
@@ -267,6 +268,16 @@ def _task_id(value: object) -> str | None:
     task_id = value if value.isprintable() else value.strip("\0" + string.whitespace)
     usable = task_id.strip() and task_id.isprintable() and len(task_id) <= MAX_TASK_ID
     return task_id if usable else None
+
+
+def _is_error(fields: Mapping[str, Any]) -> bool:
+    return bool(fields.get("error"))
+
+
+def _says_all(fields: Mapping[str, Any]) -> bool:
+    """Return True if an object is the answer itself: those inside it are about other jobs."""
+    waits = "final_image_url" in fields and not fields["final_image_url"]
+    return _is_error(fields) or (waits and _status(fields.get("status")).lower() not in _NO_WORDS)
 
 
 def _is_refusal(answer: Answer) -> bool:

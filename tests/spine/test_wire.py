@@ -626,3 +626,23 @@ def test_the_server_takes_numbers_for_seeds_and_keeps_unknown_fields() -> None:
     assert wire.decode_progress_query(b'{"task_id": 7}') == "7"
     with pytest.raises(InvalidRequestError, match="task_id"):
         wire.decode_progress_query(b'{"task_id": true}')
+
+
+@pytest.mark.parametrize(
+    ("answer", "image"),
+    [
+        ('{"status":"Processing","final_image_url":null,"recent":[%s]}', None),
+        ('{"status":"Processing","progress":0.3,"final_image_url":"","before":%s}', None),
+        ('{"status":"Done","final_image_url":null,"result":%s}', "https://host.test/a.png"),
+        ('{"status":"ok","data":%s}', "https://host.test/a.png"),
+        ('{"status":"Processing","final_image_url":null}\n%s', "https://host.test/a.png"),
+    ],
+)
+def test_the_image_of_another_job_inside_an_answer_is_not_taken(
+    answer: str, image: str | None
+) -> None:
+    """A job that renders says that it has no image yet; an envelope does not, and is opened."""
+    body = answer % '{"status":"Done","final_image_url":"/a.png"}'
+    progress = wire.decode_progress(body.encode(), "https://host.test/progress")
+    assert progress.image_url == image
+    assert progress.state is (State.DONE if image else State.RUNNING)
