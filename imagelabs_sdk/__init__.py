@@ -10,7 +10,7 @@ The names are loaded when they are first used, so that importing the package cos
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.9.0"
 
 if TYPE_CHECKING:
     from ._redact import sanitize_text as sanitize_text
