@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,10 +69,12 @@ class Database:
 
     @classmethod
     def in_memory(cls) -> "Database":
-        """Return a database that is gone with its process."""
+        """Return a database that is gone with its process, and closed when nothing refers to it."""
         connection = _connect(":memory:")
         _migrate(connection)
-        return cls(connection)
+        database = cls(connection)
+        weakref.finalize(database, connection.close)  # an embedded client need not be closed
+        return database
 
     @classmethod
     def open(cls, folder: Path) -> "Database":
