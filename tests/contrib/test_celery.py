@@ -434,12 +434,14 @@ class Worker:
         command = [sys.executable, "-m", "celery", "-A", "fast", "worker", "--pool", "prefork"]
         options = ["-c", "2", "-l", "DEBUG", "-E", "--without-mingle", "--without-gossip"]
         paths = os.pathsep.join([str(ROOT), str(EXAMPLE.parent)])
+        # Without Django: Celery would run the checks of the settings that pytest was given.
+        environment = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, *options],
                 cwd=self.folder,
                 env={
-                    **os.environ,
+                    **environment,
                     "IMAGELABS_BASE_URL": self.url,
                     "PYTHONPATH": paths,
                     "REDIS_URL": REDIS,
