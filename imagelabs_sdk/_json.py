@@ -15,7 +15,7 @@ import attrs
 
 __all__ = ["Answer", "parse_answer"]
 
-_MAX_OBJECTS = 64  # places in a text at which an object is looked for
+_MAX_OBJECTS = 64  # places in a text at which an object is searched
 _MAX_DIGITS = 400  # of a number; a longer one stays text, because converting it takes long
 _SCALAR = (
     r"""\s*[:=]\s*(?:"(?P<double>(?:[^"\\]|\\.){0,50000})"|'(?P<single>(?:[^'\\]|\\.){0,50000})'"""
@@ -63,7 +63,7 @@ def parse_answer(body: bytes, names: Iterable[str] = ()) -> Answer:
 
     Args:
         body: As received.
-        names: The fields to look for where even the objects cannot be parsed.
+        names: The fields to search for where even the objects cannot be parsed.
     """
     encoding = json.detect_encoding(body)
     text = _decode(body, encoding)

@@ -58,7 +58,7 @@ def wrap_text(text: str, width: float, *, size: int, lines: int) -> list[str]:
     """Break a text into lines that fit.
 
     What does not fit into `lines` is cut with an ellipsis and a short fingerprint, so that two
-    texts with one beginning are told apart.
+    texts with the same beginning differ.
     """
     wrapped = list(_wrap(" ".join(text.split()), width, size))
     if len(wrapped) <= lines:

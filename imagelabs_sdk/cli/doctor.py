@@ -181,7 +181,7 @@ def _remedy(error: OSError | ImageLabsError, remedy: str) -> str:
     return remedy
 
 
-# What is told ---------------------------------------------------------------------------------
+# The report --------------------------------------------------------------------------------------
 
 
 def _line(step: Step) -> str:

@@ -166,7 +166,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def error_line(error: BaseException, *, resumable: bool = True) -> str:
-    """Return what a person is told about an error.
+    """Return the explanation of an error for a person.
 
     Args:
         error: What ended a job or the command.
