@@ -326,8 +326,9 @@ class Scheduler:
                 act(entry)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             with self._work_ready:
-                self._worker_error = error
-                self._stop()
+                if not self._stopped:  # only the first failure is told, and only once
+                    self._worker_error = error
+                    self._stop()
 
     def _submit(self, entry: Entry) -> None:
         self._record(entry, "sending", lambda: {"fingerprint": entry.fingerprint})
