@@ -229,7 +229,7 @@ class JobScript:
 
     def answers(
         self: _Self,
-        answer: HttpResponse | BaseException,
+        answer: Mapping[str, Any] | HttpResponse | BaseException,
         *,
         at: Stage | None = None,
         times: int | None = None,
@@ -237,10 +237,13 @@ class JobScript:
         """Give any other answer.
 
         Args:
-            answer: A response, or an exception that the in-process transport raises.
+            answer: The JSON object of an answer with status 200, a whole response, or an exception
+                that the in-process transport raises.
             at: As in `rate_limited`.
             times: As in `rate_limited`.
         """
+        if isinstance(answer, Mapping):
+            return self._answer(Answer(200, _JSON, json.dumps(dict(answer)).encode()), at, times)
         if isinstance(answer, BaseException):
             return self._answer(Answer(error=answer), at, times)
         body = b"".join(answer.iter_bytes())

@@ -103,7 +103,8 @@ def test_an_image_of_ones_own_is_given_back() -> None:
         (lambda s: s.html(), SubmissionUnknownError),
         (lambda s: s.drops_connection(), SubmissionUnknownError),
         (lambda s: s.hangs(), SubmissionUnknownError),
-        (lambda s: s.answers(HttpResponse(200, {}, b'{"error": "limit"}')), APIResponseError),
+        (lambda s: s.answers({"error": "limit"}), APIResponseError),
+        (lambda s: s.answers(HttpResponse(204)), SubmissionUnknownError),
         (lambda s: s.answers(APIConnectionError("refused", delivered="no")), APIConnectionError),
     ],
 )
@@ -150,6 +151,12 @@ def test_the_place_of_a_failure_can_be_said() -> None:
     assert service.count("progress") == 10
     assert told(FakeService().drops_connection(at="progress").done()) == [("Done", 1.0)]
     assert told(FakeService().drops_connection(at="progress", times=2)) == [("Done", 1.0)]
+
+
+def test_a_poll_may_be_answered_in_the_words_of_the_service() -> None:
+    """Fields and words that only some services know."""
+    service = FakeService().queued().answers({"status": "Upscaling", "progress": 0.9}).done()
+    assert told(service)[1] == ("Upscaling", 0.9)
 
 
 def test_a_link_that_has_expired_is_replaced_by_the_next_poll() -> None:
