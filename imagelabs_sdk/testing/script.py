@@ -18,14 +18,16 @@ from ..validation import invalid
 
 __all__ = ["Answer", "FakeJob", "Fault", "JobScript", "Stage", "Step", "png", "refusal"]
 
-Stage = Literal["submit", "progress", "image"]
-"""Which of a job's requests: ``POST /txt2img``, ``POST /progress``, or the GET of its image."""
+Stage = Literal["submit", "progress", "preview", "image", "cancel"]
+"""Which of a job's requests: ``POST /txt2img``, ``/progress`` or ``/cancel``, or the GET of its
+unfinished or finished image."""
 
 _CHALLENGE = b"<!DOCTYPE html><title>Just a moment...</title>"
 _PAGE = b"<!DOCTYPE html><title>Maintenance</title><p>Back soon"
 _MOST = 100_000  # steps that one word may add
 _HTML = {"content-type": "text/html"}
 _JSON = {"content-type": "application/json"}
+_PNG = {"content-type": "image/png"}
 _Self = TypeVar("_Self", bound="JobScript")
 
 
@@ -34,6 +36,7 @@ class Fault(enum.Enum):
 
     DROP = "drop"  # the request is read, then the connection closes
     HANG = "hang"  # the request is read, and nothing comes back
+    REFUSE = "refuse"  # nobody listens: the request is not sent
     CUT = "cut"  # half of the body is sent, then the connection closes
 
 
@@ -63,6 +66,8 @@ class FakeJob:
     Attributes:
         request: What was asked for.
         image: The bytes of its image.
+        preview: Those of the unfinished one that the latest poll told; `None`: it told none.
+        cancelled: True once it is.
         task_id: Its id, once it is accepted.
         accepted_at: When, in seconds of the service's clock.
         elapsed: Seconds since then.
@@ -72,6 +77,8 @@ class FakeJob:
 
     request: ImageRequest
     image: bytes
+    preview: bytes | None = None
+    cancelled: bool = False
     task_id: str = ""
     accepted_at: float = 0.0
     elapsed: float = 0.0
@@ -81,6 +88,10 @@ class FakeJob:
     def image_url(self, origin: str) -> str:
         """Return the image's current address at `origin`."""
         return f"{origin}/images/{quote(self.task_id, safe='')}-{self.link}.png"
+
+    def preview_url(self, origin: str) -> str | None:
+        """Return the address of the unfinished image; `None`: there is none."""
+        return None if self.preview is None else f"{origin}/previews/{quote(self.task_id, safe='')}"
 
 
 @attrs.frozen(eq=False)
@@ -108,8 +119,8 @@ class JobScript:
     first poll, and its image is whole.
 
     A failure strikes where the script stands: the submit before any word about progress, then the
-    polls, and the image after `done`. Say ``at="submit"``, ``"progress"`` or ``"image"`` to place
-    it elsewhere. A bad value raises `InvalidRequestError`.
+    polls, and the image after `done`. Say ``at="submit"``, ``"progress"``, ``"preview"``,
+    ``"image"`` or ``"cancel"`` to place it elsewhere. A bad value raises `InvalidRequestError`.
     """
 
     def __init__(self) -> None:
@@ -125,17 +136,20 @@ class JobScript:
             self._say_progress(State.QUEUED, f"Queue position {position}", 0.0)
         return self
 
-    def progress(self: _Self, *fractions: float, status: str = "Processing") -> _Self:
+    def progress(
+        self: _Self, *fractions: float, status: str = "Processing", preview: bytes | None = None
+    ) -> _Self:
         """Let one poll after the other find it at these fractions, 0.0 to 1.0.
 
         Args:
             fractions: Such as ``0.1, 0.6``.
             status: The service's word.
+            preview: The bytes of the unfinished image; `None`: these polls tell none.
         """
+        preview = _bytes("preview", preview)
         for fraction in fractions:
-            self._say_progress(
-                State.RUNNING, status, validation.number("fractions", fraction, 0.0, 1.0)
-            )
+            checked = validation.number("fractions", fraction, 0.0, 1.0)
+            self._say_progress(State.RUNNING, status, checked, preview)
         return self
 
     def takes(self: _Self, seconds: float) -> _Self:
@@ -161,9 +175,7 @@ class JobScript:
         Args:
             image: The bytes of the image; `None`: a white PNG of the size that was asked for.
         """
-        if image is not None and not isinstance(image, bytes):
-            raise invalid("image", type(image).__name__, "must be bytes")
-        self._image = image
+        self._image = _bytes("image", image)
         self._add("progress", _done, None)
         self._stage = "image"
         return self
@@ -213,6 +225,13 @@ class JobScript:
     def html(self: _Self, *, at: Stage | None = None, times: int | None = None) -> _Self:
         """Answer 200 with a web page. Arguments as in `rate_limited`."""
         return self._answer(Answer(200, _HTML, _PAGE), at, times)
+
+    def unreachable(self: _Self, *, at: Stage | None = None, times: int | None = None) -> _Self:
+        """Refuse the connection: surely nothing was sent. Arguments as in `rate_limited`.
+
+        Over a socket, where somebody has to listen, it is `drops_connection`.
+        """
+        return self._answer(Answer(fault=Fault.REFUSE), at, times)
 
     def drops_connection(
         self: _Self, *, at: Stage | None = None, times: int | None = None
@@ -267,18 +286,24 @@ class JobScript:
         """Break the image off halfway. `times` as in `rate_limited`."""
 
         def say(job: FakeJob, _: str) -> Answer:
-            return attrs.evolve(_image(job), fault=Fault.CUT)
+            return attrs.evolve(_image(job.image), fault=Fault.CUT)
 
         return self._add("image", say, times)
 
     # How it is done -----------------------------------------------------------------------
 
-    def _say_progress(self: _Self, state: State, status: str, fraction: float | None) -> _Self:
-        return self._add("progress", lambda _, __: _progress(state, status, fraction), None)
+    def _say_progress(
+        self: _Self, state: State, status: str, fraction: float | None, preview: bytes | None = None
+    ) -> _Self:
+        def say(job: FakeJob, origin: str) -> Answer:
+            job.preview = preview
+            return _progress(state, status, fraction, job.preview_url(origin))
+
+        return self._add("progress", say, None)
 
     def _answer(self: _Self, answer: Answer, at: Stage | None, times: int | None) -> _Self:
         if at is not None and at not in get_args(Stage):
-            raise invalid("at", at, 'must be "submit", "progress" or "image"')
+            raise invalid("at", at, f"must be one of {', '.join(get_args(Stage))}")
         stage = self._stage if at is None else at
         return self._add(stage, lambda _, __: answer, times)
 
@@ -317,6 +342,8 @@ class Run:
 
     def answer(self, at: Stage, origin: str) -> Answer:
         """Return the answer to the next request of this stage."""
+        if at == "progress" and self.job.cancelled:
+            return _CANCELLED
         steps = self._steps[at]
         while steps and steps[0].until is not None and steps[0].until(self.job):
             steps.popleft()
@@ -332,13 +359,29 @@ class Run:
         if at == "submit":
             return Answer(200, _JSON, wire.encode_submission(self.job.task_id))
         if at == "image":
-            return _image(self.job)
+            return _image(self.job.image)
+        if at == "preview":
+            return _image(self.job.preview)
+        if at == "cancel":
+            self.job.cancelled = True
+            return _CANCELLED
         return _done(self.job, origin)
 
 
-def _progress(state: State, status: str, fraction: float | None) -> Answer:
-    told = Progress(state=state, status=status, fraction=fraction)
+def _bytes(name: str, value: bytes | None) -> bytes | None:
+    if value is not None and not isinstance(value, bytes):
+        raise invalid(name, type(value).__name__, "must be bytes")
+    return value
+
+
+def _progress(
+    state: State, status: str, fraction: float | None, preview_url: str | None = None
+) -> Answer:
+    told = Progress(state=state, status=status, fraction=fraction, preview_url=preview_url)
     return Answer(200, _JSON, wire.encode_progress(told))
+
+
+_CANCELLED = _progress(State.FAILED, "Cancelled", None)
 
 
 def _done(job: FakeJob, origin: str) -> Answer:
@@ -353,8 +396,8 @@ def refusal(status: int, reason: str, headers: Mapping[str, Any] | None = None) 
     return Answer(status, {**_JSON, **headers}, json.dumps({"error": reason}).encode())
 
 
-def _image(job: FakeJob) -> Answer:
-    return Answer(200, {"content-type": "image/png"}, job.image)
+def _image(content: bytes | None) -> Answer:
+    return refusal(404, "no such image") if content is None else Answer(200, _PNG, content)
 
 
 def png(width: int, height: int) -> bytes:

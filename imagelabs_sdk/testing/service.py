@@ -23,6 +23,7 @@ from .transport import FakeTransport
 __all__ = ["FakeService", "SentRequest", "Submit"]
 
 _IMAGE = re.compile(r"/images/(?P<task_id>.+)-(?P<link>[0-9]+)\.png\Z")
+_PREVIEW = re.compile(r"/previews/(?P<task_id>.+)\Z")
 
 
 @attrs.frozen
@@ -77,6 +78,7 @@ class FakeService(JobScript):
         url: The base address of these clients.
         sent: Every request that came, in order.
         submits: Every wish for an image, in order.
+        can_cancel: Whether it announces that jobs can be cancelled, and cancels them.
         on_accepted: Called with the request of each job that is accepted; `None`: nobody is.
     """
 
@@ -86,6 +88,7 @@ class FakeService(JobScript):
         clock: FakeClock | None = None,
         url: str = "https://imagelabs.test",
         make_id: Callable[[ImageRequest], str] | None = None,
+        can_cancel: bool = False,
     ) -> None:
         """Start nothing.
 
@@ -93,12 +96,14 @@ class FakeService(JobScript):
             clock: `None`: a `FakeClock`, by which no test waits.
             url: The base address of its clients.
             make_id: Makes the task id of an accepted job; `None`: ``task-1``, ``task-2``, ...
+            can_cancel: As `imagelabs serve` can, and the public service cannot.
         """
         super().__init__()
         self.clock = FakeClock() if clock is None else clock
         self.url = url
         self.sent: list[SentRequest] = []
         self.submits: list[Submit] = []
+        self.can_cancel = can_cancel
         self.on_accepted: Callable[[ImageRequest], object] | None = None
         self._make_id = make_id
         self._in_order: deque[JobScript] = deque()
@@ -161,7 +166,12 @@ class FakeService(JobScript):
             if path.endswith("/txt2img"):
                 return self._record("submit", request, self._submit(request))
             if path.endswith("/progress"):
-                return self._record("progress", request, self._progress(request))
+                return self._record("progress", request, self._asked("progress", request))
+            if path.endswith("/cancel") and self.can_cancel:
+                return self._record("cancel", request, self._asked("cancel", request))
+            if preview := _PREVIEW.search(path):
+                answered = self._about(unquote(preview["task_id"]), "preview", request)
+                return self._record("preview", request, answered)
             return self._record("image", request, self._image_of(path, request))
 
     def _record(
@@ -171,6 +181,8 @@ class FakeService(JobScript):
         told = answer.error is None and answer.fault in (None, Fault.CUT)
         status = answer.status if told else None
         self.sent.append(SentRequest(at, request, task_id, status, self.clock.now()))
+        if self.can_cancel:
+            return attrs.evolve(answer, headers={**answer.headers, "imagelabs-features": "cancel"})
         return answer
 
     def _submit(self, request: HttpRequest) -> tuple[str | None, Answer]:
@@ -207,12 +219,12 @@ class FakeService(JobScript):
         if self.on_accepted is not None:
             self.on_accepted(run.job.request)
 
-    def _progress(self, request: HttpRequest) -> tuple[str | None, Answer]:
+    def _asked(self, at: Stage, request: HttpRequest) -> tuple[str | None, Answer]:
         try:
             task_id = wire.decode_progress_query(request.body)
         except InvalidRequestError as error:
             return None, refusal(422, error.message)
-        return self._about(task_id, "progress", request)
+        return self._about(task_id, at, request)
 
     def _image_of(self, path: str, request: HttpRequest) -> tuple[str | None, Answer]:
         found = _IMAGE.search(path)
@@ -311,4 +323,6 @@ def _is_refusal(answer: Answer) -> bool:
     """Return True if the sender can be sure that nothing was accepted."""
     if answer.error is not None:
         return getattr(answer.error, "delivered", None) == "no"
-    return answer.fault is None and (400 <= answer.status < 500 or answer.status == 503)
+    if answer.fault is not None:
+        return answer.fault is Fault.REFUSE
+    return 400 <= answer.status < 500 or answer.status == 503

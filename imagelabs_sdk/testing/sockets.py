@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, answer: Answer) -> None:
         if answer.fault is Fault.HANG:
             self.server.stopped.wait(_LONGEST_HANG)
-        if answer.error is not None or answer.fault in (Fault.DROP, Fault.HANG):
+        if answer.error is not None or answer.fault in (Fault.DROP, Fault.HANG, Fault.REFUSE):
             self.close_connection = True
             return
         self.send_response(answer.status)

@@ -29,7 +29,7 @@ class FakeTransport:
         """Answer `request`.
 
         Raises:
-            APIConnectionError: The script drops the connection, or says so.
+            APIConnectionError: The script drops or refuses the connection, or says so.
             APITimeoutError: The script hangs, or no time was left to ask.
         """
         if deadline.passed:
@@ -37,6 +37,8 @@ class FakeTransport:
         answer = self.answer(request)
         if answer.error is not None:
             raise answer.error
+        if answer.fault is Fault.REFUSE:
+            raise APIConnectionError("the connection was refused", delivered="no")
         if answer.fault is Fault.DROP:
             raise APIConnectionError("the connection was dropped", delivered="maybe")
         if answer.fault is Fault.HANG:

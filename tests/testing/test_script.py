@@ -89,6 +89,30 @@ def test_an_image_of_ones_own_is_given_back() -> None:
     assert FakeService().done(png(1, 1)).client().generate("a cat").read() == png(1, 1)
 
 
+def test_a_poll_may_name_an_unfinished_image() -> None:
+    """Pages draw it while the job runs; a later poll may name another, or none any more."""
+    service = FakeService().progress(0.1).progress(0.3, 0.6, preview=png(1, 1)).progress(0.9).done()
+    job, seen = service.client().submit("a cat"), list[bytes | None]()
+    for _ in range(5):
+        job.refresh()
+        preview = job.preview()
+        seen.append(None if preview is None else preview.read())
+    assert seen == [None, png(1, 1), png(1, 1), None, None]
+    assert service.count("preview") == 2
+
+
+def test_a_preview_may_be_gone() -> None:
+    """Services delete it when they have the next one."""
+    service = FakeService().progress(0.3, preview=png(1, 1)).refuses(status=404, at="preview")
+    job = service.client().submit("a cat")
+    job.refresh()
+    preview = job.preview()
+    assert preview is not None
+    with pytest.raises(DownloadError):
+        preview.read()
+    assert job.result().read() == png(1152, 896)
+
+
 # Failures: where they strike, and for how long ------------------------------------------------
 
 
@@ -103,6 +127,7 @@ def test_an_image_of_ones_own_is_given_back() -> None:
         (lambda s: s.html(), SubmissionUnknownError),
         (lambda s: s.drops_connection(), SubmissionUnknownError),
         (lambda s: s.hangs(), SubmissionUnknownError),
+        (lambda s: s.unreachable(), APIConnectionError),
         (lambda s: s.answers({"error": "limit"}), APIResponseError),
         (lambda s: s.answers(HttpResponse(204)), SubmissionUnknownError),
         (lambda s: s.answers(APIConnectionError("refused", delivered="no")), APIConnectionError),
@@ -181,6 +206,7 @@ BAD: list[tuple[Callable[[JobScript], object], str]] = [
     (lambda s: s.queued(0), "polls"),
     (lambda s: s.progress(1.5), "fractions"),
     (lambda s: s.progress(True), "fractions"),
+    (lambda s: s.progress(0.5, preview="an image"), "preview"),  # type: ignore[arg-type]
     (lambda s: s.takes(0), "seconds"),
     (lambda s: s.rate_limited(-1), "retry_after"),
     (lambda s: s.refuses(status=200), "status"),

@@ -13,6 +13,7 @@ from imagelabs_sdk import (
     HttpResponse,
     JobFailedError,
     RateLimitError,
+    State,
     SubmissionUnknownError,
 )
 from imagelabs_sdk.testing import FakeService
@@ -62,6 +63,15 @@ def test_a_job_that_is_sent_again_goes_on_with_its_script() -> None:
     assert service.submits[0].times_sent == 2
 
 
+def test_a_job_that_could_not_be_sent_is_still_the_same_one() -> None:
+    """Nobody was there to accept it."""
+    service = FakeService()
+    service.job().unreachable().done()
+    service.client().submit("a cat")
+    service.assert_submitted_once(prompt="a cat")
+    assert [(one.at, one.status) for one in service.sent] == [("submit", None), ("submit", 200)]
+
+
 def test_a_job_that_was_perhaps_accepted_is_another_one_when_it_is_sent_again() -> None:
     """Somebody who sends it again buys it twice, and the assertion says so."""
     service = FakeService()
@@ -99,6 +109,26 @@ def test_a_job_may_have_been_accepted_before() -> None:
     service.known_job("task-78", prompt="a dog").takes(60)
     assert service.client().get_job("task-78").result().timings.total >= 60
     service.assert_nothing_submitted()
+
+
+def test_a_service_may_cancel_jobs() -> None:
+    """As our own server does: it announces that first, and the job ends without an image."""
+    service = FakeService(can_cancel=True).never_finishes()
+    service.job("a dog").never_finishes().refuses(status=409, at="cancel")
+    cat, dog = (service.client().submit(prompt) for prompt in ("a cat", "a dog"))
+    assert cat.can_cancel
+    assert [cat.cancel(), dog.cancel()] == [True, False]
+    assert service.client().get_job(cat.id).refresh().state is State.FAILED
+    assert not dog.refresh().state.ended
+    assert service.count("cancel", cat.id) == 1
+
+
+def test_a_service_that_cannot_cancel_says_nothing_of_it() -> None:
+    """The public one has no such path."""
+    service = FakeService()
+    job = service.client().submit("a cat")
+    assert not job.can_cancel
+    assert ask(service, "/cancel", b'{"task_id": "task-1"}').status == 404
 
 
 # What is recorded -------------------------------------------------------------------------

@@ -40,14 +40,15 @@ def test_failures_are_real() -> None:
     """Connections close, bodies break off, answers do not come."""
     service = FakeService()
     service.job().drops_connection()
+    service.job().unreachable()
     service.job().answers(APIConnectionError("gone"))
     service.job().hangs()
     with serve_in_thread(service) as url, ImageLabs(url, request_timeout=0.5) as client:
-        for timed_out in (False, False, True):
+        for timed_out in (False, False, False, True):
             with pytest.raises(SubmissionUnknownError) as caught:
                 client.submit("a cat")
             assert isinstance(caught.value.__cause__, APITimeoutError) is timed_out
-    assert [submit.task_id for submit in service.submits] == [None] * 3
+    assert [submit.task_id for submit in service.submits] == [None] * 4
 
 
 def test_a_refusal_has_its_headers_and_words() -> None:
