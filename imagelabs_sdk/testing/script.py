@@ -16,7 +16,17 @@ from ..models import ImageRequest, Progress, State
 from ..transports.base import HttpResponse
 from ..validation import invalid
 
-__all__ = ["Answer", "FakeJob", "Fault", "JobScript", "Stage", "Step", "png", "refusal"]
+__all__ = [
+    "Answer",
+    "FakeJob",
+    "Fault",
+    "JobScript",
+    "Stage",
+    "Step",
+    "as_answer",
+    "png",
+    "refusal",
+]
 
 Stage = Literal["submit", "progress", "preview", "image", "cancel"]
 """Which of a job's requests: ``POST /txt2img``, ``/progress`` or ``/cancel``, or the GET of its
@@ -59,6 +69,15 @@ class Answer:
     error: BaseException | None = None
 
 
+def as_answer(given: Mapping[str, Any] | HttpResponse | BaseException) -> Answer:
+    """Return what `JobScript.answers` takes as an answer."""
+    if isinstance(given, Mapping):
+        return Answer(200, _JSON, json.dumps(dict(given)).encode())
+    if isinstance(given, BaseException):
+        return Answer(error=given)
+    return Answer(given.status, given.headers, b"".join(given.iter_bytes()))
+
+
 @attrs.define(eq=False)
 class FakeJob:
     """One job at the fake service.
@@ -90,8 +109,10 @@ class FakeJob:
         return f"{origin}/images/{quote(self.task_id, safe='')}-{self.link}.png"
 
     def preview_url(self, origin: str) -> str | None:
-        """Return the address of the unfinished image; `None`: there is none."""
-        return None if self.preview is None else f"{origin}/previews/{quote(self.task_id, safe='')}"
+        """Return the address of the unfinished image, another for each; `None`: there is none."""
+        if self.preview is None:
+            return None
+        return f"{origin}/previews/{quote(self.task_id, safe='')}?{zlib.crc32(self.preview):x}"
 
 
 @attrs.frozen(eq=False)
@@ -261,12 +282,7 @@ class JobScript:
             at: As in `rate_limited`.
             times: As in `rate_limited`.
         """
-        if isinstance(answer, Mapping):
-            return self._answer(Answer(200, _JSON, json.dumps(dict(answer)).encode()), at, times)
-        if isinstance(answer, BaseException):
-            return self._answer(Answer(error=answer), at, times)
-        body = b"".join(answer.iter_bytes())
-        return self._answer(Answer(answer.status, answer.headers, body), at, times)
+        return self._answer(as_answer(answer), at, times)
 
     def link_expires(self: _Self, *, times: int = 1) -> _Self:
         """Let the image's link have expired (403); the link that the next poll tells works.
@@ -320,10 +336,11 @@ class JobScript:
             self._stage = "progress"
         return self
 
-    def begin(self, request: ImageRequest) -> "Run":
-        """Return a new job's own way through this script."""
-        image = self._image or png(request.width, request.height)
-        return Run(FakeJob(request, image), deque(self._steps))
+    def begin(self, request: ImageRequest, *, otherwise: "JobScript | None" = None) -> "Run":
+        """Return a new job's own way through this script; if it is empty, through `otherwise`."""
+        script = self if self._steps or otherwise is None else otherwise
+        image = script._image or png(request.width, request.height)
+        return Run(FakeJob(request, image), deque(script._steps))
 
 
 class Run:

@@ -4,7 +4,8 @@ import json
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -15,14 +16,15 @@ from ..client import ImageLabs
 from ..errors import InvalidRequestError
 from ..models import ImageRequest
 from ..polling import Adaptive, FixedInterval
-from ..transports.base import HttpRequest
+from ..transports.base import HttpRequest, HttpResponse
 from .clock import FakeClock
-from .script import Answer, Fault, JobScript, Run, Stage, refusal
+from .script import Answer, Fault, JobScript, Run, Stage, as_answer, refusal
 from .transport import FakeTransport
 
 __all__ = ["FakeService", "SentRequest", "Submit"]
 
 _IMAGE = re.compile(r"/images/(?P<task_id>.+)-(?P<link>[0-9]+)\.png\Z")
+_DROPPED = Answer(fault=Fault.DROP)
 _PREVIEW = re.compile(r"/previews/(?P<task_id>.+)\Z")
 
 
@@ -80,6 +82,8 @@ class FakeService(JobScript):
         submits: Every wish for an image, in order.
         can_cancel: Whether it announces that jobs can be cancelled, and cancels them.
         on_accepted: Called with the request of each job that is accepted; `None`: nobody is.
+        on_request: Called with each request while its sender waits for the answer, which is
+            decided by then; `None`: nobody is. For what has to happen in the middle of a poll.
     """
 
     def __init__(
@@ -105,7 +109,9 @@ class FakeService(JobScript):
         self.submits: list[Submit] = []
         self.can_cancel = can_cancel
         self.on_accepted: Callable[[ImageRequest], object] | None = None
+        self.on_request: Callable[[SentRequest], object] | None = None
         self._make_id = make_id
+        self._outage: Answer | None = None
         self._in_order: deque[JobScript] = deque()
         self._by_prompt: dict[str, JobScript] = {}
         self._refused: dict[bytes, tuple[Run, int]] = {}  # by body, with its place in `submits`
@@ -128,17 +134,35 @@ class FakeService(JobScript):
                 self._by_prompt[prompt] = script
         return script
 
-    def known_job(self, task_id: str, prompt: str = "an image") -> JobScript:
+    def known_job(self, task_id: str, prompt: str | ImageRequest = "an image") -> JobScript:
         """Return the script of a job that was accepted before, for `ImageLabs.get_job`.
+
+        As long as it is empty, the job plays the service's own.
 
         Args:
             task_id: Its id.
-            prompt: What was asked for.
+            prompt: What was asked for, or all of the request.
         """
         script = JobScript()
+        request = prompt if isinstance(prompt, ImageRequest) else ImageRequest(prompt)
         with self._lock:
-            self._before[task_id] = script, ImageRequest(prompt)
+            self._before[task_id] = script, request
         return script
+
+    @contextmanager
+    def outage(
+        self, answer: Mapping[str, Any] | HttpResponse | BaseException | None = None
+    ) -> Iterator[None]:
+        """Let the service be out of order while the block lasts; no script goes on meanwhile.
+
+        Args:
+            answer: What each request gets, as in `answers`; `None`: its connection is dropped.
+        """
+        before, self._outage = self._outage, _DROPPED if answer is None else as_answer(answer)
+        try:
+            yield
+        finally:
+            self._outage = before
 
     def client(self, **options: Any) -> ImageLabs:
         """Return a client of this service, by its clock.
@@ -161,29 +185,28 @@ class FakeService(JobScript):
 
     def answer(self, request: HttpRequest) -> Answer:
         """Answer one request and record it."""
-        path = urlsplit(request.url).path
         with self._lock:
-            if path.endswith("/txt2img"):
-                return self._record("submit", request, self._submit(request))
-            if path.endswith("/progress"):
-                return self._record("progress", request, self._asked("progress", request))
-            if path.endswith("/cancel") and self.can_cancel:
-                return self._record("cancel", request, self._asked("cancel", request))
-            if preview := _PREVIEW.search(path):
-                answered = self._about(unquote(preview["task_id"]), "preview", request)
-                return self._record("preview", request, answered)
-            return self._record("image", request, self._image_of(path, request))
-
-    def _record(
-        self, at: Stage, request: HttpRequest, answered: tuple[str | None, Answer]
-    ) -> Answer:
-        task_id, answer = answered
-        told = answer.error is None and answer.fault in (None, Fault.CUT)
-        status = answer.status if told else None
-        self.sent.append(SentRequest(at, request, task_id, status, self.clock.now()))
+            at, task_id, answer = self._decide(urlsplit(request.url).path, request)
+            told = answer.error is None and answer.fault in (None, Fault.CUT)
+            status = answer.status if told else None
+            sent = SentRequest(at, request, task_id, status, self.clock.now())
+            self.sent.append(sent)
+        if self.on_request is not None:  # not locked: others are answered meanwhile
+            self.on_request(sent)
         if self.can_cancel:
             return attrs.evolve(answer, headers={**answer.headers, "imagelabs-features": "cancel"})
         return answer
+
+    def _decide(self, path: str, request: HttpRequest) -> tuple[Stage, str | None, Answer]:
+        if path.endswith("/txt2img"):
+            return "submit", *self._submit(request)
+        if path.endswith("/progress"):
+            return "progress", *self._asked("progress", request)
+        if path.endswith("/cancel") and self.can_cancel:
+            return "cancel", *self._asked("cancel", request)
+        if found := _PREVIEW.search(path):
+            return "preview", *self._about(unquote(found["task_id"]), "preview", request)
+        return "image", *self._image_of(path, request)
 
     def _submit(self, request: HttpRequest) -> tuple[str | None, Answer]:
         try:
@@ -195,7 +218,7 @@ class FakeService(JobScript):
             run = self._script_of(wanted).begin(wanted)
             self.submits.append(Submit(wanted, None, 0))
         run.job.task_id = self._next_id(wanted)
-        answer = run.answer("submit", _origin(request))
+        answer = self._outage or run.answer("submit", _origin(request))
         task_id = None if answer.fault or answer.error else wire.find_task_id(answer.body)
         before = self.submits[place]
         self.submits[place] = Submit(wanted, task_id, before.times_sent + 1)
@@ -236,6 +259,8 @@ class FakeService(JobScript):
         return self._about(task_id, "image", request)
 
     def _about(self, task_id: str, at: Stage, request: HttpRequest) -> tuple[str | None, Answer]:
+        if self._outage is not None:
+            return task_id, self._outage
         run = self._run(task_id)
         if run is None:
             return None, refusal(404, "no such task")
@@ -245,7 +270,7 @@ class FakeService(JobScript):
     def _run(self, task_id: str) -> Run | None:
         if task_id in self._before:
             script, request = self._before.pop(task_id)
-            self._jobs[task_id] = run = script.begin(request)
+            self._jobs[task_id] = run = script.begin(request, otherwise=self)
             run.job.task_id, run.job.accepted_at = task_id, self.clock.now()
         return self._jobs.get(task_id)
 

@@ -91,13 +91,15 @@ def test_an_image_of_ones_own_is_given_back() -> None:
 
 def test_a_poll_may_name_an_unfinished_image() -> None:
     """Pages draw it while the job runs; a later poll may name another, or none any more."""
-    service = FakeService().progress(0.1).progress(0.3, 0.6, preview=png(1, 1)).progress(0.9).done()
-    job, seen = service.client().submit("a cat"), list[bytes | None]()
+    service = FakeService().progress(0.1).progress(0.3, preview=png(1, 1))
+    service.progress(0.6, preview=png(2, 1)).progress(0.9).done()
+    job, seen, urls = service.client().submit("a cat"), list[bytes | None](), set[str | None]()
     for _ in range(5):
-        job.refresh()
+        urls.add(job.refresh().preview_url)
         preview = job.preview()
         seen.append(None if preview is None else preview.read())
-    assert seen == [None, png(1, 1), png(1, 1), None, None]
+    assert seen == [None, png(1, 1), png(2, 1), None, None]
+    assert len(urls) == 3
     assert service.count("preview") == 2
 
 
@@ -212,6 +214,7 @@ BAD: list[tuple[Callable[[JobScript], object], str]] = [
     (lambda s: s.refuses(status=200), "status"),
     (lambda s: s.html(times=0), "times"),
     (lambda s: s.link_expires(times=0), "times"),
+    (lambda s: s.progress(0.5, preview=True), "preview"),  # type: ignore[arg-type]
     (lambda s: s.done("an image"), "image"),  # type: ignore[arg-type]
     (lambda s: s.hangs(at="download"), "at"),  # type: ignore[arg-type]
 ]

@@ -6,17 +6,20 @@ import threading
 import pytest
 
 from imagelabs_sdk import (
+    APIConnectionError,
     APIStatusError,
     Deadline,
     FixedInterval,
     HttpRequest,
     HttpResponse,
+    ImageRequest,
     JobFailedError,
     RateLimitError,
     State,
     SubmissionUnknownError,
 )
-from imagelabs_sdk.testing import FakeService
+from imagelabs_sdk.testing import FakeService, SentRequest
+from imagelabs_sdk.testing.script import png
 
 
 def ask(service: FakeService, path: str, body: bytes = b"") -> HttpResponse:
@@ -131,6 +134,66 @@ def test_a_service_that_cannot_cancel_says_nothing_of_it() -> None:
     assert ask(service, "/cancel", b'{"task_id": "task-1"}').status == 404
 
 
+def test_a_job_of_before_without_a_script_plays_the_services() -> None:
+    """Many rows of another day share one fate."""
+    service = FakeService().fails("NSFW")
+    service.known_job("task-77")
+    service.known_job("task-78", ImageRequest("a cat", width=8, height=8)).done()
+    assert service.client().get_job("task-78").result().read() == png(8, 8)
+    with pytest.raises(JobFailedError):
+        service.client().get_job("task-77").result()
+
+
+# The whole service ------------------------------------------------------------------------
+
+
+def test_an_outage_lasts_as_long_as_its_block() -> None:
+    """Every request is dropped, and recorded; no script goes on meanwhile."""
+    service = FakeService().progress(0.5).done()
+    client = service.client(max_retries=0)
+    job = client.submit("a cat")
+    with service.outage():
+        assert isinstance(job.poll().error, APIConnectionError)
+        with pytest.raises(SubmissionUnknownError):
+            client.submit("a dog")
+    progress = job.poll().progress
+    assert progress is not None
+    assert progress.fraction == 0.5
+    assert [one.status for one in service.sent] == [200, None, None, 200]
+    assert [submit.task_id for submit in service.submits] == ["task-1", None]
+
+
+def test_an_outage_may_have_an_answer() -> None:
+    """A page of maintenance, or what the site's own transport raises; one inside of another."""
+    service = FakeService()
+    service.known_job("task-1")
+    job = service.client().get_job("task-1")
+    with service.outage(HttpResponse(503)):
+        assert isinstance(job.poll().error, APIStatusError)
+        with service.outage(APIConnectionError("no route", delivered="no")):
+            assert isinstance(job.poll().error, APIConnectionError)
+        assert isinstance(job.poll().error, APIStatusError)
+    assert job.poll().error is None
+
+
+def test_somebody_may_come_between_a_request_and_its_answer() -> None:
+    """With all that is recorded of it; others are answered meanwhile."""
+    service, seen = FakeService(), list[tuple[str, str | None, int | None]]()
+    client = service.client()
+
+    def meanwhile(sent: SentRequest) -> None:
+        seen.append((sent.at, sent.task_id, sent.status))
+        if sent.task_id == "task-1":
+            thread = threading.Thread(target=client.submit, args=("a dog",))
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+
+    service.on_request = meanwhile
+    assert client.submit("a cat").id == "task-1"
+    assert seen == [("submit", "task-1", 200), ("submit", "task-2", 200)]
+
+
 # What is recorded -------------------------------------------------------------------------
 
 
@@ -174,6 +237,7 @@ def test_who_wants_to_know_hears_of_each_job_that_is_accepted() -> None:
         ("/progress", b"{}", 422),
         ("/progress", b'{"task_id": "task-9"}', 404),
         ("/images/task-9-1.png", b"", 404),
+        ("/previews/task-9", b"", 404),
         ("/elsewhere", b"", 404),
     ],
 )
