@@ -68,7 +68,8 @@ class ImageLabs(ReferenceProvider):
                 ``https://editor.imagelabs.net``.
             transport: Sends the requests; you close it. `None`:
                 `RequestsTransport` with `proxy` and `verify`.
-            polling: When to poll; also the clock of everything. `None`: `Adaptive()`.
+            polling: When to poll; also the clock of everything. `None`:
+                ``Adaptive(long_polls=True)``.
             timeout: Seconds for a whole job, submit included; ``IMAGELABS_TIMEOUT``;
                 default 300; infinity: no limit.
             poll_interval: Seconds between polls; short for ``polling=FixedInterval(...)``.

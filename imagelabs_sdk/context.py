@@ -22,8 +22,6 @@ class ClientContext:
         settings: What the client was given.
         transport: Sends the requests.
         polling: When to poll; also the clock of everything.
-        long_polls: True if nobody chose how to poll: a service that has announced it may then
-            park the polls of a blocking wait.
         endpoints: The service's endpoints.
         downloader: Fetches finished images.
     """
@@ -31,7 +29,6 @@ class ClientContext:
     settings: Settings
     transport: Transport
     polling: PollingStrategy
-    long_polls: bool = False
     endpoints: Endpoints = attrs.field(init=False, eq=False, repr=False)
     downloader: ImageDownloader = attrs.field(init=False, eq=False, repr=False)
 
@@ -48,7 +45,7 @@ class ClientContext:
             transport = ObservedTransport(transport, settings.on_request, settings.on_response)
         if settings.poll_interval is not None:
             polling = FixedInterval(settings.poll_interval)
-        return cls(settings, transport, polling or Adaptive(), polling is None)
+        return cls(settings, transport, polling or Adaptive(long_polls=True))
 
     @endpoints.default
     def _make_endpoints(self) -> Endpoints:

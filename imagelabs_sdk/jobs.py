@@ -646,12 +646,13 @@ class Job:
 class _Parking:
     """Decides which polls of one wait the service may park.
 
-    Only a service that has announced it, only if nobody chose how to poll, and no longer after two
-    parked polls in a row have failed: something on the way may cut them.
+    Only a service that has announced it, only if the polling strategy allows it, and no longer
+    after two parked polls in a row have failed: something on the way may cut them.
     """
 
     def __init__(self, context: ClientContext, with_progress: bool) -> None:
         self._context, self._with_progress = context, with_progress
+        self._allowed = bool(getattr(context.polling, "long_polls", False))
         self._etag, self._failures = "", 0
         self._seen: object = None
         self._refused = False
@@ -659,9 +660,9 @@ class _Parking:
     @property
     def is_open(self) -> bool:
         """Return True if the next poll may be sent at once, to be parked."""
-        allowed = self._context.long_polls and self._failures < _MAX_PARKED_FAILURES
-        features = self._context.endpoints.features
-        return allowed and not self._refused and features.long_poll > 0
+        if not self._allowed or self._refused or self._failures >= _MAX_PARKED_FAILURES:
+            return False
+        return self._context.endpoints.features.long_poll > 0
 
     def next_poll(self, left: float) -> LongPoll | None:
         """Return how the next poll is parked, with `left` seconds to wait; None: a plain one."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import attrs
 
 from .models import Progress, State
-from .validation import invalid, number, seconds, validator
+from .validation import boolean, invalid, number, seconds, validator
 
 __all__ = ["Adaptive", "Backoff", "FixedInterval", "Poll", "PollingStrategy", "after_failures"]
 
@@ -136,6 +136,9 @@ class Adaptive:
         maximum: No pause is longer, in seconds.
         min_render_time: Seconds that rendering takes at the least, once it has begun. An image
             that is rendered sooner is noticed as if it had taken so long.
+        long_polls: True: a blocking wait may leave its polls open at a service that has announced
+            that it answers them when there is news (our own server). The pauses then are for
+            the times in which it does not. False: it polls by the pauses alone.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of that clock.
     """
@@ -144,6 +147,7 @@ class Adaptive:
     minimum: float = attrs.field(default=0.25, validator=_seconds)
     maximum: float = attrs.field(default=15.0, validator=_seconds)
     min_render_time: float = attrs.field(default=1.0, validator=_seconds)
+    long_polls: bool = attrs.field(default=False, validator=validator(boolean), kw_only=True)
     clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
     sleep: Callable[[float], None] = attrs.field(default=time.sleep, kw_only=True)
 

@@ -33,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     """Runs an example as a program, only faster; answers what it printed."""
     monkeypatch.setattr("imagelabs_sdk.embedded._DURATION", 0.2)
     monkeypatch.setattr("imagelabs_sdk.context.FixedInterval", lambda _: FixedInterval(0.05))
-    monkeypatch.setattr("imagelabs_sdk.context.Adaptive", lambda: FixedInterval(0.05))
+    monkeypatch.setattr("imagelabs_sdk.context.Adaptive", lambda **_: FixedInterval(0.05))
     monkeypatch.chdir(tmp_path)
 
     def program(name: str, *arguments: str) -> Printed:

@@ -77,7 +77,7 @@ class CommonOptions:
         if self.headers:
             settings["headers"] = self.headers
         if one_job and self.poll_interval is None and runtime.bar_console() is not None:
-            settings["polling"] = Adaptive(maximum=_WATCHED_INTERVAL)
+            settings["polling"] = Adaptive(maximum=_WATCHED_INTERVAL, long_polls=True)
         return runtime.make_client(self.base_url, **settings)
 
     @property

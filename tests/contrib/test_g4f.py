@@ -204,7 +204,7 @@ def test_without_a_client_it_makes_one_from_the_environment_and_closes_it(
         closed.append(client.url)
 
     monkeypatch.setattr(Client, "close", close_and_tell)
-    monkeypatch.setattr("imagelabs_sdk.context.Adaptive", lambda: FixedInterval(0.01))
+    monkeypatch.setattr("imagelabs_sdk.context.Adaptive", lambda **_: FixedInterval(0.01))
     [response] = run(draw(prompt="a pier"))
     assert (response.images, closed) == ([f"{server.url}/image.png"], [server.url])
 

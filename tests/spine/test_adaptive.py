@@ -68,6 +68,7 @@ def test_it_is_a_plain_value() -> None:
         (lambda: Adaptive(minimum=0), "minimum"),
         (lambda: Adaptive(minimum=2.0, maximum=1.0), "maximum"),
         (lambda: Adaptive(min_render_time=-1), "min_render_time"),
+        (lambda: Adaptive(long_polls=1), "long_polls"),  # type: ignore[arg-type]
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Callable[[], Any], field: str) -> None:

@@ -1,9 +1,6 @@
 """Extensions of our own server: sent where they were announced, and nowhere else."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -11,6 +8,7 @@ import pytest
 
 import imagelabs_sdk
 from imagelabs_sdk import (
+    Adaptive,
     APIConnectionError,
     FixedInterval,
     HandlerTransport,
@@ -20,14 +18,11 @@ from imagelabs_sdk import (
     ImageRequest,
     JobFailedError,
     NotSupportedError,
+    PollingStrategy,
     SubmissionUnknownError,
 )
 from imagelabs_sdk.extensions import Features, known_features, remember_features
-from imagelabs_sdk.server.app import App
-from imagelabs_sdk.server.engines.landscape import LandscapeEngine
-from imagelabs_sdk.server.http import Server
-from imagelabs_sdk.server.pool import WorkerPool
-from imagelabs_sdk.server.store.jobs import JobStore
+from tests.our_server import our_server
 
 SMALL = ImageRequest("a lighthouse", width=64, height=48, seed=1, subseed=2)
 ALL = "long-poll=25, idempotency-key, cancel, priority, info"
@@ -258,35 +253,10 @@ def test_elsewhere_it_says_so_before_anything_is_sent(service: Service) -> None:
 # Long polls ---------------------------------------------------------------------------
 
 
-@contextmanager
-def our_server(
-    duration: float, note: Callable[[HttpRequest], None] = lambda request: None
-) -> Iterator[str]:
-    store = JobStore.in_memory()
-    engine = LandscapeEngine(duration=duration, workers=1, in_process=True)
-    app, pool = App(store, engine), WorkerPool(store, engine)
-
-    def handle(request: HttpRequest, peer: str) -> Any:
-        note(request)
-        return app.handle(request, can_park=True)
-
-    server = Server(handle, port=0, subscribe=store.subscribe)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    pool.start()
-    try:
-        yield server.url
-    finally:
-        server.stop()
-        thread.join()
-        pool.stop()
-        store.close()
-
-
 def test_a_wait_needs_two_or_three_polls() -> None:
     """And ends with the job instead of at the next poll of a strategy."""
     seen: list[HttpRequest] = []
-    with our_server(0.5, seen.append) as url, ImageLabs(url) as client:
+    with our_server(0.5, seen.append) as server, ImageLabs(server.url) as client:
         image = client.generate(SMALL, timeout=30)
     assert image.timings.polls <= 3
     polls = [each for each in seen if each.url.endswith("/progress")]
@@ -297,7 +267,7 @@ def test_a_wait_needs_two_or_three_polls() -> None:
 def test_progress_comes_as_it_is_made_to_who_asks_for_it() -> None:
     """`on_progress` and `events` see the image grow."""
     fractions: list[float | None] = []
-    with our_server(1.5) as url, ImageLabs(url) as client:
+    with our_server(1.5) as server, ImageLabs(server.url) as client:
         client.generate(SMALL, timeout=30, on_progress=lambda p: fractions.append(p.fraction))
         seen = list(client.submit(SMALL).events(timeout=30))
     assert len(fractions) > 3
@@ -306,12 +276,18 @@ def test_progress_comes_as_it_is_made_to_who_asks_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"poll_interval": 0.01}, {"polling": FixedInterval(0.01)}, {"request_timeout": 2}]
+    "settings",
+    [
+        {"poll_interval": 0.01},
+        {"polling": FixedInterval(0.01)},
+        {"polling": Adaptive(minimum=0.01, maximum=0.01)},
+        {"request_timeout": 2},
+    ],
 )
 def test_who_chose_how_to_poll_gets_that(settings: dict[str, Any]) -> None:
     """Nor is a poll parked for which a request has no time; nor is `refresh` or `poll`."""
     seen: list[HttpRequest] = []
-    with our_server(0.05, seen.append) as url, ImageLabs(url, **settings) as client:
+    with our_server(0.05, seen.append) as server, ImageLabs(server.url, **settings) as client:
         client.generate(SMALL, timeout=30)
         job = client.submit(SMALL)
         job.poll()
@@ -319,10 +295,27 @@ def test_who_chose_how_to_poll_gets_that(settings: dict[str, Any]) -> None:
     assert not [each for each in seen if "prefer" in each.headers]
 
 
+@attrs.frozen
+class Parking(FixedInterval):
+    """A strategy of somebody else."""
+
+    long_polls: bool = True
+
+
+@pytest.mark.parametrize("polling", [Adaptive(long_polls=True), Parking(0.01)])
+def test_a_strategy_says_itself_that_polls_may_be_parked(polling: PollingStrategy) -> None:
+    """It knows what its pauses are for; most of them are not needed then."""
+    seen: list[HttpRequest] = []
+    with our_server(0.05, seen.append) as server, ImageLabs(server.url, polling=polling) as client:
+        client.generate(SMALL, timeout=30)
+    polls = [each for each in seen if each.url.endswith("/progress")]
+    assert all(each.headers["prefer"] == "wait=25" for each in polls)
+
+
 def test_a_wait_ends_at_its_deadline_although_its_poll_is_parked() -> None:
     """The time left bounds what is asked for."""
     seen: list[HttpRequest] = []
-    with our_server(60.0, seen.append) as url, ImageLabs(url) as client:
+    with our_server(60.0, seen.append) as server, ImageLabs(server.url) as client:
         job = client.submit(SMALL)
         with pytest.raises(imagelabs_sdk.JobTimeoutError):
             job.wait(timeout=1.5)
