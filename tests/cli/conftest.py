@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from imagelabs_sdk import HandlerTransport
 from imagelabs_sdk.testing import FakeService
-from tests.cli.service import Command, ScriptedService, make_gallery
-from tests.conftest import FakeTime
-from tests.faulty import FaultyServer
+from tests.cli.command import Command
+from tests.faulty import PNG, FaultyServer
 
 PROMPTS = """\
 # landscapes
@@ -47,24 +45,23 @@ def _restore_logging() -> Iterator[None]:
 
 
 @pytest.fixture
-def service() -> ScriptedService:
+def service() -> FakeService:
     """What the clients of the command talk to."""
-    return ScriptedService()
+    return FakeService()
 
 
 @pytest.fixture
-def imagelabs(service: ScriptedService, time: FakeTime) -> Command:
+def imagelabs(service: FakeService) -> Command:
     """The command, with `service` behind it."""
-    return Command(HandlerTransport(service), time.every)
+    return Command(service)
 
 
 @pytest.fixture
 def gallery(imagelabs: Command, folder: Path) -> FakeService:
-    """A service for batches, behind the command instead of `service`; and a file of prompts."""
+    """A service behind the command whose task ids are the prompts, with dashes; and their file."""
     Path("prompts.txt").write_text(PROMPTS)
-    gallery = make_gallery()
-    imagelabs.transport, imagelabs.every = gallery.transport(), gallery.clock.every
-    return gallery
+    imagelabs.service = FakeService(make_id=lambda request: request.prompt.replace(" ", "-"))
+    return imagelabs.service.progress(0.5).done(PNG)
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 import imagelabs_sdk.cli
-from imagelabs_sdk import APIConnectionError, HttpResponse
+from imagelabs_sdk import HttpResponse
 from imagelabs_sdk.cli.runtime import Runtime
 from imagelabs_sdk.embedded import embedded_client
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 from imagelabs_sdk.testing import FakeService
+from tests.cli.command import Command, invoke, prompts, saved
 from tests.cli.conftest import PROMPTS
-from tests.cli.service import Command, fetched, invoke, saved, submits
 from tests.faulty import PNG
 
 
@@ -25,7 +25,7 @@ def test_a_file_of_prompts_becomes_a_folder_of_images(
     """Their paths are the standard output; numbers, no names of the server's, name them."""
     result = imagelabs.batch("--seed", 7, "--size", "512x640", "--jobs", 2)
     assert result.exit_code == 0
-    assert sorted(submits(gallery)) == ["a [red] boat", "a castle", "a lighthouse"]
+    assert sorted(prompts(gallery)) == ["a [red] boat", "a castle", "a lighthouse"]
     assert saved() == ["0001.png", "0002.png", "0003.png"]
     assert sorted(result.stdout.split()) == [f"images/{name}" for name in saved()]
     lines = result.stderr.splitlines()
@@ -73,14 +73,15 @@ def test_the_same_command_again_brings_what_is_missing(
     gallery.job("a castle").refuses()
     assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 4
     gallery.job("a castle")
-    before = len(fetched(gallery))
+    gallery.sent.clear()
     Path("images/0001.png").unlink()
     result = imagelabs.batch("--checkpoint", "run.jsonl")
     assert result.exit_code == 0
     assert result.stderr.splitlines()[-1] == "2 saved, 1 there already"
     assert len(result.stdout.splitlines()) == 3
-    assert sorted(fetched(gallery)[before:]) == ["a-castle", "a-lighthouse"]
-    assert sorted(submits(gallery)) == ["a [red] boat", "a castle", "a castle", "a lighthouse"]
+    fetched = {one.task_id for one in gallery.sent if one.at == "image"}
+    assert fetched == {"a-castle", "a-lighthouse"}
+    assert sorted(prompts(gallery)) == ["a [red] boat", "a castle", "a castle", "a lighthouse"]
 
 
 def test_a_batch_never_replaces_the_images_of_another(
@@ -93,7 +94,7 @@ def test_a_batch_never_replaces_the_images_of_another(
         result = imagelabs.batch(*more)
         assert result.exit_code == 2
         assert "'images/0002.png' exists already" in result.stderr
-    assert len(submits(gallery)) == 3
+    assert len(gallery.submits) == 3
 
 
 def test_changed_prompts_are_refused_with_their_checkpoint(
@@ -105,7 +106,7 @@ def test_changed_prompts_are_refused_with_their_checkpoint(
     result = imagelabs.batch("--checkpoint", "run.jsonl")
     assert result.exit_code == 2
     assert "item 0" in result.stderr
-    assert len(submits(gallery)) == 3
+    assert len(gallery.submits) == 3
 
 
 def test_an_interrupted_batch_names_what_goes_on(imagelabs: Command, gallery: FakeService) -> None:
@@ -137,7 +138,7 @@ def test_an_interrupted_batch_with_a_checkpoint_is_resumed_by_the_same_command(
     )
     assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 0
     assert saved() == ["0001.png", "0002.png", "0003.png"]
-    assert len(submits(gallery)) == 3
+    assert len(gallery.submits) == 3
 
 
 def test_an_interrupt_before_anything_was_accepted_has_nothing_to_resume(
@@ -213,7 +214,7 @@ def test_without_pillow_a_contact_sheet_is_refused_before_anything_is_bought(
     result = imagelabs.batch("--contact-sheet", "sheet.png")
     assert result.exit_code == 1
     assert 'pip install "imagelabs_sdk[server]"' in result.stderr
-    assert not submits(gallery)
+    assert not gallery.sent
 
 
 def test_what_has_no_task_id_is_named_up_to_a_bound(
@@ -232,10 +233,10 @@ def test_a_service_that_is_down_stops_a_batch(imagelabs: Command, gallery: FakeS
     """With exit code 3, instead of failing one prompt after the other for hours."""
     prompts = [f"prompt {number}" for number in range(200)]
     Path("prompts.txt").write_text("\n".join(prompts))
-    gallery.answers(APIConnectionError("refused", delivered="no"), at="submit")
+    gallery.unreachable(at="submit")
     result = imagelabs.batch("--jobs", 1)
     assert result.exit_code == 3
-    assert len(submits(gallery)) < 200
+    assert len(gallery.submits) < 200
 
 
 def test_what_an_earlier_run_left_unknown_can_be_settled(
@@ -251,4 +252,4 @@ def test_what_an_earlier_run_left_unknown_can_be_settled(
     gallery.job("a castle")
     assert imagelabs.batch(*words).exit_code == 5
     assert imagelabs.batch(*words, "--unknown", "retry").exit_code == 0
-    assert submits(gallery).count("a castle") == 2
+    assert prompts(gallery).count("a castle") == 2

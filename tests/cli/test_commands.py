@@ -8,29 +8,35 @@ import pytest
 
 from imagelabs_sdk.cli.commands import cli
 from imagelabs_sdk.cli.exits import EXIT_CODES
-from tests.cli.service import DONE, HALF, Command, Say, ScriptedService, poll
+from imagelabs_sdk.testing import FakeService
+from tests.cli.command import Command, Script
 
 
 @pytest.mark.parametrize(
-    ("answer", "line", "facts"),
+    ("script", "line", "percent"),
     [
-        (HALF, "running (Render [bold]3/6[/bold]), 50 %", ["running", 50.0]),
-        (poll("queued"), "queued", ["queued", None]),
-        (poll("Failed"), "failed", ["failed", None]),
-        (DONE, "done, 100 %", ["done", 100.0]),
+        (
+            lambda s: s.progress(0.5, status="Step [b]3/6[/b]"),
+            "running (Step [b]3/6[/b]), 50 %",
+            50.0,
+        ),
+        (lambda s: s.answers({"status": "queued"}, at="progress"), "queued", None),
+        (lambda s: s.fails("no memory"), "failed (Error: no memory)", None),
+        (lambda s: s.done(), "done, 100 %", 100.0),
     ],
 )
 def test_status_is_one_poll(
-    imagelabs: Command, service: ScriptedService, answer: Say, line: str, facts: list[object]
+    imagelabs: Command, service: FakeService, script: Script, line: str, percent: float | None
 ) -> None:
     """A job that failed is an answer as well: the command itself did what it should."""
-    service.polls = [answer]
+    script(service.known_job("task-9"))
     result, told = imagelabs("status", "task-9"), imagelabs("status", "task-9", "--json")
     assert (result.exit_code, result.stdout, result.stderr) == (0, line + "\n", "")
     about = json.loads(told.stdout)
     assert list(about) == ["task_id", "state", "status", "percent"]
-    assert [about["state"], about["percent"]] == facts
-    assert len(service.asked) == 2
+    assert about["state"] == line.split(maxsplit=1)[0].strip(",")
+    assert about["percent"] == percent
+    assert [one.at for one in service.sent] == ["progress", "progress"]
 
 
 def test_the_help_shows_the_table_and_an_example(imagelabs: Command) -> None:

@@ -19,30 +19,20 @@ from rich.color import Color
 from rich.console import Console
 from rich.style import Style
 
-from imagelabs_sdk import APIConnectionError, HttpResponse
+from imagelabs_sdk import APIConnectionError
 from imagelabs_sdk.cli.display import SmoothFraction
 from imagelabs_sdk.cli.preview import half_blocks
-from imagelabs_sdk.testing import FakeService
+from imagelabs_sdk.testing import FakeClock, FakeService
+from tests.cli.command import Command
 from tests.cli.conftest import PROGRAM, Start, place
-from tests.cli.service import (
-    DONE,
-    HALF,
-    REFUSED,
-    WAITING,
-    Command,
-    ScriptedService,
-    ok,
-    poll,
-)
-from tests.conftest import FakeTime
 from tests.faulty import PNG, RUNNING, FaultyServer
 
 
 def test_a_pipe_gets_a_plain_line_per_change_of_state(
-    imagelabs: Command, service: ScriptedService
+    imagelabs: Command, service: FakeService
 ) -> None:
     """A log file full of redrawn bars helps nobody."""
-    service.polls = [WAITING, WAITING, HALF, HALF, DONE]
+    service.queued(2).progress(0.4, 0.5, status="Render [bold]3/6[/bold]").done()
     result = imagelabs("generate", "x", "-o", "x.png")
     assert result.stderr.splitlines()[:-1] == [
         "task task-1: accepted",
@@ -74,10 +64,10 @@ def test_a_terminal_sees_one_bar_for_a_batch(
 
 
 def test_a_terminal_sees_a_bar(
-    imagelabs: Command, service: ScriptedService, screen: io.StringIO
+    imagelabs: Command, service: FakeService, screen: io.StringIO
 ) -> None:
     """State, percentage and time; the service's words as they are, whatever they contain."""
-    service.polls = [HALF, WAITING, DONE]
+    service.progress(0.5).queued().done()
     result = imagelabs("generate", "x", "-o", "x.png")
     assert "done" in shown(screen)
     assert "100 %" in shown(screen)
@@ -87,20 +77,20 @@ def test_a_terminal_sees_a_bar(
 
 
 def test_the_words_of_the_service_are_no_markup(
-    imagelabs: Command, service: ScriptedService, screen: io.StringIO
+    imagelabs: Command, service: FakeService, screen: io.StringIO
 ) -> None:
     """They would restyle the screen, or end the command with a markup error."""
-    service.polls = [poll("Render [/] [link=http://x]:smile:", 0.5), KeyboardInterrupt()]
+    service.progress(0.5, status="Render [/] [link=http://x]:smile:").answers(KeyboardInterrupt())
     imagelabs("generate", "x", "-o", "x.png")
     assert "Render [/] [link=http://x]:s" in shown(screen)
     assert " 50 %" in shown(screen)
 
 
 def test_without_a_fraction_there_is_no_percentage(
-    imagelabs: Command, service: ScriptedService, screen: io.StringIO
+    imagelabs: Command, service: FakeService, screen: io.StringIO
 ) -> None:
     """Nobody knows how far it is."""
-    service.polls = [poll("Working"), KeyboardInterrupt()]
+    service.answers({"status": "Working"}, at="progress").answers(KeyboardInterrupt())
     imagelabs("generate", "x", "-o", "x.png")
     assert "running (Working)" in shown(screen)
     assert "%" not in shown(screen)
@@ -143,18 +133,17 @@ def test_an_image_has_two_pixels_in_a_character() -> None:
 
 
 def test_a_preview_that_cannot_be_read_is_no_error(
-    imagelabs: Command, service: ScriptedService
+    imagelabs: Command, service: FakeService
 ) -> None:
     """The image itself is what was paid for. In a pipe nothing is drawn."""
     file = io.StringIO()
     imagelabs.console = lambda: Console(file=file, force_terminal=True, color_system="truecolor")
-    half = ok(status="Working", progress=0.5, current_image_url="/half.png")
-    service.polls = [half, half, DONE]
-    service.images = [HttpResponse(404), HttpResponse(200, {}, PNG)]
+    service.progress(0.4, 0.5, preview=PNG).refuses(status=404, at="preview", times=1).done()
     assert imagelabs("generate", "x", "-o", "x.png", "--preview").stdout == "x.png\n"
     assert "▀" in file.getvalue()
     imagelabs.console = None
     assert imagelabs("generate", "x", "-o", "y.png", "--preview").stdout == "y.png\n"
+    assert service.count("preview") == 2
 
 
 def test_a_log_and_a_bar_do_not_share_a_screen(imagelabs: Command, screen: io.StringIO) -> None:
@@ -192,30 +181,31 @@ def shown(screen: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
 
 
-def test_the_bar_moves_between_polls_and_never_back(time: FakeTime) -> None:
+def test_the_bar_moves_between_polls_and_never_back() -> None:
     """A job of four seconds that is polled four times shows more than four numbers."""
-    fraction = SmoothFraction(time.clock)
-    seen = []
+    clock, seen = FakeClock(), list[float]()
+    fraction = SmoothFraction(clock.now)
     for reported in (0.25, 0.5, 0.45, 0.9):
-        time.sleep(1.0)
+        clock.advance(1.0)
         fraction.poll(reported)
         for _ in range(3):
             seen.append(fraction.estimate())
-            time.sleep(0.1)
+            clock.advance(0.1)
     assert seen == sorted(seen)
     assert len(set(seen[:6])) == 6
-    time.sleep(3600.0)
+    clock.advance(3600.0)
     assert 0.9 < fraction.estimate() <= 0.99
     fraction.poll(1.0)
     assert fraction.estimate() == 1.0
 
 
-def test_two_polls_at_once_tell_no_pace(time: FakeTime) -> None:
+def test_two_polls_at_once_tell_no_pace() -> None:
     """The bar would jump to its end."""
-    fraction = SmoothFraction(time.clock)
-    time.sleep(0.001)
+    clock = FakeClock()
+    fraction = SmoothFraction(clock.now)
+    clock.advance(0.001)
     fraction.poll(0.05)
-    time.sleep(1.0)
+    clock.advance(1.0)
     assert fraction.estimate() == 0.05
 
 
@@ -267,11 +257,10 @@ def test_a_person_who_watches_gets_polls_every_second_or_more_often(
     assert "polling" not in imagelabs.settings[1]
 
 
-def test_each_retry_is_said_once(imagelabs: Command, service: ScriptedService) -> None:
+def test_each_retry_is_said_once(imagelabs: Command, service: FakeService) -> None:
     """A minute without a word looks like a program that hangs."""
-    service.submits = [REFUSED, REFUSED, ok(task_id="task-1")]
-    service.polls = [APIConnectionError("reset"), HALF, DONE]
-    service.images = [APIConnectionError("cut"), HttpResponse(200, {}, PNG)]
+    script = service.job().unreachable(times=2).drops_connection(at="progress")
+    script.done().drops_connection(times=1)
     result = imagelabs("generate", "x", "-o", "x.png")
     said = [line.partition(" in ")[0] for line in result.stderr.splitlines() if " s: " in line]
     assert said == [
@@ -284,10 +273,10 @@ def test_each_retry_is_said_once(imagelabs: Command, service: ScriptedService) -
 
 
 def test_a_retry_is_said_above_the_bar(
-    imagelabs: Command, service: ScriptedService, screen: io.StringIO
+    imagelabs: Command, service: FakeService, screen: io.StringIO
 ) -> None:
     """On a terminal, too."""
-    service.polls = [APIConnectionError("[red]reset"), HALF, DONE]
+    service.answers(APIConnectionError("[red]reset"), at="progress").done()
     result = imagelabs("generate", "x", "-o", "x.png")
     assert re.search(r"^.*polling again in [0-9.]+ s: .*\[red\]reset", shown(screen), re.MULTILINE)
     assert "polling again" not in result.stderr
@@ -307,23 +296,23 @@ def test_a_batch_says_its_retries(
 
 
 def test_debug_says_no_retry_twice(
-    imagelabs: Command, service: ScriptedService, caplog: pytest.LogCaptureFixture
+    imagelabs: Command, service: FakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log has it already."""
-    service.polls = [APIConnectionError("reset"), DONE]
+    service.drops_connection(at="progress").done()
     result = imagelabs("generate", "x", "-o", "x.png", "--debug")
     assert "polling again" in caplog.text
     assert "polling again" not in result.stderr
 
 
 def test_the_bar_shows_when_the_job_probably_ends(
-    imagelabs: Command, service: ScriptedService, screen: io.StringIO
+    imagelabs: Command, service: FakeService, screen: io.StringIO
 ) -> None:
     """A range, and nothing where nothing is known."""
-    service.polls = [poll("Render", 0.25), poll("Render", 0.5), KeyboardInterrupt()]
+    service.job().progress(0.25, 0.5).answers(KeyboardInterrupt())
     imagelabs("generate", "x", "-o", "x.png")
     assert re.search(r"[0-9]+ (to [0-9]+ )?s left", shown(screen))
     screen.truncate(0)
-    service.polls = [poll("Working"), KeyboardInterrupt()]
+    service.answers({"status": "Working"}, at="progress").answers(KeyboardInterrupt())
     imagelabs("generate", "x", "-o", "y.png", "--base-url", "https://other.test")
     assert "s left" not in shown(screen)

@@ -7,7 +7,7 @@ import pytest
 from click.testing import Result
 
 from imagelabs_sdk import APIStatusError, DownloadError, ImageLabsError
-from tests.cli.service import invoke
+from tests.cli.command import invoke
 from tests.faulty import Answer, FaultyServer, reply
 
 CHALLENGE = reply(403, b"<title>Just a moment...</title>", ("cf-mitigated", "challenge"))

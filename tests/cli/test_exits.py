@@ -10,53 +10,39 @@ from typing import Any
 
 import pytest
 
-from imagelabs_sdk import APIConnectionError, APIStatusError, HttpResponse, ImageLabsError, JobError
+from imagelabs_sdk import APIStatusError, ImageLabsError, JobError
 from imagelabs_sdk.cli.exits import EXIT_CODES
 from imagelabs_sdk.testing import FakeService
+from tests.cli.command import Command, Script
 from tests.cli.conftest import PROGRAM, run_python
-from tests.cli.service import (
-    CHALLENGE,
-    REFUSED,
-    WAITING,
-    Command,
-    Say,
-    ScriptedService,
-    ok,
-    poll,
-)
 from tests.faulty import PNG, FaultyServer, reply
 
 
 @pytest.mark.parametrize(
     ("script", "code", "resumable"),
     [
-        ({"submits": [REFUSED]}, 3, False),
-        ({"submits": [HttpResponse(400, {}, b'{"error": "no"}')]}, 4, False),
-        ({"submits": [HttpResponse(429, {"retry-after": "999"})]}, 4, False),
-        ({"submits": [CHALLENGE]}, 4, False),
-        ({"submits": [ok(error="no")]}, 4, False),
-        ({"submits": [APIConnectionError("reset")]}, 5, False),
-        ({"polls": [HttpResponse(404)]}, 4, False),
-        ({"polls": [CHALLENGE]}, 4, True),
-        ({"polls": [poll("error: [red]out of memory[/red]")]}, 6, False),
-        ({"polls": [APIConnectionError("reset")]}, 3, True),
-        ({"images": [HttpResponse(200, {}, b"<html>")]}, 8, True),
-        ({"images": [OSError(28, "No space left on device")]}, 1, True),
-        ({"polls": [KeyboardInterrupt()]}, 130, True),
-        ({"images": [KeyboardInterrupt()]}, 130, True),
-        ({"polls": [ZeroDivisionError("oops")]}, 1, False),
+        (lambda s: s.unreachable(), 3, False),
+        (lambda s: s.refuses(status=400), 4, False),
+        (lambda s: s.rate_limited(999), 4, False),
+        (lambda s: s.challenge(), 4, False),
+        (lambda s: s.answers({"error": "no"}), 4, False),
+        (lambda s: s.drops_connection(), 5, False),
+        (lambda s: s.refuses(status=404, at="progress"), 4, False),
+        (lambda s: s.challenge(at="progress"), 4, True),
+        (lambda s: s.fails("[red]out of memory[/red]"), 6, False),
+        (lambda s: s.drops_connection(at="progress"), 3, True),
+        (lambda s: s.html(at="image"), 8, True),
+        (lambda s: s.answers(OSError(28, "No space left on device"), at="image"), 1, True),
+        (lambda s: s.answers(KeyboardInterrupt(), at="progress"), 130, True),
+        (lambda s: s.answers(KeyboardInterrupt(), at="image"), 130, True),
+        (lambda s: s.answers(ZeroDivisionError("oops"), at="progress"), 1, False),
     ],
 )
 def test_each_bad_end_has_its_code_and_its_line(
-    imagelabs: Command,
-    service: ScriptedService,
-    script: dict[str, list[Say]],
-    code: int,
-    resumable: bool,
+    imagelabs: Command, service: FakeService, script: Script, code: int, resumable: bool
 ) -> None:
     """A script goes by the code, a person by the line; a job that lives on is named."""
-    for path, answers in script.items():
-        setattr(service, path, answers)
+    script(service)
     result = imagelabs("generate", "x", "-o", "x.png", "--timeout", 600)
     lines = result.stderr.splitlines()
     end = next(n for n, line in enumerate(lines) if line.startswith("imagelabs: "))
@@ -68,9 +54,9 @@ def test_each_bad_end_has_its_code_and_its_line(
     assert not Path("x.png").exists()
 
 
-def test_running_out_of_time_has_its_own_code(imagelabs: Command, service: ScriptedService) -> None:
+def test_running_out_of_time_has_its_own_code(imagelabs: Command, service: FakeService) -> None:
     """The job may yet finish: the same command with `wait` is the remedy."""
-    service.polls = [WAITING]
+    service.queued()
     result = imagelabs("generate", "x", "-o", "x.png", "--timeout", 3)
     assert result.exit_code == 7
     assert "imagelabs: the job is still running after 3.0 s" in result.stderr
@@ -92,26 +78,26 @@ def test_no_error_of_the_library_is_anything_else(kind: type[ImageLabsError]) ->
 
 
 def test_the_words_of_a_challenge_name_the_variables(
-    imagelabs: Command, service: ScriptedService
+    imagelabs: Command, service: FakeService
 ) -> None:
     """There is no client object that cookies could be given to."""
-    service.submits = [CHALLENGE]
+    service.challenge()
     assert "IMAGELABS_COOKIE and IMAGELABS_USER_AGENT" in imagelabs("generate", "x").stderr
 
 
-def test_an_interrupt_elsewhere_is_a_line_too(imagelabs: Command, service: ScriptedService) -> None:
+def test_an_interrupt_elsewhere_is_a_line_too(imagelabs: Command, service: FakeService) -> None:
     """Also where nothing was going on."""
-    service.polls = [KeyboardInterrupt()]
+    service.known_job("task-1").answers(KeyboardInterrupt(), at="progress")
     result = imagelabs("status", "task-1")
     assert result.exit_code == 130
     assert "imagelabs: interrupted" in result.stderr
 
 
 def test_debug_shows_the_way_to_an_error(
-    imagelabs: Command, service: ScriptedService, caplog: pytest.LogCaptureFixture
+    imagelabs: Command, service: FakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Before or after the command, as people type it."""
-    service.polls = [ZeroDivisionError("oops")]
+    service.answers(ZeroDivisionError("oops"), at="progress")
     for arguments in (["--debug", "generate", "x"], ["generate", "x", "--debug"]):
         caplog.clear()
         result = imagelabs(*arguments)
@@ -159,38 +145,41 @@ HINT = "To resume: imagelabs wait task-1 -o x.png"
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "facts"),
+    ("arguments", "script", "facts"),
     [
-        ({}, ["--width", "0"], (2, "too_small", None, False, None)),
-        ({}, ["--colour"], (2, "usage", None, False, None)),
-        ({}, ["--output"], (2, "usage", None, False, None)),
-        ({"submits": [REFUSED]}, [], (3, "api_connection", None, True, None)),
-        ({"submits": [HttpResponse(429)]}, [], (4, "rate_limited", None, True, None)),
-        ({"submits": [CHALLENGE]}, [], (4, "challenge", None, False, None)),
+        ("--width 0", lambda s: s, (2, "too_small", None, False, None)),
+        ("--colour", lambda s: s, (2, "usage", None, False, None)),
+        ("--output", lambda s: s, (2, "usage", None, False, None)),
+        ("", lambda s: s.unreachable(), (3, "api_connection", None, True, None)),
+        ("", lambda s: s.rate_limited(), (4, "rate_limited", None, True, None)),
+        ("", lambda s: s.challenge(), (4, "challenge", None, False, None)),
+        ("", lambda s: s.drops_connection(), (5, "submission_unknown", None, None, None)),
+        ("", lambda s: s.fails(), (6, "job_failed", "task-1", None, None)),
+        ("--timeout 2", lambda s: s.queued(), (7, "job_timeout", "task-1", True, HINT)),
+        ("", lambda s: s.done().refuses(status=404), (8, "download", "task-1", False, HINT)),
         (
-            {"submits": [APIConnectionError("reset", delivered="maybe")]},
-            [],
-            (5, "submission_unknown", None, None, None),
+            "",
+            lambda s: s.queued().answers(KeyboardInterrupt()),
+            (130, "interrupted", None, None, HINT),
         ),
-        ({"polls": [poll("error: x")]}, [], (6, "job_failed", "task-1", None, None)),
-        ({"polls": [WAITING]}, ["--timeout", "2"], (7, "job_timeout", "task-1", True, HINT)),
-        ({"images": [HttpResponse(404)]}, [], (8, "download", "task-1", False, HINT)),
-        ({"polls": [KeyboardInterrupt()]}, [], (130, "interrupted", None, None, HINT)),
-        ({"images": [OSError(28, "full")]}, [], (1, "os_error", None, None, HINT)),
-        ({"polls": [ZeroDivisionError("x")]}, [], (1, "unexpected", None, None, None)),
+        ("", lambda s: s.done().answers(OSError(28, "full")), (1, "os_error", None, None, HINT)),
+        (
+            "",
+            lambda s: s.queued().answers(ZeroDivisionError("x")),
+            (1, "unexpected", None, None, None),
+        ),
     ],
 )
 def test_a_failure_is_one_json_object_for_programs(
     imagelabs: Command,
-    service: ScriptedService,
-    script: dict[str, list[Say]],
-    arguments: list[str],
+    service: FakeService,
+    arguments: str,
+    script: Script,
     facts: tuple[object, ...],
 ) -> None:
     """The same keys for every exit code, and the person's lines stay on stderr."""
-    for path, answers in script.items():
-        setattr(service, path, answers)
-    result = imagelabs("generate", "x", "-o", "x.png", "--json", *arguments)
+    script(service)
+    result = imagelabs("generate", "x", "-o", "x.png", "--json", *arguments.split())
     told = json.loads(result.stdout)
     assert list(told) == ["code", "message", "task_id", "retryable", "hint"]
     assert (result.exit_code, *(told[k] for k in ("code", "task_id", "retryable", "hint"))) == facts

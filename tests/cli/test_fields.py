@@ -4,28 +4,27 @@ import json
 
 import pytest
 
-from tests.cli.service import Command, ScriptedService
+from imagelabs_sdk.testing import FakeService
+from tests.cli.command import Command
 
 
-def test_a_subseed_is_sent_and_told(imagelabs: Command, service: ScriptedService) -> None:
+def test_a_subseed_is_sent_and_told(imagelabs: Command, service: FakeService) -> None:
     """Summary, JSON and service agree on what makes the same image again."""
     words = ("generate", "x", "-o", "x.png", "--seed", 7, "--subseed", 8)
     assert "seed 7, subseed 8, " in imagelabs(*words).stderr
-    assert (service.body()["seed"], service.body()["subseed"]) == ("7", "8")
+    service.assert_submitted_once(seed=7, subseed=8)
     facts = json.loads(imagelabs(*words, "--json").stdout)
     assert (facts["seed"], facts["subseed"]) == (7, 8)
 
 
 def test_fields_without_an_option_are_sent_as_json(
-    imagelabs: Command, service: ScriptedService
+    imagelabs: Command, service: FakeService
 ) -> None:
     """Older clients of the service show several."""
     extra = ["cfg_scale=7.5", 'site="x=y"', "restore_faces=true", "pose=null"]
     words = [word for each in extra for word in ("--extra", each)]
     assert imagelabs("generate", "x", "-o", "x.png", *words).exit_code == 0
-    body = service.body()
-    shown = [body[name] for name in ("cfg_scale", "site", "restore_faces", "pose")]
-    assert shown == [7.5, "x=y", True, None]
+    service.assert_submitted_once(cfg_scale=7.5, site="x=y", restore_faces=True, pose=None)
 
 
 @pytest.mark.parametrize(
@@ -41,10 +40,10 @@ def test_fields_without_an_option_are_sent_as_json(
     ],
 )
 def test_an_extra_that_cannot_be_used_is_refused(
-    imagelabs: Command, service: ScriptedService, value: str, word: str
+    imagelabs: Command, service: FakeService, value: str, word: str
 ) -> None:
     """A seed in there would be sent, and another one told."""
     result = imagelabs("generate", "x", "--extra", value)
     assert result.exit_code == 2
     assert word in result.stderr
-    assert not service.asked
+    assert not service.sent

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.service import Command, ScriptedService
+from imagelabs_sdk.testing import FakeService
+from tests.cli.command import Command
 
 
 def test_an_unnamed_image_never_replaces_another(imagelabs: Command) -> None:
@@ -15,36 +16,37 @@ def test_an_unnamed_image_never_replaces_another(imagelabs: Command) -> None:
     assert paths == ["imagelabs-7.png", "imagelabs-7-2.png", "imagelabs-7-3.png"]
 
 
-def test_the_service_names_no_file(imagelabs: Command) -> None:
+def test_the_service_names_no_file(imagelabs: Command, service: FakeService) -> None:
     """A task id such as ``../../x`` must not become a path."""
+    service.known_job("../../task")
     result = imagelabs("wait", "../../task")
     assert re.fullmatch(r"imagelabs-[0-9]{8}-[0-9]{6}\.png\n", result.stdout)
 
 
 @pytest.mark.parametrize("path", ["nowhere/x.png", ".", "", "/dev/null", "a-file/x.png"])
 def test_a_file_that_cannot_be_is_refused_before_the_job_is_bought(
-    imagelabs: Command, service: ScriptedService, path: str
+    imagelabs: Command, service: FakeService, path: str
 ) -> None:
     """An image that cannot be saved is an image lost."""
     Path("a-file").touch()
     result = imagelabs("generate", "x", "-o", path)
     assert result.exit_code == 2
     assert "must be a file in a folder that exists" in result.stderr
-    assert not service.asked
+    assert not service.sent
 
 
 def test_a_name_that_becomes_too_long_is_refused_before_the_job_is_bought(
-    imagelabs: Command, service: ScriptedService
+    imagelabs: Command, service: FakeService
 ) -> None:
     """Its extension comes last."""
     result = imagelabs("generate", "x", "-o", "x" * 252)
     assert result.exit_code == 1
     assert "cannot be written: File name too long" in result.stderr
-    assert not service.asked
+    assert not service.sent
 
 
 def test_a_folder_that_is_not_ours_is_refused_before_the_job_is_bought(
-    imagelabs: Command, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+    imagelabs: Command, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dry run of what `save` does, as permissions alone do not tell."""
 
@@ -56,4 +58,4 @@ def test_a_folder_that_is_not_ours_is_refused_before_the_job_is_bought(
         result = imagelabs("generate", "x", *arguments)
         assert result.exit_code == 1
         assert "cannot be written: Permission denied" in result.stderr
-    assert not service.asked
+    assert not service.sent

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagelabs_sdk.testing import FakeService
-from tests.cli.service import Command, bodies, saved, submits
+from tests.cli.command import Command, saved
 
 
 def write(*rows: object) -> None:
@@ -24,18 +24,14 @@ def test_a_row_gives_the_fields_of_its_request(imagelabs: Command, gallery: Fake
     )
     result = imagelabs.batch("--width", 512, "--height", 256, "--seed", 7, "--negative", "rain")
     assert result.exit_code == 0
-    sent = {body["prompt"]: body for body in bodies(gallery)}
-    shown = {
-        prompt: (body["width"], body["height"], body["seed"], body["negative_prompt"])
-        for prompt, body in sent.items()
+    asked = [submit.request for submit in gallery.submits]
+    assert {r.prompt: (r.width, r.height, r.seed, r.negative_prompt) for r in asked} == {
+        "a boat": (512, 256, 7, "rain"),
+        "a mill": (64, 896, 3, "rain"),
+        "a fox": (1016, 1016, 7, "fog"),
+        "{red|blue} boat": (512, 256, 7, "rain"),
     }
-    assert shown == {
-        "a boat": (512, 256, "7", "rain"),
-        "a mill": (64, 896, "3", "rain"),
-        "a fox": (1016, 1016, "7", "fog"),
-        "{red|blue} boat": (512, 256, "7", "rain"),
-    }
-    assert sent["a mill"]["tiling"] is True
+    gallery.assert_submitted(prompt="a mill", tiling=True)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +56,7 @@ def test_a_bad_row_is_named_before_anything_is_bought(
     result = imagelabs.batch()
     assert result.exit_code == 2
     assert word in result.stderr
-    assert not submits(gallery)
+    assert not gallery.sent
 
 
 def test_a_bad_option_is_not_blamed_on_a_row(imagelabs: Command, gallery: FakeService) -> None:
@@ -74,7 +70,7 @@ def test_variations_have_the_seeds_that_follow(imagelabs: Command, gallery: Fake
     result = imagelabs("generate", "a boat", "-n", 3, "--seed", 7, "-o", "boat.png")
     assert result.exit_code == 0
     assert sorted(result.stdout.split()) == ["boat-1.png", "boat-2.png", "boat-3.png"]
-    assert sorted(body["seed"] for body in bodies(gallery)) == ["7", "8", "9"]
+    assert sorted(submit.request.seed or 0 for submit in gallery.submits) == [7, 8, 9]
 
 
 def test_variations_without_a_seed_differ(imagelabs: Command, gallery: FakeService) -> None:
@@ -101,7 +97,7 @@ def test_variations_of_one_prompt_can_be_resumed(imagelabs: Command, gallery: Fa
     result = imagelabs(*words)
     assert result.exit_code == 0
     assert result.stderr.splitlines()[-1] == "0 saved, 2 there already"
-    assert len(submits(gallery)) == 2
+    assert len(gallery.submits) == 2
 
 
 @pytest.mark.parametrize(
@@ -125,7 +121,7 @@ def test_no_file_of_a_run_is_written_over_another(
     result = imagelabs.batch(*arguments.split())
     assert result.exit_code == 2
     assert word in result.stderr
-    assert not submits(gallery)
+    assert not gallery.sent
 
 
 def test_a_sheet_may_stand_beside_the_images(imagelabs: Command, gallery: FakeService) -> None:

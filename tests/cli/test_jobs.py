@@ -6,25 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from imagelabs_sdk import HandlerTransport, HttpResponse, ImageLabs, Ledger, SubmissionUnknownError
-from tests.cli.service import Command, ScriptedService, ok, poll
+from imagelabs_sdk import Ledger, SubmissionUnknownError
+from imagelabs_sdk.testing import FakeService
+from tests.cli.command import Command
 
 
-def buy(*task_ids: str, prompts: bool = False) -> None:
+def buy(service: FakeService, count: int = 1, *, prompts: bool = False) -> None:
     """Submit jobs and forget them, as a program that is killed does."""
-    service = ScriptedService(submits=[ok(task_id=task_id) for task_id in task_ids])
-    ledger = Ledger(Path("jobs.jsonl"), prompts=prompts)
-    with ImageLabs("https://a.test", transport=HandlerTransport(service), ledger=ledger) as client:
-        for _ in task_ids:
+    with service.client(ledger=Ledger(Path("jobs.jsonl"), prompts=prompts)) as client:
+        for _ in range(count):
             client.submit("a lighthouse")
 
 
-def test_jobs_are_listed_with_the_unfinished_ones_first(imagelabs: Command) -> None:
+def test_jobs_are_listed_with_the_unfinished_ones_first(
+    imagelabs: Command, service: FakeService
+) -> None:
     """With what is needed to go on; prompts only if they were kept."""
-    buy("task-1", "task-2")
-    Ledger(Path("jobs.jsonl")).ended("task-1", "https://a.test")
+    buy(service, 2)
+    Ledger(Path("jobs.jsonl")).ended("task-1", service.url)
     lines = imagelabs("jobs", "--ledger", "jobs.jsonl").stdout.splitlines()
-    assert re.fullmatch(r"unfinished \d{4}-\S+ \S+  task-2  https://a.test", lines[0])
+    assert re.fullmatch(r"unfinished \d{4}-\S+ \S+  task-2  https://imagelabs.test", lines[0])
     assert lines[1].startswith("done ")
     rows = imagelabs("jobs", "--ledger", "jobs.jsonl", "--json").stdout.splitlines()
     facts = json.loads(rows[0])
@@ -32,16 +33,18 @@ def test_jobs_are_listed_with_the_unfinished_ones_first(imagelabs: Command) -> N
     assert (facts["state"], facts["task_id"], facts["prompt"]) == ("unfinished", "task-2", None)
 
 
-def test_kept_prompts_are_shown(imagelabs: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_prompts_are_shown(
+    imagelabs: Command, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And the ledger may come from the environment."""
-    buy("task-1", prompts=True)
+    buy(service, prompts=True)
     monkeypatch.setenv("IMAGELABS_LEDGER", "jobs.jsonl")
-    assert imagelabs("jobs").stdout.endswith("task-1  https://a.test  a lighthouse\n")
+    assert imagelabs("jobs").stdout.endswith("task-1  https://imagelabs.test  a lighthouse\n")
 
 
-def test_missing_images_are_brought(imagelabs: Command, service: ScriptedService) -> None:
+def test_missing_images_are_brought(imagelabs: Command, service: FakeService) -> None:
     """Each once: what has ended is not asked for again."""
-    buy("task-1", "task-2")
+    buy(service, 2)
     words = ("jobs", "--ledger", "jobs.jsonl", "--resume", "--out-dir", "images")
     result = imagelabs(*words)
     assert result.exit_code == 0
@@ -54,11 +57,11 @@ def test_missing_images_are_brought(imagelabs: Command, service: ScriptedService
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_job_that_failed_does_not_hold_up_the_others(
-    imagelabs: Command, service: ScriptedService, as_json: bool
+    imagelabs: Command, service: FakeService, as_json: bool
 ) -> None:
     """The exit code tells of the first failure."""
-    buy("task-1", "task-2")
-    service.polls = [poll("error: no memory"), poll("Done", 1, "/image.png")]
+    service.job().fails("no memory")
+    buy(service, 2)
     more = ["--json"] if as_json else []
     result = imagelabs("jobs", "--ledger", "jobs.jsonl", "--resume", *more)
     assert result.exit_code == 6
@@ -70,15 +73,13 @@ def test_a_job_that_failed_does_not_hold_up_the_others(
     assert "failed" in imagelabs("jobs", "--ledger", "jobs.jsonl").stdout
 
 
-def test_a_submit_that_was_cut_off_is_unknown(imagelabs: Command) -> None:
+def test_a_submit_that_was_cut_off_is_unknown(imagelabs: Command, service: FakeService) -> None:
     """It has no id that could be asked for."""
-    service = ScriptedService(submits=[HttpResponse(200, {}, b"{")])
-    transport = HandlerTransport(service)
-    client = ImageLabs("https://a.test", transport=transport, ledger="jobs.jsonl")
+    service.drops_connection()
     with pytest.raises(SubmissionUnknownError):
-        client.submit("x")
+        buy(service)
     lines = imagelabs("jobs", "--ledger", "jobs.jsonl").stdout.splitlines()
-    assert re.fullmatch(r"unknown .*  -  https://a.test", lines[0])
+    assert re.fullmatch(r"unknown .*  -  https://imagelabs.test", lines[0])
     result = imagelabs("jobs", "--ledger", "jobs.jsonl", "--resume")
     assert result.stderr.splitlines()[-1] == "0 of 0 unfinished jobs saved"
 

@@ -10,28 +10,18 @@ from pathlib import Path
 import pytest
 
 from imagelabs_sdk.testing import FakeService
+from tests.cli.command import Command, invoke, prompts
 from tests.cli.conftest import Start, place
-from tests.cli.service import Command, ScriptedService, invoke, submits
 from tests.faulty import FaultyServer
 
 
-def test_every_option_reaches_the_service(imagelabs: Command, service: ScriptedService) -> None:
+def test_every_option_reaches_the_service(imagelabs: Command, service: FakeService) -> None:
     """An option that is swallowed costs an image that nobody wanted."""
-    drawing = ("--negative", "fog", "--size", "512x640", "--seed", 7)
-    imagelabs(
-        "generate",
-        "a [lighthouse]",
-        "-o",
-        "x.png",
-        "--poll-interval",
-        0.25,
-        "--timeout",
-        9,
-        *drawing,
+    words = "-o x.png --poll-interval 0.25 --timeout 9 --negative fog --size 512x640 --seed 7"
+    imagelabs("generate", "a [lighthouse]", *words.split())
+    service.assert_submitted_once(
+        prompt="a [lighthouse]", negative_prompt="fog", width=512, height=640, seed=7
     )
-    body = service.body()
-    assert (body["prompt"], body["negative_prompt"]) == ("a [lighthouse]", "fog")
-    assert (body["width"], body["height"], body["seed"]) == (512, 640, "7")
     assert imagelabs.settings == [{"base_url": None, "timeout": 9.0, "poll_interval": 0.25}]
 
 
@@ -68,7 +58,7 @@ def test_an_aspect_ratio_sets_the_size(imagelabs: Command) -> None:
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_line_and_exit_code_2(
-    imagelabs: Command, service: ScriptedService, arguments: list[str], word: str
+    imagelabs: Command, service: FakeService, arguments: list[str], word: str
 ) -> None:
     """Whether click or the library finds it is not the user's business."""
     result = imagelabs("generate", "x", *arguments)
@@ -76,7 +66,7 @@ def test_a_value_that_cannot_be_used_is_one_line_and_exit_code_2(
     assert result.stdout == "" or "--json" in arguments
     assert re.fullmatch(r"imagelabs: .*\n", result.stderr)
     assert word in result.stderr
-    assert not service.asked
+    assert not service.sent
 
 
 def test_a_blank_prompt_is_exit_code_2(imagelabs: Command) -> None:
@@ -136,7 +126,7 @@ def test_a_batch_that_cannot_be_is_refused_before_anything_is_bought(
     assert result.exit_code == 2
     assert re.fullmatch(r"imagelabs: .*\n", result.stderr)
     assert word in result.stderr
-    assert not submits(gallery)
+    assert not gallery.sent
 
 
 def test_debug_logs_no_prompt(imagelabs: Command, caplog: pytest.LogCaptureFixture) -> None:
@@ -147,12 +137,11 @@ def test_debug_logs_no_prompt(imagelabs: Command, caplog: pytest.LogCaptureFixtu
 
 
 def test_width_and_height_are_options_of_their_own(
-    imagelabs: Command, service: ScriptedService
+    imagelabs: Command, service: FakeService
 ) -> None:
     """Options are named like the fields of a request; one side alone keeps the other's default."""
     imagelabs("generate", "x", "--width", 512, "--negative-prompt", "fog", "-o", "x.png")
-    body = service.body()
-    assert (body["width"], body["height"], body["negative_prompt"]) == (512, 896, "fog")
+    service.assert_submitted_once(width=512, height=896, negative_prompt="fog")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +182,7 @@ def test_prompts_may_come_from_stdin(imagelabs: Command, gallery: FakeService) -
     words = ["generate", "--batch", "-", "--out-dir", "images"]
     result = imagelabs(*words, stdin="one\ntwo\n")
     assert result.exit_code == 0
-    assert sorted(submits(gallery)) == ["one", "two"]
+    assert sorted(prompts(gallery)) == ["one", "two"]
 
 
 def test_an_image_does_not_go_to_a_terminal(start: Start, server: FaultyServer) -> None:
@@ -224,13 +213,14 @@ def test_the_shell_can_complete_words() -> None:
         assert done.returncode == 0
 
 
-def test_a_header_reaches_the_service(imagelabs: Command, service: ScriptedService) -> None:
+def test_a_header_reaches_the_service(imagelabs: Command, service: FakeService) -> None:
     """Some gateways in front of a service want one."""
     words = ("--header", "X-Team: blue", "--header", "x-empty:")
     imagelabs("generate", "x", "-o", "x.png", *words)
     imagelabs("status", "task-1", *words)
-    assert {request.headers["x-team"] for request in service.asked} == {"blue"}
-    assert service.asked[-1].headers["x-empty"] == ""
+    sent = [one.request.headers for one in service.sent if one.at != "image"]
+    assert {headers["x-team"] for headers in sent} == {"blue"}
+    assert sent[-1]["x-empty"] == ""
 
 
 @pytest.mark.parametrize(
@@ -244,11 +234,11 @@ def test_a_header_reaches_the_service(imagelabs: Command, service: ScriptedServi
     ],
 )
 def test_a_secret_is_refused_on_the_command_line(
-    imagelabs: Command, service: ScriptedService, header: str, word: str
+    imagelabs: Command, service: FakeService, header: str, word: str
 ) -> None:
     """Every user of the machine sees it in the list of processes; and it stays unsaid."""
     result = imagelabs("generate", "x", "--header", header)
     assert result.exit_code == 2
     assert word in result.stderr
     assert "x1y2z3" not in result.stderr
-    assert not service.asked
+    assert not service.sent

@@ -12,8 +12,8 @@ import pytest
 
 from imagelabs_sdk.cli import output
 from imagelabs_sdk.testing import FakeService
+from tests.cli.command import Command
 from tests.cli.conftest import PROGRAM, place
-from tests.cli.service import Command, ScriptedService, ok
 from tests.faulty import PNG, FaultyServer, reply
 
 
@@ -93,8 +93,11 @@ def test_an_image_goes_to_a_closed_stdout_without_an_error(server: FaultyServer)
     assert done.returncode == 0
 
 
-def test_the_image_itself_can_go_to_stdout(imagelabs: Command, folder: Path) -> None:
+def test_the_image_itself_can_go_to_stdout(
+    imagelabs: Command, service: FakeService, folder: Path
+) -> None:
     """``imagelabs generate x -o - | convert - ...``: no line of text among the bytes."""
+    service.done(PNG)
     result = imagelabs("generate", "x", "-o", "-")
     assert (result.exit_code, result.stdout_bytes) == (0, PNG)
     assert result.stderr.splitlines()[0] == "task task-1: accepted"
@@ -138,9 +141,9 @@ def test_whatever_ends_a_batch_lists_what_is_unfinished(
     assert result.stderr.count("To resume: ") == 3
 
 
-def test_json_is_ascii(imagelabs: Command, service: ScriptedService) -> None:
+def test_json_is_ascii(imagelabs: Command) -> None:
     """It survives every encoding."""
-    service.submits = [ok(task_id="łódź")]
+    imagelabs.service = FakeService(make_id=lambda _: "łódź")
     result = imagelabs(*NO_WAIT, "--json")
     assert result.stdout.isascii()
     assert json.loads(result.stdout)["task_id"] == "łódź"

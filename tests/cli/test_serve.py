@@ -15,8 +15,8 @@ from imagelabs_sdk.server.engines.base import EngineConfig
 from imagelabs_sdk.server.options import bounds
 from imagelabs_sdk.server.service import ServeOptions
 from imagelabs_sdk.server.store.jobs import JobStore
+from tests.cli.command import Command, invoke
 from tests.cli.conftest import Start
-from tests.cli.service import Command, invoke
 from tests.faulty import FaultyServer
 
 

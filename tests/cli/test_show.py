@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 from imagelabs_sdk.cli.runtime import Runtime
 from imagelabs_sdk.embedded import embedded_client
 from imagelabs_sdk.testing import FakeService
-from tests.cli.service import Command, ScriptedService, bodies, invoke, submits
+from tests.cli.command import Command, invoke
 from tests.faulty import PNG
 from tests.spine.test_parameters import INFOTEXT
 
@@ -47,26 +47,23 @@ def test_an_image_that_tells_nothing_is_exit_code_2(imagelabs: Command, content:
         assert "does not say how it was made" in result.stderr
 
 
-def test_an_image_is_drawn_again_by_its_file(imagelabs: Command, service: ScriptedService) -> None:
+def test_an_image_is_drawn_again_by_its_file(imagelabs: Command, service: FakeService) -> None:
     """Options win over the file, and a prompt over its prompt."""
     path = png("x.png", parameters=INFOTEXT)
     assert imagelabs("generate", "--like", path, "-o", "y.png").exit_code == 0
-    body = service.body()
-    assert body["prompt"].startswith("a lighthouse")
-    assert (body["width"], body["height"], body["seed"]) == (512, 768, "965400086")
-    service.asked.clear()
+    service.assert_submitted_once(width=512, height=768, seed=965400086)
+    assert service.submits[0].request.prompt.startswith("a lighthouse")
     words = ("a mill", "--seed", 5, "--aspect-ratio", "1:1", "-o", "z.png")
     assert imagelabs("generate", "--like", path, *words).exit_code == 0
-    body = service.body()
-    assert (body["prompt"], body["width"], body["seed"]) == ("a mill", 1016, "5")
+    service.assert_submitted(prompt="a mill", width=1016, seed=5)
 
 
 def test_a_batch_may_look_like_an_image(imagelabs: Command, gallery: FakeService) -> None:
     """The prompts are the file's own."""
     path = png("x.png", parameters=INFOTEXT)
     assert imagelabs.batch("--like", path).exit_code == 0
-    assert {body["seed"] for body in bodies(gallery)} == {"965400086"}
-    assert "a castle" in submits(gallery)
+    assert {submit.request.seed for submit in gallery.submits} == {965400086}
+    gallery.assert_submitted(prompt="a castle")
 
 
 def test_the_built_in_engine_draws_the_same_pixels_again() -> None:
