@@ -19,6 +19,7 @@ from imagelabs_sdk import (
     ImageLabs,
     JobStoppedError,
 )
+from imagelabs_sdk.testing import FakeClock, FakeService
 from tests import faulty
 from tests.faulty import PNG, FaultyServer, chunked, message
 from tests.spine.samples import CUT, NO_IMAGES, encoded
@@ -233,13 +234,10 @@ def test_redirects_are_followed_but_not_without_end(server: FaultyServer, image:
 
 def test_https_does_not_fall_back_to_http() -> None:
     """What was asked for over TLS does not come in the clear."""
-
-    def peer(request: HttpRequest) -> HttpResponse:
-        return HttpResponse(200, {}, b'{"task_id": "t", "final_image_url": "http://h.test/x.png"}')
-
-    client = ImageLabs("https://api.test", transport=HandlerTransport(peer), poll_interval=0.01)
+    answer = {"status": "Done", "final_image_url": "http://h.test/x.png"}
+    image = FakeService().answers(answer, at="progress").client().generate("x")
     with pytest.raises(DownloadError, match="http:"):
-        client.generate("x").read()
+        image.read()
 
 
 # Short, broken off, resumed -----------------------------------------------------------
@@ -249,13 +247,14 @@ OTHER = LARGE[:150_000] + bytes([LARGE[150_000] ^ 1]) + LARGE[150_001:]  # alike
 
 
 def test_a_short_image_is_fetched_again_with_growing_pauses(
-    server: FaultyServer, connect: Connect, time: Any
+    server: FaultyServer, connect: Connect
 ) -> None:
     """The service says that it is done before its disk has all of it."""
     half, empty = faulty.reply(200, PNG[:40]), faulty.reply(200, b"")
     server.scripts["/image.png"] = [half, empty, half, half, faulty.reply(200, PNG)]
-    assert connect(server, polling=time.every(0.01)).generate("x").read() == PNG
-    assert time.slept[-4:] == [0.5, 1.0, 2.0, 4.0]
+    clock = FakeClock()
+    assert connect(server, polling=clock.every(0.01)).generate("x").read() == PNG
+    assert clock.slept[-4:] == [0.5, 1.0, 2.0, 4.0]
 
 
 def test_an_image_that_stays_short_is_an_error(server: FaultyServer, image: Make) -> None:

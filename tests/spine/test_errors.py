@@ -8,7 +8,6 @@ import attrs
 import pytest
 
 from imagelabs_sdk import ImageLabs, Job, errors, sanitize_text
-from tests.conftest import FakeTime
 
 CONTEXT = {"endpoint": "POST /progress", "task_id": "task-1"}
 
@@ -139,6 +138,6 @@ def test_words_of_a_peer_are_cut_and_cleaned() -> None:
     assert sanitize_text("\n" * 10**6 + "x") == ""
 
 
-def test_a_job_shows_its_id_and_state_only(time: FakeTime) -> None:
+def test_a_job_shows_its_id_and_state_only() -> None:
     """A repr ends in logs."""
     assert repr(ImageLabs().get_job("task-1")) == "<Job task-1: not yet polled>"

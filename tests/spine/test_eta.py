@@ -8,8 +8,7 @@ import pytest
 from benchmarks.simulation import LAWS, SHAPES, Render, draw
 from imagelabs_sdk import Adaptive, Eta, Poll, Progress, State
 from imagelabs_sdk.eta import estimate, recent_renders, remember_render
-from tests.conftest import FakeTime
-from tests.spine.test_client import DONE, HALF, QUEUED, client_of, ok, service
+from imagelabs_sdk.testing import FakeService
 
 RENDERS = [float(n) for n in range(1, 21)]  # seconds
 
@@ -109,15 +108,15 @@ def test_a_queue_before_the_render_is_no_part_of_it() -> None:
     assert waited == fresh
 
 
-def test_a_job_and_its_callbacks_have_the_same_range(time: FakeTime) -> None:
+def test_a_job_and_its_callbacks_have_the_same_range() -> None:
     """One number for a bar, a page and a log."""
-    some = ok(status="Processing", progress=0.2)
-    client = client_of(service([QUEUED, some, HALF]), time, base_url="http://eta-1.test")
+    service = FakeService(url="http://eta-1.test").queued().progress(0.2, 0.5)
+    client = service.client()
     job = client.submit("x")
     assert job.eta() is None
     seen = []
     for _ in range(3):
-        time.sleep(2.0)
+        service.clock.advance(2.0)
         seen.append(job.poll())
     assert [result.eta for result in seen[:2]] == [None, None]
     assert seen[2].progress is not None
@@ -126,9 +125,11 @@ def test_a_job_and_its_callbacks_have_the_same_range(time: FakeTime) -> None:
     assert client.get_job("t").eta() is None
 
 
-def test_renders_of_this_process_are_remembered_by_service(time: FakeTime) -> None:
+def test_renders_of_this_process_are_remembered_by_service() -> None:
     """Not those of jobs that were taken up again: their polls may have come too late."""
-    client = client_of(service([QUEUED, HALF, DONE]), time, base_url="http://eta-2.test")
+    service = FakeService(url="http://eta-2.test").queued().progress(0.5).done()
+    service.known_job("t")
+    client = service.client(poll_interval=1)
     client.generate("x")
     client.get_job("t").result()
     assert recent_renders("http://eta-2.test") == (1.0,)

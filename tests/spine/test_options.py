@@ -16,25 +16,23 @@ from imagelabs_sdk import (
     DownloadError,
     FixedInterval,
     ForbiddenAddressError,
-    HttpRequest,
-    HttpResponse,
     ImageLabs,
     ImageLabsError,
     InvalidRequestError,
-    Job,
     JobFailedError,
     JobRefusedError,
     JobStalledError,
     JobStoppedError,
     JobTimeoutError,
     PermissionDeniedError,
+    Progress,
     RateLimitError,
     SubmissionUnknownError,
 )
+from imagelabs_sdk.testing import FakeClock, FakeService
 from tests import faulty
-from tests.conftest import FakeTime
 from tests.faulty import FaultyServer
-from tests.spine.test_client import DONE, HALF, Module, client_of, ok, sent_by, service, status
+from tests.spine.test_settings import sent_by
 
 Connect = Callable[..., ImageLabs]
 
@@ -77,25 +75,26 @@ def test_a_cookie_that_the_service_sets_stays_with_its_client(
     assert ["secret-of-a" in cookies for cookies in sent] == [False, False, True, False]
 
 
-def test_other_options_are_the_other_clients_alone(time: FakeTime) -> None:
+def test_other_options_are_the_other_clients_alone() -> None:
     """And what is not named stays."""
-    client = client_of(service(), time, poll_interval=None, max_retries=1)
+    clock = FakeClock()
+    client = ImageLabs(polling=clock.every(1.0), timeout=60, max_retries=1)
     other = client.with_options(
-        timeout=5, request_timeout=3, max_retries=7, polling=time.every(2.0)
+        timeout=5, request_timeout=3, max_retries=7, polling=clock.every(2.0)
     )
     mine, theirs = client._context.settings, other._context.settings
     assert (theirs.timeout, theirs.request_timeout, theirs.max_retries) == (5.0, 3.0, 7)
     assert (mine.timeout, mine.request_timeout, mine.max_retries) == (60.0, 30.0, 1)
-    assert (other._context.polling, client._context.polling) == (time.every(2.0), time.every(1.0))
+    assert (other._context.polling, client._context.polling) == (clock.every(2.0), clock.every(1.0))
     assert theirs.headers == mine.headers
     assert client.with_options()._context.polling == client._context.polling
 
 
-def test_another_strategy_replaces_the_poll_interval(time: FakeTime) -> None:
+def test_another_strategy_replaces_the_poll_interval() -> None:
     """Of two ways to say the pace the later one counts."""
-    client = ImageLabs(poll_interval=9.0)
+    client, other = ImageLabs(poll_interval=9.0), FixedInterval(2.0)
     assert client.with_options(timeout=1)._context.polling == FixedInterval(9.0)
-    assert client.with_options(polling=time.every(2.0))._context.polling == time.every(2.0)
+    assert client.with_options(polling=other)._context.polling == other
 
 
 def test_closing_the_other_client_closes_nothing(server: FaultyServer, connect: Connect) -> None:
@@ -118,14 +117,14 @@ def test_closing_the_other_client_closes_nothing(server: FaultyServer, connect: 
         ({"cookies": 7}, "cookies"),
     ],
 )
-def test_an_option_that_cannot_work_is_refused(options: Any, field: str, time: FakeTime) -> None:
+def test_an_option_that_cannot_work_is_refused(options: Any, field: str) -> None:
     """As when a client is made."""
     if options.get("api_key"):
         with pytest.raises(InvalidRequestError) as caught:
             ImageLabs(**options)
     else:
         with pytest.raises(InvalidRequestError) as caught:
-            client_of(service(), time).with_options(**options)
+            ImageLabs().with_options(**options)
     assert caught.value.field == field
     assert "hush" not in str(caught.value)
 
@@ -133,31 +132,28 @@ def test_an_option_that_cannot_work_is_refused(options: Any, field: str, time: F
 # api_key --------------------------------------------------------------------------------------
 
 
-def test_a_key_is_sent_as_a_bearer_token(time: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_sent_as_a_bearer_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the argument, or the environment; a later key replaces it."""
-    assert sent_by(time, api_key="k-1").headers["authorization"] == "Bearer k-1"
+    assert sent_by(api_key="k-1").headers["authorization"] == "Bearer k-1"
     monkeypatch.setenv("IMAGELABS_API_KEY", "k-2")
-    assert sent_by(time).headers["authorization"] == "Bearer k-2"
-    assert sent_by(time, api_key="k-1").headers["authorization"] == "Bearer k-1"
+    assert sent_by().headers["authorization"] == "Bearer k-2"
+    assert sent_by(api_key="k-1").headers["authorization"] == "Bearer k-1"
     other = ImageLabs(api_key="k-1").with_options(api_key="k-3")
     assert other._settings.headers["authorization"] == "Bearer k-3"
 
 
-def test_a_key_stays_with_the_api_and_out_of_sight(time: FakeTime) -> None:
+def test_a_key_stays_with_the_api_and_out_of_sight() -> None:
     """Neither a host of images nor a message gets it."""
-
-    def peer(request: HttpRequest) -> HttpResponse:
-        asked.append(request)
-        return HttpResponse(404) if request.method == "GET" else Module(request)
-
-    asked: list[HttpRequest] = []
-    client = client_of(peer, time, api_key="hush-hush-hush")
+    elsewhere = {"status": "Done", "final_image_url": "https://images.test/x.png"}
+    service = FakeService().answers(elsewhere, at="progress")
+    client = service.client(api_key="hush-hush-hush")
     with pytest.raises(DownloadError):
         client.generate("x").read()
-    assert "authorization" not in asked[-1].headers
-    quoting = service(submits=[status(401, b'{"error": "key hush-hush-hush is not known"}')])
+    assert service.sent[-1].request.url == "https://images.test/x.png"
+    assert "authorization" not in service.sent[-1].request.headers
+    quoting = FakeService().refuses("key hush-hush-hush is not known", status=401)
     with pytest.raises(AuthenticationError) as caught:
-        client_of(quoting, time, api_key="hush-hush-hush").submit("x")
+        quoting.client(api_key="hush-hush-hush").submit("x")
     assert "hush" not in f"{caught.value} {caught.value.body} {client!r} {client._settings!r}"
 
 
@@ -172,15 +168,15 @@ def test_a_key_that_cannot_be_sent_is_refused(bad: Any) -> None:
 # metadata ---------------------------------------------------------------------------------------
 
 
-def test_labels_stay_with_the_job_and_are_never_sent(time: FakeTime) -> None:
+def test_labels_stay_with_the_job_and_are_never_sent() -> None:
     """An order number must be found again in another process."""
-    peer = service()
-    client = client_of(peer, time)
+    service = FakeService()
+    client = service.client()
     labels: dict[str, Any] = {"order": 7, "tags": ["a"]}
     job = client.submit("x", metadata=labels)
     labels["tags"].append("b")
     assert job.metadata == {"order": 7, "tags": ["a"]}
-    assert b"order" not in peer.asked[0].body
+    assert b"order" not in service.sent[0].request.body
     again = client.job_from_dict(json.loads(json.dumps(job.to_dict())))
     assert again == job
     assert again.metadata == job.metadata
@@ -190,13 +186,13 @@ def test_labels_stay_with_the_job_and_are_never_sent(time: FakeTime) -> None:
 
 
 @pytest.mark.parametrize("bad", [7, ["a"], {1: 2}, {"a": math.nan}, {"a": object()}])
-def test_labels_that_are_no_json_are_refused(bad: Any, time: FakeTime) -> None:
+def test_labels_that_are_no_json_are_refused(bad: Any) -> None:
     """Before an image is bought that could not be kept."""
-    peer = service()
+    service = FakeService()
     with pytest.raises(InvalidRequestError) as caught:
-        client_of(peer, time).generate("x", metadata=bad)
+        service.client().generate("x", metadata=bad)
     assert caught.value.field == "metadata"
-    assert not peer.asked
+    assert not service.sent
 
 
 # Refusals and what can be done again ------------------------------------------------------------
@@ -209,18 +205,18 @@ def test_labels_that_are_no_json_are_refused(bad: Any, time: FakeTime) -> None:
         "ContentModerationFailed", "Blocked", "error: prompt flagged", "failed (safety)",
     ],
 )  # fmt: skip
-def test_a_refusal_is_told_from_a_failure(word: str, time: FakeTime) -> None:
+def test_a_refusal_is_told_from_a_failure(word: str) -> None:
     """The same words are refused again; a person has to change them."""
     with pytest.raises(JobRefusedError) as caught:
-        client_of(service([HALF, ok(status=word)]), time).generate("x")
+        FakeService().progress(0.5).answers({"status": word}).client().generate("x")
     assert (caught.value.code, caught.value.retryable) == ("job_refused", False)
 
 
 @pytest.mark.parametrize("word", ["error: out of memory", "Failed", "aborted", "timed out"])
-def test_a_failure_is_no_refusal(word: str, time: FakeTime) -> None:
+def test_a_failure_is_no_refusal(word: str) -> None:
     """Another submit may succeed."""
     with pytest.raises(JobFailedError) as caught:
-        client_of(service([ok(status=word)]), time).generate("x")
+        FakeService().answers({"status": word}, at="progress").client().generate("x")
     assert type(caught.value) is JobFailedError
     assert caught.value.retryable is None
 
@@ -229,12 +225,10 @@ def test_a_failure_is_no_refusal(word: str, time: FakeTime) -> None:
     ("code", "kind"),
     [(401, AuthenticationError), (403, PermissionDeniedError), (400, APIStatusError)],
 )
-def test_credentials_have_errors_of_their_own(
-    code: int, kind: type[APIStatusError], time: FakeTime
-) -> None:
+def test_credentials_have_errors_of_their_own(code: int, kind: type[APIStatusError]) -> None:
     """Both are an `APIStatusError`."""
     with pytest.raises(APIStatusError) as caught:
-        client_of(service(submits=[status(code)]), time).submit("x")
+        FakeService().refuses(status=code).client().submit("x")
     assert type(caught.value) is kind
 
 
@@ -279,20 +273,23 @@ def test_each_error_says_whether_doing_it_again_can_help(
 # Raw answers --------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_kept_with_what_is_not_read(time: FakeTime) -> None:
+def polled(**answer: object) -> Progress:
+    """Return what one poll says that is answered with this JSON."""
+    return FakeService().answers(answer, at="progress").client().submit("x").refresh()
+
+
+def test_an_answer_is_kept_with_what_is_not_read() -> None:
     """The protocol is not documented: tomorrow's fields must not be lost."""
-    answer = ok(status="Queued", progress=0, queue_position=4, worker={"name": "gpu-7"})
-    progress = client_of(service([answer]), time).get_job("t").refresh()
+    progress = polled(status="Queued", progress=0, queue_position=4, worker={"name": "gpu-7"})
     assert progress.raw["worker"] == {"name": "gpu-7"}
     assert progress.queue_position == 4
 
 
-def test_what_an_answer_quotes_is_redacted_everywhere(time: FakeTime) -> None:
+def test_what_an_answer_quotes_is_redacted_everywhere() -> None:
     """Also in fields that nobody knows."""
     words = "a lighthouse at dusk"
-    answer = ok(status="Processing", echo=[{"prompt": words, words: 1}], info={"prompt": words})
-    job = client_of(service([answer]), time, cookies={"s": "whisper-whisper"}).submit(words)
-    progress = job.refresh()
+    answer = {"status": "Running", "echo": [{"prompt": words, words: 1}], "info": {"prompt": words}}
+    progress = FakeService().answers(answer, at="progress").client().submit(words).refresh()
     assert "lighthouse" not in f"{progress.raw} {progress.info}"
 
 
@@ -309,29 +306,22 @@ def test_what_an_answer_quotes_is_redacted_everywhere(time: FakeTime) -> None:
         ({"status": "Processing", "progress": 0.5, "queue_position": 1}, None),
     ],
 )
-def test_the_place_in_the_queue_is_read(
-    fields: dict[str, Any], position: int | None, time: FakeTime
-) -> None:
+def test_the_place_in_the_queue_is_read(fields: dict[str, Any], position: int | None) -> None:
     """From a field, or from the words; only while the job waits."""
-    progress = client_of(service([ok(**fields)]), time).get_job("t").refresh()
-    assert progress.queue_position == position
+    assert polled(**fields).queue_position == position
 
 
-def test_an_image_tells_how_it_was_made(time: FakeTime) -> None:
+def test_an_image_tells_how_it_was_made() -> None:
     """If the service does."""
     made = {"model": "sdxl-turbo", "steps": 4, "seed": 7}
-    answer = ok(status="Done", final_image_url="https://images.test/x.png", info=made)
-    image = client_of(service([answer]), time).generate("x")
+    answer = {"status": "Done", "final_image_url": "/x.png", "info": made}
+    image = FakeService().answers(answer, at="progress").client().generate("x")
     assert image.info == made
-    assert client_of(service([DONE]), time).generate("x").info is None
-    job = client_of(service([ok(status="Processing", info="fast")]), time).get_job("t")
-    assert job.refresh().info is None
+    assert FakeService().client().generate("x").info is None
+    assert polled(status="Processing", info="fast").info is None
 
 
-def test_a_very_long_answer_is_not_kept(time: FakeTime) -> None:
+def test_a_very_long_answer_is_not_kept() -> None:
     """A job remembers many polls."""
-    answer = ok(status="Processing", progress=0.5, junk="x" * 70_000, info={"a": 1})
-    job = client_of(service([answer]), time).get_job("t")
-    progress = job.refresh()
+    progress = polled(status="Processing", progress=0.5, junk="x" * 70_000, info={"a": 1})
     assert (progress.raw, progress.info, progress.fraction) == ({}, None, 0.5)
-    assert isinstance(job, Job)

@@ -19,7 +19,7 @@ from imagelabs_sdk import (
     State,
 )
 from imagelabs_sdk.polling import after_failures
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeClock
 
 
 def polls(count: int) -> list[Poll]:
@@ -102,10 +102,10 @@ def test_a_deadline_within_another_never_outlasts_it(
     whole: float, part: float, passed: float
 ) -> None:
     """All clocks of one call end by the first of them."""
-    time = FakeTime()
-    outer = Deadline.after(whole, time.clock)
+    clock = FakeClock()
+    outer = Deadline.after(whole, clock.now)
     inner = outer.within(part)
-    time.now += passed
+    clock.advance(passed)
     assert 0.0 <= inner.remaining() <= outer.remaining()
     assert inner.passed == (inner.remaining() == 0.0)
 
@@ -121,9 +121,9 @@ def test_no_deadline_is_one_that_never_passes() -> None:
 
 def test_a_passed_deadline_gives_a_socket_no_time() -> None:
     """Zero would make the socket non-blocking instead."""
-    time = FakeTime()
-    deadline = Deadline.after(1.0, time.clock)
+    clock = FakeClock()
+    deadline = Deadline.after(1.0, clock.now)
     assert deadline.socket_timeout() == 1.0
-    time.now += 1.0
+    clock.advance(1.0)
     with pytest.raises(TimeoutError):
         deadline.socket_timeout()

@@ -22,10 +22,9 @@ from imagelabs_sdk import (
     JobStoppedError,
     JobTimeoutError,
 )
+from imagelabs_sdk.testing import FakeClock, FakeService
 from tests import faulty
-from tests.conftest import FakeTime
 from tests.faulty import FaultyServer
-from tests.spine.test_client import ACCEPTED, DONE, HALF, QUEUED, client_of, ok, service, status
 
 SOON = 5.0  # seconds; far above what stopping takes, far below what it ends
 
@@ -46,7 +45,7 @@ def timed(call: Callable[[], object]) -> tuple[JobStoppedError, float]:
 @pytest.mark.parametrize("as_function", [False, True])
 def test_a_stop_ends_a_wait_with_the_job_at_hand(as_function: bool) -> None:
     """Somebody else decides that waiting is over; the job is not lost by it."""
-    client = client_of(service([HALF]), FakeTime(), polling=FixedInterval(60.0), timeout=600)
+    client = FakeService().progress(0.5).client(polling=FixedInterval(60.0), timeout=600)
     event = stop_after(0.05)
     stop = event.is_set if as_function else event
     error, took = timed(lambda: client.generate("x", stop=stop))
@@ -72,7 +71,7 @@ def test_a_stop_ends_a_poll_that_hangs(
 def test_events_end_by_a_stop_too() -> None:
     """The reader of a loop is told in the loop."""
     stop = threading.Event()
-    job = client_of(service([HALF]), FakeTime(), polling=FixedInterval(0.001)).get_job("task-1")
+    job = FakeService().progress(0.5).client(polling=FixedInterval(0.001)).submit("x")
     events = job.events(stop=stop)
     assert next(events).fraction == 0.5
     stop.set()
@@ -80,19 +79,15 @@ def test_events_end_by_a_stop_too() -> None:
         next(events)
 
 
-def test_a_submit_in_flight_finishes_first(time: FakeTime) -> None:
+def test_a_submit_in_flight_finishes_first() -> None:
     """Its id is known then; without it an image would be bought and lost."""
-
-    def peer(request: HttpRequest) -> HttpResponse:
-        stop.set()
-        return ACCEPTED
-
-    stop = threading.Event()
+    stop, service = threading.Event(), FakeService()
+    service.on_accepted = lambda _: stop.set()
     with pytest.raises(JobStoppedError) as caught:
-        client_of(peer, time).generate("x", stop=stop)
+        service.client().generate("x", stop=stop)
     assert caught.value.task_id == "task-1"
     stop.clear()
-    assert client_of(peer, time).submit("x", stop=stop).id == "task-1"
+    assert service.client().submit("x", stop=stop).id == "task-2"
 
 
 def test_a_submit_whose_answer_crawls_finishes_first(
@@ -108,41 +103,42 @@ def test_a_submit_whose_answer_crawls_finishes_first(
     assert (error.task_id, error.delivered) == ("task-1", "yes")
 
 
-def test_what_is_stopped_before_its_submit_is_not_sent(time: FakeTime) -> None:
+def test_what_is_stopped_before_its_submit_is_not_sent() -> None:
     """Nor sent again after a refusal."""
-    peer = service(submits=[status(429, retry_after="20"), ACCEPTED])
+    service = FakeService().rate_limited(20)
     with pytest.raises(JobStoppedError) as caught:
-        client_of(peer, time).submit("x", stop=lambda: True)
-    assert (caught.value.delivered, caught.value.job, len(peer.asked)) == ("no", None, 0)
+        service.client().submit("x", stop=lambda: True)
+    assert (caught.value.delivered, caught.value.job, len(service.sent)) == ("no", None, 0)
     with pytest.raises(JobStoppedError) as later:
-        client_of(peer, time).generate("x", stop=lambda: time.now > 1003.0)
-    assert (later.value.delivered, peer.count("/txt2img")) == ("no", 1)
-    assert time.now < 1004.0
+        service.client().generate("x", stop=lambda: service.clock.elapsed > 3.0)
+    assert (later.value.delivered, service.count("submit")) == ("no", 1)
+    assert service.clock.elapsed < 4.0
 
 
-def test_a_stop_in_a_deadline_ends_every_call_that_shares_it(time: FakeTime) -> None:
+def test_a_stop_in_a_deadline_ends_every_call_that_shares_it() -> None:
     """One deadline and one stop for a whole piece of work."""
-    client = client_of(service([HALF]), time)
-    deadline = client.deadline(30, stop=lambda: time.now >= 1005.0)
+    service = FakeService().never_finishes()
+    client = service.client()
+    deadline = client.deadline(30, stop=lambda: service.clock.elapsed >= 5.0)
     job = client.submit("x", timeout=deadline)
     with pytest.raises(JobStoppedError):
         job.wait(timeout=deadline)
-    assert 1005.0 <= time.now < 1005.2
+    assert 5.0 <= service.clock.elapsed < 5.2
 
 
 @pytest.mark.parametrize("stop", [True, 7, "now"])
-def test_a_stop_that_cannot_be_asked_is_refused(stop: Any, time: FakeTime) -> None:
+def test_a_stop_that_cannot_be_asked_is_refused(stop: Any) -> None:
     """Before anything is sent."""
-    peer = service()
+    service = FakeService()
     with pytest.raises(InvalidRequestError) as caught:
-        client_of(peer, time).generate("x", stop=stop)
+        service.client().generate("x", stop=stop)
     assert caught.value.field == "stop"
-    assert not peer.asked
+    assert not service.sent
 
 
-def test_a_stop_of_the_callers_that_fails_names_the_job(time: FakeTime) -> None:
+def test_a_stop_of_the_callers_that_fails_names_the_job() -> None:
     """It is the caller's own code, and the job is the caller's, too."""
-    job = client_of(service([HALF]), time).get_job("task-1")
+    job = FakeService().client().submit("x")
     with pytest.raises(ZeroDivisionError) as caught:
         job.wait(stop=lambda: 1 / 0 > 1)
     notes = getattr(caught.value, "__notes__", ["task id task-1"])
@@ -171,59 +167,60 @@ def test_a_stop_ends_a_download(
 # Nothing moves ----------------------------------------------------------------------------
 
 
-def test_a_wait_without_movement_ends_by_the_stall_timeout(time: FakeTime) -> None:
+def test_a_wait_without_movement_ends_by_the_stall_timeout() -> None:
     """A queue that stands still is told from one that moves."""
-    peer = service([QUEUED, HALF])
+    service = FakeService().queued().progress(0.5)
     with pytest.raises(JobStalledError, match="changed for 10 s") as caught:
-        client_of(peer, time, timeout=600).generate("x", stall_timeout=10)
+        service.client(poll_interval=1).generate("x", stall_timeout=10)
     assert (caught.value.status, caught.value.task_id) == ("Processing", "task-1")
-    assert time.now == 1012.0
+    assert service.clock.elapsed == 12.0
 
 
-def test_a_wait_with_movement_goes_on(time: FakeTime) -> None:
+def test_a_wait_with_movement_goes_on() -> None:
     """Each new word and each new fraction counts."""
-    polls = [ok(status=f"Queue position {9 - n}") for n in range(5)]
-    polls += [ok(status="Processing", progress=n / 10) for n in range(1, 6)]
-    client = client_of(service([*polls, DONE]), time, polling=time.every(4.0))
-    assert client.generate("x", stall_timeout=5).timings.total == 44.0
+    service = FakeService().queued(5).progress(0.1, 0.2, 0.3, 0.4, 0.5).done()
+    image = service.client(poll_interval=4).generate("x", stall_timeout=5)
+    assert image.timings.total == 44.0
 
 
-def test_a_stall_is_noticed_when_it_is_due(time: FakeTime) -> None:
+def test_a_stall_is_noticed_when_it_is_due() -> None:
     """Not at the next poll of a strategy that polls rarely."""
-    client = client_of(service([HALF]), time, polling=time.every(60.0), timeout=600)
+    service = FakeService()
+    service.known_job("task-1").never_finishes()
     with pytest.raises(JobStalledError):
-        client.get_job("task-1").result(stall_timeout=5)
-    assert time.now == 1005.0
+        service.client(poll_interval=60).get_job("task-1").result(stall_timeout=5)
+    assert service.clock.elapsed == 5.0
 
 
-def test_the_deadline_still_comes_first(time: FakeTime) -> None:
+def test_the_deadline_still_comes_first() -> None:
     """A stall is a guess, the deadline a promise."""
     with pytest.raises(JobTimeoutError):
-        client_of(service([HALF]), time).generate("x", timeout=5, stall_timeout=50)
+        FakeService().never_finishes().client().generate("x", timeout=5, stall_timeout=50)
 
 
 @pytest.mark.parametrize("bad", [0, -1, "5", True])
-def test_a_stall_timeout_that_makes_no_sense_is_refused(bad: Any, time: FakeTime) -> None:
+def test_a_stall_timeout_that_makes_no_sense_is_refused(bad: Any) -> None:
     """Before an image is bought."""
-    peer = service()
-    client = client_of(peer, time)
+    service = FakeService()
+    client = service.client()
     with pytest.raises(InvalidRequestError) as caught:
         client.generate("x", stall_timeout=bad)
     assert caught.value.field == "stall_timeout"
-    assert not peer.asked
+    assert not service.sent
     with pytest.raises(InvalidRequestError) as late:
         client.get_job("task-1").wait(stall_timeout=bad)
     assert late.value.task_id == "task-1"
 
 
-def test_a_pause_without_a_stop_is_one_sleep(time: FakeTime) -> None:
+def test_a_pause_without_a_stop_is_one_sleep() -> None:
     """Nothing is paid for what is not used."""
-    Deadline.after(60, time.clock).pause(5.0, time.sleep)
-    assert time.slept == [5.0]
+    clock = FakeClock()
+    Deadline.after(60, clock.now).pause(5.0, clock.sleep)
+    assert clock.slept == [5.0]
     assert not Deadline().stopped
 
 
-def test_a_function_as_a_transport_is_stopped_around_its_call(time: FakeTime) -> None:
+def test_a_function_as_a_transport_is_stopped_around_its_call() -> None:
     """It cannot be interrupted; what it raises after a stop is the stop."""
 
     def peer(request: HttpRequest) -> HttpResponse:
@@ -231,7 +228,7 @@ def test_a_function_as_a_transport_is_stopped_around_its_call(time: FakeTime) ->
         raise ImageLabsError("gone")
 
     stop = threading.Event()
-    client = ImageLabs(transport=HandlerTransport(peer), polling=time.every(1.0))
+    job = ImageLabs(transport=HandlerTransport(peer)).get_job("task-1")
     with pytest.raises(JobStoppedError) as caught:
-        client.get_job("task-1").refresh(stop=stop)
+        job.refresh(stop=stop)
     assert isinstance(caught.value.__cause__, ImageLabsError)

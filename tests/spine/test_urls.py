@@ -7,13 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagelabs_sdk import (
-    HandlerTransport,
-    HttpRequest,
-    HttpResponse,
     ImageLabs,
     InvalidRequestError,
     JobFailedError,
 )
+from imagelabs_sdk.testing import FakeService
 from imagelabs_sdk.urls import (
     RefusedURLError,
     from_header,
@@ -217,15 +215,11 @@ def test_what_is_quoted_of_an_address_holds_no_prompt(server: FaultyServer, conn
 )
 def test_a_base_url_may_have_an_international_host(named: str) -> None:
     """Its origin header must be ASCII."""
-    seen: list[Any] = []
-
-    def peer(request: HttpRequest) -> HttpResponse:
-        seen.append(request)
-        return HttpResponse(200, {}, b'{"task_id": "t"}')
-
-    ImageLabs(named, transport=HandlerTransport(peer)).submit("x")
-    assert seen[0].url == "https://xn--bcher-kva.test/v1/txt2img"
-    assert seen[0].headers["origin"].isascii()
+    service = FakeService(url=named)
+    service.client().submit("x")
+    (submit,) = service.sent
+    assert submit.request.url == "https://xn--bcher-kva.test/v1/txt2img"
+    assert submit.request.headers["origin"].isascii()
 
 
 def test_a_base_url_whose_host_is_no_name_is_refused() -> None:

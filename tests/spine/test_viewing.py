@@ -5,15 +5,15 @@ import io
 import json
 import pickle
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from imagelabs_sdk import HandlerTransport, HttpRequest, HttpResponse, ImageLabs, ImageRequest
+from imagelabs_sdk import ImageRequest
 from imagelabs_sdk.embedded import embedded_client
 from imagelabs_sdk.images import RequestedImage
+from imagelabs_sdk.testing import FakeService
 from tests.faulty import PNG
 
 SMALL = ImageRequest("a secret mill", negative_prompt="fog", width=16, height=8, seed=7, subseed=8)
@@ -23,22 +23,6 @@ SMALL = ImageRequest("a secret mill", negative_prompt="fog", width=16, height=8,
 def image() -> RequestedImage:
     with embedded_client(duration=0.0, poll_interval=0.01) as client:
         return client.generate(SMALL, metadata={"shelf": "b"})
-
-
-def counting(content: bytes, status: int = 200) -> tuple[ImageLabs, Callable[[], int]]:
-    """A client whose images have this content, and how often they were fetched."""
-    fetched = []
-
-    def answer(request: HttpRequest) -> HttpResponse:
-        if request.url.endswith("/txt2img"):
-            return HttpResponse(200, {}, b'{"task_id": "task-1"}')
-        if request.url.endswith("/progress"):
-            return HttpResponse(200, {}, b'{"status": "Done", "final_image_url": "/x.png"}')
-        fetched.append(request.url)
-        return HttpResponse(status, {}, content)
-
-    client = ImageLabs(transport=HandlerTransport(answer), poll_interval=0.01)
-    return client, lambda: len(fetched)
 
 
 def test_a_notebook_shows_the_image_and_its_facts(image: RequestedImage) -> None:
@@ -55,26 +39,27 @@ def test_a_notebook_shows_the_image_and_its_facts(image: RequestedImage) -> None
 
 def test_what_is_shown_again_is_fetched_once() -> None:
     """A cell is run again and again; the content stays out of pickles."""
-    client, fetched = counting(PNG)
-    image = client.generate("x")
+    service = FakeService()
+    image = service.client().generate("x")
     for _ in range(3):
         image._repr_mimebundle_()
         image.to_pil()
-    assert fetched() == 1
+    assert service.count("image") == 1
     assert len(pickle.dumps(image._known)) < 500
 
 
 def test_a_job_of_another_process_is_shown_without_a_seed() -> None:
     """Nobody knows it here."""
-    client, _ = counting(PNG)
-    bundle = client.get_job("task-1").result()._repr_mimebundle_()
+    service = FakeService()
+    service.known_job("task-1")
+    bundle = service.client().get_job("task-1").result()._repr_mimebundle_()
     assert bundle["text/plain"].startswith("seconds ")
 
 
 def test_what_cannot_be_fetched_is_shown_as_text() -> None:
     """A traceback in place of an image would look like a bug of the notebook."""
-    client, _ = counting(b"", status=404)
-    bundle = client.generate("x")._repr_mimebundle_()
+    service = FakeService().done().refuses(status=404)
+    bundle = service.client().generate("x")._repr_mimebundle_()
     assert list(bundle) == ["text/plain"]
     assert "cannot be shown" in bundle["text/plain"]
     assert "404" in bundle["text/plain"]
@@ -115,8 +100,7 @@ def test_a_sidecar_says_what_made_the_image(image: RequestedImage, tmp_path: Pat
 
 def test_a_request_is_read_from_a_sidecar(tmp_path: Path) -> None:
     """Also of an image that says nothing by itself."""
-    client, _ = counting(PNG)
-    path = client.generate(SMALL).save(tmp_path / "x.png", sidecar="with_prompt")
+    path = FakeService().client().generate(SMALL).save(tmp_path / "x.png", sidecar="with_prompt")
     assert ImageRequest.from_image(path) == SMALL
 
 

@@ -14,10 +14,9 @@ from imagelabs_sdk import (
     RequestInfo,
     ResponseInfo,
 )
+from imagelabs_sdk.testing import FakeService
 from tests import faulty
-from tests.conftest import FakeTime
 from tests.faulty import FaultyServer
-from tests.spine.test_client import DONE, HALF, client_of, service
 
 Connect = Callable[..., ImageLabs]
 
@@ -78,21 +77,21 @@ def test_hooks_see_no_secret(server: FaultyServer, connect: Connect) -> None:
     assert "hush" not in repr(told)
 
 
-def test_a_hook_that_fails_loses_no_job(time: FakeTime, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hook_that_fails_loses_no_job(caplog: pytest.LogCaptureFixture) -> None:
     """A metric is worth less than an image."""
 
     def broken(info: object) -> None:
         raise ZeroDivisionError
 
-    client = client_of(service([HALF, DONE]), time, on_request=broken, on_response=broken)
+    client = FakeService().client(on_request=broken, on_response=broken)
     assert client.generate("x").task_id == "task-1"
     assert "a hook failed" in caplog.text
 
 
-def test_without_hooks_there_is_nothing_between(time: FakeTime) -> None:
+def test_without_hooks_there_is_nothing_between() -> None:
     """What is not used costs nothing."""
-    peer = service()
-    plain, hooked = client_of(peer, time), client_of(peer, time, on_request=print)
+    service = FakeService()
+    plain, hooked = service.client(), service.client(on_request=print)
     assert plain._context.transport != hooked._context.transport
     assert plain._context.transport is plain._transport
 
