@@ -13,9 +13,6 @@ from imagelabs_sdk import (
     DownloadError,
     FixedInterval,
     GeneratedImage,
-    HandlerTransport,
-    HttpRequest,
-    HttpResponse,
     ImageLabs,
     JobStoppedError,
 )
@@ -26,6 +23,7 @@ from tests.spine.samples import CUT, NO_IMAGES, encoded
 
 Connect = Callable[..., ImageLabs]
 Make = Callable[..., GeneratedImage]
+CHUNKED = [("Transfer-Encoding", "chunked")]
 squeezed = partial(gzip.compress, mtime=0)  # the same in every worker of the test runner
 
 
@@ -78,16 +76,14 @@ def test_a_refused_image_is_said_at_once(server: FaultyServer, image: Make, code
     "answer",
     [
         faulty.reply(200, PNG + bytes(1000)),
-        faulty.raw(
-            message(200, chunked(PNG, bytes(1000)), [("Transfer-Encoding", "chunked")])
+        faulty.raw(message(200, chunked(PNG, bytes(1000)), CHUNKED)),
+        faulty.endless(
+            b"10\r\n" + bytes(16) + b"\r\n", message(200, chunked(PNG, end=b""), CHUNKED)
         ),
-        faulty.endless(b"10\r\n" + bytes(16) + b"\r\n", message(
-            200, chunked(PNG, end=b""), [("Transfer-Encoding", "chunked")]
-        )),
         faulty.raw(b"HTTP/1.1 200 OK\r\n\r\n" + PNG + bytes(1000)),
         faulty.reply(200, squeezed(PNG + bytes(1000)), ("Content-Encoding", "gzip")),
     ],
-)  # fmt: skip
+)
 def test_an_image_over_the_cap_is_not_taken(
     image: Make, tmp_path: Path, answer: faulty.Answer
 ) -> None:
@@ -98,17 +94,10 @@ def test_an_image_over_the_cap_is_not_taken(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_bytes_may_come_one_by_one() -> None:
+def test_the_first_bytes_may_come_one_by_one(image: Make) -> None:
     """Piece sizes are the network's business."""
-
-    def peer(request: HttpRequest) -> HttpResponse:
-        if request.method == "GET":
-            return HttpResponse(200, {}, (PNG[i : i + 1] for i in range(len(PNG))))
-        return HttpResponse(200, {}, b'{"task_id": "t", "final_image_url": "/x"}')
-
-    assert (
-        ImageLabs(transport=HandlerTransport(peer), poll_interval=0.01).generate("x").read() == PNG
-    )
+    pieces = chunked(*(bytes([byte]) for byte in PNG))
+    assert image(faulty.raw(message(200, pieces, CHUNKED))).read() == PNG
 
 
 def leading_to(address: str, server: FaultyServer, connect: Connect, **more: Any) -> GeneratedImage:

@@ -10,16 +10,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from imagelabs_sdk import (
     APIConnectionError,
     APIStatusError,
-    HandlerTransport,
-    HttpRequest,
-    HttpResponse,
     ImageLabs,
     ImageRequest,
     InvalidRequestError,
@@ -27,39 +23,13 @@ from imagelabs_sdk import (
     Ledger,
     SubmissionUnknownError,
 )
+from imagelabs_sdk.testing import FakeService
 from tests import faulty
 from tests.batch.scripted import process
-from tests.conftest import FakeTime
 from tests.faulty import FaultyServer
 
 PROMPT = "a secret lighthouse"
-Answers = dict[str, list[HttpResponse | BaseException]]
-
-
-def ok(**fields: object) -> HttpResponse:
-    return HttpResponse(200, {}, json.dumps(fields).encode())
-
-
-def refusal(reason: str) -> HttpResponse:
-    return HttpResponse(422, {}, json.dumps({"error": reason}).encode())
-
-
-UNREACHABLE = APIConnectionError("no route", delivered="no")
-DONE = ok(status="Done", final_image_url="https://images.test/1.png")
-
-
-def client_of(time: FakeTime, path: Any, answers: Answers, **more: Any) -> ImageLabs:
-    """Return a client of a service that gives each answer once, the last one for ever."""
-
-    def service(request: HttpRequest) -> HttpResponse:
-        script = answers[request.url.rpartition("/")[2]]
-        answer = script.pop(0) if len(script) > 1 else script[0]
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    settings = {"polling": time.every(1.0), "max_retries": 0, **more}
-    return ImageLabs(transport=HandlerTransport(service), ledger=path, **settings)
+Script = Callable[[FakeService], FakeService]
 
 
 @pytest.fixture
@@ -71,10 +41,9 @@ def events(path: Path) -> list[str]:
     return [json.loads(line).get("event", "") for line in path.read_text().splitlines()][1:]
 
 
-def test_each_submit_and_each_end_is_recorded(time: FakeTime, path: Path) -> None:
+def test_each_submit_and_each_end_is_recorded(path: Path) -> None:
     """In one file, for its owner alone; and no prompt is in it."""
-    answers: Answers = {"txt2img": [ok(task_id="t1"), ok(task_id="t2")], "progress": [DONE]}
-    client = client_of(time, path, answers)
+    client = FakeService().client(ledger=path)
     client.generate(PROMPT, seed=7)
     client.submit(PROMPT, seed=8)
     assert events(path) == ["sending", "accepted", "done", "sending", "accepted"]
@@ -82,114 +51,98 @@ def test_each_submit_and_each_end_is_recorded(time: FakeTime, path: Path) -> Non
     assert "lighthouse" not in path.read_text()
     assert client.ledger is not None
     unfinished, done = client.ledger.entries()  # the unfinished ones first
-    assert (unfinished.task_id, unfinished.state, unfinished.unfinished) == ("t2", "accepted", True)
-    assert (done.task_id, done.state, done.unfinished) == ("t1", "done", False)
+    facts = [(entry.task_id, entry.state, entry.unfinished) for entry in (unfinished, done)]
+    assert facts == [("task-2", "accepted", True), ("task-1", "done", False)]
     assert unfinished.base_url == client.url
     assert unfinished.request is None
     assert unfinished.fingerprint != done.fingerprint
 
 
-def test_prompts_are_kept_if_the_caller_says_so(time: FakeTime, path: Path) -> None:
+def test_prompts_are_kept_if_the_caller_says_so(path: Path) -> None:
     """Then the whole request can be read again."""
     ledger = Ledger(path, prompts=True)
-    answers: Answers = {"txt2img": [ok(task_id="t1")], "progress": [DONE]}
-    job = client_of(time, ledger, answers).submit(PROMPT, width=512)
+    job = FakeService().client(ledger=ledger).submit(PROMPT, width=512)
     (entry,) = ledger.entries()
     assert entry.request == job.request
     assert PROMPT not in repr(entry)
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "recorded"),
+    ("script", "error", "state", "message"),
     [
-        (
-            HttpResponse(422, {}, b'{"error": "too large"}'),
-            APIStatusError,
-            ("refused", "too large"),
-        ),
-        (
-            APIConnectionError("no route", delivered="no"),
-            APIConnectionError,
-            ("refused", "no route"),
-        ),
-        (HttpResponse(500, {}, b""), APIStatusError, ("sending", "")),
-        (APIConnectionError("reset"), SubmissionUnknownError, ("sending", "")),
-        (KeyboardInterrupt(), KeyboardInterrupt, ("sending", "")),
+        (lambda s: s.refuses("too large"), APIStatusError, "refused", "too large"),
+        (lambda s: s.unreachable(), APIConnectionError, "refused", "was refused"),
+        (lambda s: s.refuses(status=500), APIStatusError, "sending", ""),
+        (lambda s: s.drops_connection(), SubmissionUnknownError, "sending", ""),
+        (lambda s: s.answers(KeyboardInterrupt()), KeyboardInterrupt, "sending", ""),
     ],
 )
 def test_a_submit_that_fails_is_recorded_as_what_it_is(
-    answer: Any, error: type[BaseException], recorded: tuple[str, str], time: FakeTime, path: Path
+    script: Script, error: type[BaseException], state: str, message: str, path: Path
 ) -> None:
     """Refused: nothing was bought. Else nobody knows, and somebody may want to look."""
-    client = client_of(time, path, {"txt2img": [answer]})
+    client = script(FakeService()).client(ledger=path)
     with pytest.raises(error):
         client.submit(PROMPT)
     (entry,) = Ledger(path).entries()
-    assert (entry.state, entry.task_id) == (recorded[0], None)
-    assert recorded[1] in entry.message
+    assert (entry.state, entry.task_id) == (state, None)
+    assert message in entry.message
     with pytest.raises(InvalidRequestError, match="none is known"):
         entry.to_dict()
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "message"),
+    ("script", "error"),
     [
-        (ok(status="Failed: too dark"), JobFailedError, "too dark"),
-        (HttpResponse(404, {}, b'{"error": "no such task"}'), APIStatusError, "no such task"),
+        (lambda s: s.fails("too dark"), JobFailedError),
+        (lambda s: s.refuses("too dark", status=404, at="progress"), APIStatusError),
     ],
 )
 def test_a_job_that_fails_is_recorded_with_the_reason(
-    answer: HttpResponse, error: type[Exception], message: str, time: FakeTime, path: Path
+    script: Script, error: type[Exception], path: Path
 ) -> None:
     """The service's own words, without the prompt."""
-    client = client_of(time, path, {"txt2img": [ok(task_id="t1")], "progress": [answer]})
+    client = script(FakeService()).client(ledger=path)
     with pytest.raises(error):
         client.generate(PROMPT)
     (entry,) = Ledger(path).entries()
-    assert (entry.task_id, entry.state) == ("t1", "failed")
-    assert message in entry.message
+    assert (entry.task_id, entry.state) == ("task-1", "failed")
+    assert "too dark" in entry.message
 
 
-def test_a_job_that_is_resumed_elsewhere_ends_in_the_same_ledger(
-    time: FakeTime, path: Path
-) -> None:
+def test_a_job_that_is_resumed_elsewhere_ends_in_the_same_ledger(path: Path) -> None:
     """With all that is known of it."""
-    answers: Answers = {"txt2img": [ok(task_id="t1")], "progress": [DONE]}
-    client = client_of(time, Ledger(path, prompts=True), answers)
+    service = FakeService()
+    service.known_job("of another day")
+    client = service.client(ledger=Ledger(path, prompts=True))
     client.submit(PROMPT)
     again = pickle.loads(pickle.dumps(Ledger(path)))
     (entry,) = again.entries()
     client.job_from_dict(entry.to_dict()).wait()
     client.get_job("of another day").wait()
     known, other = again.entries()
-    if known.task_id != "t1":
+    if known.task_id != "task-1":
         known, other = other, known
     assert (known.state, known.request) == ("done", entry.request)
     assert (other.task_id, other.state, other.submitted_at) == ("of another day", "done", 0.0)
 
 
-def test_what_cannot_be_recorded_is_not_bought(time: FakeTime, path: Path) -> None:
+def test_what_cannot_be_recorded_is_not_bought(path: Path) -> None:
     """The file is checked before the request leaves."""
-    sent: list[object] = []
-
-    def service(request: HttpRequest) -> HttpResponse:
-        sent.append(request)
-        return ok(task_id="t1")
-
+    service = FakeService()
     path.write_text('{"version":1,"base_url":"https://editor.imagelabs.net"}\n')
     for place, error in (
         (path, InvalidRequestError),
         (path.parent / "nowhere" / "jobs.jsonl", FileNotFoundError),
         (Path("/dev/null"), InvalidRequestError),
     ):
-        client = ImageLabs(transport=HandlerTransport(service), ledger=place)
         with pytest.raises(error):
-            client.submit(PROMPT)
-    assert not sent
+            service.client(ledger=place).submit(PROMPT)
+    assert not service.sent
 
 
 def test_a_ledger_that_fails_after_the_submit_does_not_lose_the_id(
-    time: FakeTime, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is paid for: it is returned, and it is in the log."""
     sync, count = os.fsync, iter(range(99))
@@ -201,14 +154,13 @@ def test_a_ledger_that_fails_after_the_submit_does_not_lose_the_id(
 
     monkeypatch.setattr(os, "fsync", full)
     with caplog.at_level(logging.ERROR):
-        client = client_of(time, path, {"txt2img": [ok(task_id="t1")], "progress": [DONE]})
-        assert client.generate(PROMPT).task_id == "t1"
-    assert "ledger not written, accepted; task t1: " in caplog.text
+        assert FakeService().client(ledger=path).generate(PROMPT).task_id == "task-1"
+    assert "ledger not written, accepted; task task-1: " in caplog.text
     assert "No space left on device" in caplog.text
 
 
 def test_an_interrupt_while_the_id_is_recorded_does_not_lose_it(
-    time: FakeTime, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ctrl-C may come at any moment; the caller gets no job then."""
     sync, count = os.fsync, iter(range(99))
@@ -220,18 +172,16 @@ def test_an_interrupt_while_the_id_is_recorded_does_not_lose_it(
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        client_of(time, path, {"txt2img": [ok(task_id="t1")]}).submit(PROMPT)
-    assert "ledger not written, accepted; task t1" in caplog.text
+        FakeService().client(ledger=path).submit(PROMPT)
+    assert "ledger not written, accepted; task task-1" in caplog.text
 
 
-def test_the_environment_names_a_ledger(
-    time: FakeTime, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_names_a_ledger(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For programs that nobody wants to change; an empty argument means none."""
     monkeypatch.setenv("IMAGELABS_LEDGER", str(path))
-    client_of(time, None, {"txt2img": [ok(task_id="t1")]}).submit(PROMPT)
+    FakeService().client().submit(PROMPT)
     assert len(Ledger(path).entries()) == 1
-    assert client_of(time, "", {}).ledger is None
+    assert ImageLabs(ledger="").ledger is None
     with pytest.raises(InvalidRequestError, match="ledger=7: must be the path of a file"):
         ImageLabs(ledger=7)  # type: ignore[arg-type]
 
@@ -242,24 +192,19 @@ def test_a_ledger_that_is_not_there_yet_is_empty(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_torn_line_costs_that_line_alone(time: FakeTime, path: Path) -> None:
+def test_a_torn_line_costs_that_line_alone(path: Path) -> None:
     """A process may die while it writes; the others go on."""
-    client = client_of(time, path, {"txt2img": [ok(task_id="t1"), ok(task_id="t2")]})
+    client = FakeService().client(ledger=path)
     client.submit(PROMPT)
     with path.open("a") as file:
         file.write('{"event":"sending","key":"to')
     client.submit(PROMPT)
-    assert [entry.task_id for entry in Ledger(path).entries()] == ["t1", "t2"]
+    assert [entry.task_id for entry in Ledger(path).entries()] == ["task-1", "task-2"]
 
 
-def test_a_batch_is_recorded_as_well(time: FakeTime, path: Path) -> None:
+def test_a_batch_is_recorded_as_well(path: Path) -> None:
     """Every way to submit is."""
-    numbers = iter(range(9))
-
-    def service(request: HttpRequest) -> HttpResponse:
-        return ok(task_id=f"t{next(numbers)}") if request.url.endswith("txt2img") else DONE
-
-    client = ImageLabs(transport=HandlerTransport(service), polling=time.every(1.0), ledger=path)
+    client = FakeService().client(ledger=path)
     assert len(list(client.generate_many(["a", "b"], workers=2))) == 2
     assert Counter(events(path)) == {"sending": 2, "accepted": 2, "done": 2}
     assert {entry.state for entry in Ledger(path).entries()} == {"done"}
