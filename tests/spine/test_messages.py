@@ -31,10 +31,7 @@ PAGE = HttpResponse(200, {"content-type": "text/html"}, b"<html>Please wait</htm
         (HttpResponse(429), "429 (tried 3 times); wait a while before"),
         (HttpResponse(503, {"retry-after": "0"}), "503 (tried 3 times); nothing was bought: try"),
         (HttpResponse(200, {}, b"<title>Just a moment"), "200 with a Cloudflare check (tried"),
-        (
-            HttpResponse(200, {}, b'{"error": "no"}'),
-            "200: the service refused the request: no (tried",
-        ),
+        (HttpResponse(200, {}, b'{"error": "no"}'), "200: the service refused the request: no"),
         (PAGE, "200 text/html: no usable task id in the answer"),
     ],
 )
