@@ -210,9 +210,9 @@ class ImageRequest:
     ) -> "ImageRequest":
         """Return the request that an image file was made with, as far as the file tells.
 
-        Read are the JSON of `GeneratedImage.save(sidecar=True)` beside the file, what our own
-        server writes into it, and PNG files of the AUTOMATIC1111 tools and ComfyUI. The same
-        request gives the same pixels only with the same engine and model.
+        Read are the JSON of `GeneratedImage.save(sidecar=True)` beside the file, and what our own
+        server, the AUTOMATIC1111 tools and ComfyUI write into it. The same request gives the same
+        pixels only with the same engine and model.
 
         Args:
             path: A PNG, JPEG or WebP file.

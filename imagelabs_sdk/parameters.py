@@ -1,19 +1,21 @@
 """Read from an image's file what it was made with, whichever known tool has written it.
 
 Read are the XMP of our own server (`provenance`), the ``parameters`` text of the AUTOMATIC1111
-tools and the ``prompt`` JSON of ComfyUI in PNG files. Pixels are never decoded.
+tools and the ``prompt`` JSON of ComfyUI: in PNG as texts, in JPEG and WebP as EXIF. Pixels are
+never decoded.
 """
 
+import contextlib
 import json
 import re
-import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
-from .formats import sniff
+from ._exif import read_exif
+from ._pieces import exif_blocks, format_with_pieces, pieces
 from .provenance import read_provenance
 
 __all__ = ["GenerationParameters", "read_parameters"]
@@ -48,7 +50,7 @@ def read_parameters(data: bytes) -> GenerationParameters | None:
         found = _from_info(own.info, own.prompt)
         details = {**found.details, "digital_source_type": own.source_type}
         return attrs.evolve(found, details=details)
-    texts = dict(_png_texts(data))
+    texts = _texts(data)
     if "parameters" in texts:
         return _from_infotext(texts["parameters"])
     if "prompt" in texts:
@@ -157,22 +159,41 @@ def _inputs(node: object) -> Mapping[str, Any]:
     return inputs if isinstance(inputs, Mapping) else {}
 
 
-# Texts in PNG files ---------------------------------------------------------------------------
+# Texts in files -------------------------------------------------------------------------------
+
+
+def _texts(data: bytes) -> Mapping[str, str]:
+    """Return the texts of a file by keyword, as PNG has them; a damaged file has fewer or none."""
+    found = format_with_pieces(data)
+    texts: dict[str, str] = {}
+    with contextlib.suppress(ValueError, zlib.error):
+        if found == "PNG":
+            texts.update(_png_texts(data))
+        elif found:
+            for block in exif_blocks(found, data):
+                texts.update(_exif_texts(block))
+    return texts
+
+
+def _exif_texts(block: bytes) -> Iterator[tuple[str, str]]:
+    """Yield what AUTOMATIC1111 writes as the user's comment, and ComfyUI's nodes as the camera.
+
+    A comment may be anybody's: it counts if it has the line of settings. ComfyUI writes the model
+    of the camera, other nodes its make, as ``prompt:`` and the JSON; the former wins.
+    """
+    exif = read_exif(block)
+    if _LAST_LINE.search(exif.comment):
+        yield "parameters", exif.comment
+    for text in exif.camera:
+        keyword, _, value = text.partition(":")
+        if keyword.lower() == "prompt":
+            yield "prompt", value
 
 
 def _png_texts(data: bytes) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a PNG file by keyword; a damaged chunk ends them."""
-    found = sniff(data[:32])
-    place = 8 if found is not None and found.name == "PNG" else len(data)
-    while place + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        body = data[place + 8 : place + 8 + length]
-        place += 12 + length
-        try:
-            if kind in _TEXTS:
-                yield _TEXTS[kind](body)
-        except (ValueError, zlib.error):
-            return
+    for kind, whole in pieces("PNG", data):
+        if kind in _TEXTS and len(whole) == 12 + int.from_bytes(whole[:4], "big"):
+            yield _TEXTS[kind](whole[8:-4])
 
 
 def _text(body: bytes) -> tuple[str, str]:

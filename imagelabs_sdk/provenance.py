@@ -9,34 +9,22 @@ import enum
 import html
 import json
 import re
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import attrs
 
-from .formats import sniff
+from ._pieces import MAX_JPEG_PACKET, Piece, format_with_pieces, is_metadata, is_xmp, join, pieces
 
 __all__ = ["Provenance", "SourceType", "read_provenance", "with_provenance", "without_metadata"]
 
 _SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _NAMESPACE = "urn:imagelabs-sdk:info:1"
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_KEYWORD = b"XML:com.adobe.xmp\0\0\0\0\0"
-_JPEG_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
-_JPEG_ROOM = 65_533 - len(_JPEG_HEADER)  # bytes that one segment holds
-_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
-_JPEG_TEXTS = (0xE1, 0xED, 0xFE)  # EXIF and XMP, IPTC, a comment
-_WEBP_TEXTS = (b"EXIF", b"XMP ")
-_XMP_FLAG, _EXIF_FLAG, _ALPHA_FLAG = 0x04, 0x08, 0x10
 _PASSING = ("batch", "seconds", "usage")  # not of the image: the same one has the same bytes
 _SOURCE = re.compile(rb"digitalsourcetype/(\w{1,64})[\"'<]")
 _INFO = re.compile(rb"""imagelabs:info=(?:"([^"]*)"|'([^']*)')""")
 _PROMPT = re.compile(rb'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">(.*?)</', re.S)
-
-Piece = tuple[bytes, bytes]  # what kind of piece, and the whole of it with its framing
 
 
 class SourceType(enum.Enum):
@@ -79,14 +67,14 @@ def with_provenance(
     Raises:
         ValueError: The file is damaged.
     """
-    found = _format(data)
+    found = format_with_pieces(data)
     if not found:
         return data
     lasting = {name: value for name, value in info.items() if name not in _PASSING}
     packet = _packet(source_type, lasting, prompt)
-    if found == "JPEG" and len(packet) > _JPEG_ROOM:
+    if found == "JPEG" and len(packet) > MAX_JPEG_PACKET:
         packet = _packet(source_type, {}, None)
-    return _joined(found, data, packet, _is_xmp)
+    return _joined(found, data, packet, is_xmp)
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -95,16 +83,16 @@ def without_metadata(data: bytes) -> bytes:
     Raises:
         ValueError: The file is damaged.
     """
-    found = _format(data)
-    return _joined(found, data, b"", _is_text) if found else data
+    found = format_with_pieces(data)
+    return _joined(found, data, b"", is_metadata) if found else data
 
 
 def read_provenance(data: bytes) -> Provenance | None:
     """Return what the file says about how its image was made; `None`: nothing."""
-    found = _format(data)
+    found = format_with_pieces(data)
     try:
-        packet = b"".join(_metadata(found, data)) if found else b""
-    except (struct.error, IndexError):
+        packet = _metadata(found, data) if found else b""
+    except ValueError:
         return None
     source, info = _SOURCE.search(packet), _INFO.search(packet)
     if source is None:
@@ -113,11 +101,6 @@ def read_provenance(data: bytes) -> Provenance | None:
     prompt = _PROMPT.search(packet)
     text = html.unescape(prompt[1].decode("utf-8", "replace")) if prompt else None
     return Provenance(source[1].decode(), details, text)
-
-
-def _format(data: bytes) -> str:
-    found = sniff(data[:32])
-    return found.name if found is not None and found.name in _JOIN else ""
 
 
 def _packet(source_type: SourceType, info: Mapping[str, Any], prompt: str | None) -> bytes:
@@ -152,118 +135,13 @@ def _read_info(text: bytes) -> dict[str, Any]:
     return info if isinstance(info, dict) else {}
 
 
-# Walking through a file -------------------------------------------------------------------
-
-
 def _joined(
     found: str, data: bytes, packet: bytes, is_dropped: Callable[[str, Piece], bool]
 ) -> bytes:
     """Return the file without some of its pieces, and with `packet` unless that is empty."""
-    try:
-        pieces = [piece for piece in _PIECES[found](data) if not is_dropped(found, piece)]
-        return _JOIN[found](pieces, packet)
-    except (struct.error, IndexError) as exc:
-        raise ValueError("the image file is damaged") from exc
+    kept = [piece for piece in pieces(found, data) if not is_dropped(found, piece)]
+    return join(found, kept, packet)
 
 
-def _is_xmp(found: str, piece: Piece) -> bool:
-    kind, whole = piece
-    if found == "PNG":
-        return kind == b"iTXt" and whole[8:].startswith(_PNG_KEYWORD)
-    if found == "JPEG":
-        return kind == b"\xe1" and whole[4:].startswith(_JPEG_HEADER)
-    return kind == b"XMP "
-
-
-def _metadata(found: str, data: bytes) -> Iterator[bytes]:
-    return (piece[1] for piece in _PIECES[found](data) if _is_text(found, piece))
-
-
-def _is_text(found: str, piece: Piece) -> bool:
-    if found == "JPEG":
-        return piece[0] != b"" and piece[0][0] in _JPEG_TEXTS
-    return piece[0] in (_PNG_TEXTS if found == "PNG" else _WEBP_TEXTS)
-
-
-def _png_pieces(data: bytes) -> Iterator[Piece]:
-    position = len(_SIGNATURE)
-    while position + 12 <= len(data):
-        (length,) = struct.unpack(">I", data[position : position + 4])
-        yield data[position + 4 : position + 8], data[position : position + 12 + length]
-        position += 12 + length
-
-
-def _join_png(pieces: list[Piece], packet: bytes) -> bytes:
-    body = b"iTXt" + _PNG_KEYWORD + packet
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    first, others = pieces[0][1], [whole for _, whole in pieces[1:]]  # IHDR must stay the first
-    return b"".join([_SIGNATURE, first, chunk if packet else b"", *others])
-
-
-def _jpeg_pieces(data: bytes) -> Iterator[Piece]:
-    """Segments up to the first scan, then all the rest as one piece without a kind."""
-    position = 2
-    while data[position : position + 1] == b"\xff" and data[position + 1] != 0xDA:
-        (length,) = struct.unpack(">H", data[position + 2 : position + 4])
-        yield data[position + 1 : position + 2], data[position : position + 2 + length]
-        position += 2 + length
-    yield b"", data[position:]
-
-
-def _join_jpeg(pieces: list[Piece], packet: bytes) -> bytes:
-    body = _JPEG_HEADER + packet
-    segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body if packet else b""
-    head = [whole for kind, whole in pieces if kind == b"\xe0"]  # JFIF must stay the first
-    others = [whole for kind, whole in pieces if kind != b"\xe0"]
-    return b"".join([b"\xff\xd8", *head, segment, *others])
-
-
-def _webp_pieces(data: bytes) -> Iterator[Piece]:
-    position = 12
-    while position + 8 <= len(data):
-        (length,) = struct.unpack("<I", data[position + 4 : position + 8])
-        end = position + 8 + length + length % 2
-        yield data[position : position + 4], data[position:end]
-        position = end
-
-
-def _join_webp(pieces: list[Piece], packet: bytes) -> bytes:
-    kind, whole = pieces[0]
-    if kind == b"VP8X":
-        has_exif = any(piece[0] == b"EXIF" for piece in pieces)
-        flags = whole[8] & ~(_XMP_FLAG | _EXIF_FLAG)
-        flags |= (_XMP_FLAG if packet else 0) | (_EXIF_FLAG if has_exif else 0)
-        parts = [whole[:8] + bytes([flags]) + whole[9:], *(piece for _, piece in pieces[1:])]
-    else:
-        parts = [_extended_header(kind, whole), whole] if packet else [whole]
-    if packet:
-        padding = b"\0" * (len(packet) % 2)
-        parts.append(b"XMP " + struct.pack("<I", len(packet)) + packet + padding)
-    body = b"WEBP" + b"".join(parts)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def _extended_header(kind: bytes, whole: bytes) -> bytes:
-    """Make the header that a WebP file needs before it may hold metadata."""
-    flags = _XMP_FLAG
-    if kind == b"VP8L":
-        (bits,) = struct.unpack("<I", whole[9:13])
-        width, height = bits & 0x3FFF, bits >> 14 & 0x3FFF
-        flags |= _ALPHA_FLAG if bits >> 28 & 1 else 0
-    else:
-        sides = struct.unpack("<HH", whole[14:18])
-        width, height = ((side & 0x3FFF) - 1 for side in sides)
-    size = struct.pack("<I", width)[:3] + struct.pack("<I", height)[:3]
-    return b"VP8X" + struct.pack("<IB3x", 10, flags) + size
-
-
-_PIECES: Mapping[str, Callable[[bytes], Iterator[Piece]]] = {
-    "PNG": _png_pieces,
-    "JPEG": _jpeg_pieces,
-    "WebP": _webp_pieces,
-}
-_JOIN: Mapping[str, Callable[[list[Piece], bytes], bytes]] = {
-    "PNG": _join_png,
-    "JPEG": _join_jpeg,
-    "WebP": _join_webp,
-}
+def _metadata(found: str, data: bytes) -> bytes:
+    return b"".join(each[1] for each in pieces(found, data) if is_metadata(found, each))

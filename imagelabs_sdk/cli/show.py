@@ -29,8 +29,8 @@ _FIELDS = ("prompt", "negative_prompt", "width", "height", "seed", "subseed")
 def show(file: Path, as_json: bool) -> None:
     """Show how an image FILE was made: prompt, seeds, size, model, as far as the file tells.
 
-    Reads what our own server writes into PNG, JPEG and WebP, and what the AUTOMATIC1111 tools and
-    ComfyUI write into PNG. imagelabs generate --like FILE draws it again.
+    Reads what our own server, the AUTOMATIC1111 tools and ComfyUI write into PNG, JPEG and WebP.
+    imagelabs generate --like FILE draws it again.
     """
     with open(file, "rb") as opened:
         found = read_parameters(opened.read(_MAX_FILE))

@@ -1,5 +1,6 @@
 """What an image was made with, as the tools write it into files."""
 
+import io
 import json
 import struct
 import zlib
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError
 from imagelabs_sdk.parameters import read_parameters
@@ -164,11 +166,111 @@ def test_a_damaged_text_ends_the_reading() -> None:
     assert len(found.fields["prompt"]) <= 4 * 1024 * 1024
 
 
+def test_a_text_that_is_cut_off_is_not_read() -> None:
+    """Half a prompt is none."""
+    whole = PNG[:33] + text("parameters", INFOTEXT)
+    assert read_parameters(whole) is not None
+    assert read_parameters(whole[:-10]) is None
+
+
+# JPEG and WebP ---------------------------------------------------------------------------------
+
+
+def with_exif(kind: str, tags: dict[int, Any], comment: bytes | None = None) -> bytes:
+    exif = Image.Exif()
+    exif.update(tags)
+    if comment is not None:
+        exif.get_ifd(0x8769)[0x9286] = comment
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    "comment",
+    [
+        b"UNICODE\0" + INFOTEXT.encode("utf-16-be"),
+        b"UNICODE\0" + INFOTEXT.encode("utf-16-le"),
+        b"UNICODE\0" + INFOTEXT.encode("utf-16"),
+        b"ASCII\0\0\0" + INFOTEXT.encode(),
+        bytes(8) + INFOTEXT.encode() + b"\0",
+        INFOTEXT.encode(),
+    ],
+    ids=["big-endian", "little-endian", "marked", "ascii", "undefined", "bare"],
+)
+def test_the_comment_of_automatic1111_is_read(kind: str, comment: bytes) -> None:
+    """Each of its heirs writes it in an encoding of its own."""
+    found = read_parameters(with_exif(kind, {}, comment))
+    assert found == read_parameters(with_chunks(text("parameters", INFOTEXT)))
+
+
+@pytest.mark.parametrize("order", ["be", "le"])
+def test_a_prompt_in_chinese_is_read_in_either_order(order: str) -> None:
+    """Its characters have no byte of 0 that would tell the order."""
+    words = f"灯塔，黄昏，海边的悬崖，油画\n{INFOTEXT.splitlines()[-1]}"
+    comment = b"UNICODE\0" + words.encode(f"utf-16-{order}")
+    found = read_parameters(with_exif("JPEG", {}, comment))
+    assert found is not None
+    assert found.fields["prompt"] == "灯塔，黄昏，海边的悬崖，油画"
+
+
+@pytest.mark.parametrize("comment", [b"", b"ASCII\0\0\0a day at the sea", b"UNICODE\0\0a\0"])
+def test_the_comment_of_a_photograph_is_no_prompt(comment: bytes) -> None:
+    """Cameras and people write comments, too."""
+    assert read_parameters(with_exif("JPEG", {0x0110: "a camera"}, comment)) is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {0x0110: "prompt:%s", 0x010F: "workflow:{}"},
+        {0x010F: "Prompt:%s", 0x010E: "Workflow:{}"},
+        {0x010E: "Prompt: a mill", 0x0110: "prompt: %s"},
+    ],
+    ids=["ComfyUI", "nodes", "both"],
+)
+def test_a_workflow_of_comfyui_is_read_from_exif(kind: str, tags: dict[int, str]) -> None:
+    """ComfyUI itself writes it as the model of the camera; nodes of others as its make."""
+    filled = {tag: value.replace("%s", json.dumps(WORKFLOW)) for tag, value in tags.items()}
+    found = read_parameters(with_exif(kind, filled))
+    assert found == read_parameters(with_chunks(text("prompt", json.dumps(WORKFLOW))))
+
+
+def test_exif_of_a_webp_may_begin_as_in_jpeg() -> None:
+    """Some writers keep the six bytes that only JPEG needs."""
+    data = with_exif("WEBP", {0x0110: f"prompt:{json.dumps(WORKFLOW)}"})
+    place = data.index(b"EXIF")
+    (size,) = struct.unpack_from("<I", data, place + 4)
+    block = b"Exif\0\0" + data[place + 8 : place + 8 + size]
+    longer = data[:place] + b"EXIF" + struct.pack("<I", len(block)) + block
+    assert read_parameters(longer) == read_parameters(data)
+    assert read_parameters(data) is not None
+
+
+# Whatever the bytes are --------------------------------------------------------------------------
+
+JPEG, WEBP = (
+    with_exif(kind, {0x0110: "prompt:{}"}, b"UNICODE\0" + INFOTEXT.encode("utf-16-le"))
+    for kind in ("JPEG", "WEBP")
+)
+
+
 @given(st.binary(max_size=200))
 def test_no_file_breaks_the_reader(data: bytes) -> None:
-    """Whatever follows the head of a PNG."""
-    read_parameters(PNG[:33] + data)
-    read_parameters(data)
+    """Whatever follows the head of a file."""
+    for head in (b"", PNG[:33], JPEG[:2], JPEG[:30], WEBP[:12], WEBP[:30]):
+        read_parameters(head + data)
+
+
+@given(st.data())
+def test_no_damaged_exif_breaks_the_reader(data: st.DataObject) -> None:
+    """Any byte may be another one, and the file may end anywhere."""
+    file = bytearray(data.draw(st.sampled_from([JPEG, WEBP])))
+    for place in data.draw(st.lists(st.integers(0, len(file) - 1), max_size=8)):
+        file[place] = data.draw(st.integers(0, 255))
+    read_parameters(bytes(file[: data.draw(st.integers(0, len(file)))]))
 
 
 def test_a_request_is_made_from_an_image(tmp_path: Path) -> None:
