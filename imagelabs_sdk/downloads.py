@@ -220,6 +220,14 @@ class ImageDownloader:
         )
         try:
             return self.transport.send(request, deadline=deadline)
+        except ForbiddenAddressError as exc:
+            error = _failure(
+                f"the image is not fetched: {exc.message}; if it may be one of your own, give the "
+                "client allow_private_hosts=True",
+                url,
+            )
+            error.code = exc.code
+            raise error from exc
         except APIConnectionError as exc:
             raise _failure(f"the image cannot be fetched: {exc.message}", url) from exc
 

@@ -69,6 +69,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_FORBIDDEN = "forbidden_address"  # also the code of the download that was refused for it
+
 Delivered = Literal["no", "maybe", "yes"]
 """Did the service accept the request?
 
@@ -290,7 +292,7 @@ class ForbiddenAddressError(APIConnectionError):
     If that is meant, give the client ``allow_private_hosts=True``.
     """
 
-    code: str = "forbidden_address"
+    code: str = _FORBIDDEN
 
     @property
     def retryable(self) -> bool:
@@ -483,6 +485,8 @@ class DownloadError(ImageLabsError):
     """The finished image could not be fetched, or what came is not an image.
 
     Attributes:
+        code: ``"download"``; ``"forbidden_address"`` if its host must not be asked: then the
+            cause is a `ForbiddenAddressError`.
         status_code: The HTTP status, or `None` when there was another reason.
         url: The image's URL, shortened; without its query, which may be a key.
     """
@@ -493,6 +497,8 @@ class DownloadError(ImageLabsError):
 
     @property
     def retryable(self) -> bool:
-        """True unless the image's host refuses it; a fresh link has been asked for already."""
+        """True unless its host refuses it (a fresh link was asked for already) or is not asked."""
         status = self.status_code or 0
+        if self.code == _FORBIDDEN:
+            return False
         return not 400 <= status < 500 or status in (408, 425, 429)

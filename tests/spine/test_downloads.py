@@ -1,6 +1,7 @@
 """Fetching: only images are taken, and the service does not decide where we connect."""
 
 import gzip
+import pickle
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -156,6 +157,23 @@ def test_a_link_into_the_callers_network_is_refused(
     """The server must not make us ask the caller's neighbours."""
     with pytest.raises(DownloadError, match="not a public address"):
         leading_to(f"http://{host}:{other.port}/image.png", server, connect).read()
+    assert other.connections == 0
+
+
+def test_a_link_that_must_not_be_followed_is_refused_at_once(
+    server: FaultyServer, other: FaultyServer, connect: Connect
+) -> None:
+    """Waiting and asking again cannot help, also not in another process; a setting may."""
+    pauses: list[float] = []
+    polling = FixedInterval(0.01, sleep=pauses.append)
+    image = leading_to(f"{other.url}/image.png", server, connect, polling=polling)
+    pauses.clear()
+    with pytest.raises(DownloadError, match="allow_private_hosts=True") as caught:
+        image.read()
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert (error.code, error.retryable) == ("forbidden_address", False)
+    assert pauses == []
+    assert server.count("/progress") == 1
     assert other.connections == 0
 
 

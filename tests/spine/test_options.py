@@ -257,6 +257,7 @@ RETRYABLE: list[tuple[ImageLabsError, bool | None]] = [
     (JobStoppedError("x", delivered="no"), True),
     (DownloadError("x"), True),
     (DownloadError("x", status_code=404), False),
+    (DownloadError("x", code="forbidden_address"), False),
     (DownloadError("x", status_code=503), True),
     (ImageLabsError("x"), None),
 ]
