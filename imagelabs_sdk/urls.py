@@ -18,7 +18,7 @@ _MAX_URL = 8192  # characters
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
 _IGNORED = re.compile(r"[\t\r\n]")  # browsers leave them out, wherever they stand
 _AROUND = "".join(map(chr, range(0x21)))  # control characters and the space
-_AUTHORITY = re.compile(r"(https?)://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
+_AUTHORITY = re.compile(r"(https?):/+([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
 _UNSAFE = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]+")
 _HOST = re.compile(r"[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]")  # a name or IPv6
 _IMAGE = re.compile(
@@ -43,9 +43,9 @@ def image_url(value: object, base: str) -> str | None:
     Raises:
         RefusedURLError: The text cannot be the URL of an image.
     """
-    if not isinstance(value, str) or value.strip(_AROUND).lower() in _NOTHING:
+    reference = _trimmed(value) if isinstance(value, str) else ""
+    if reference.lower() in _NOTHING:
         return None
-    reference = value.strip(_AROUND)
     if not _SCHEME.match(reference) and not _is_path(reference):
         raise _refused("is not the URL of an image", reference)
     return resolve(reference, base)
@@ -54,7 +54,8 @@ def image_url(value: object, base: str) -> str | None:
 def resolve(reference: str, base: str) -> str:
     """Return the absolute URL that a reference means, percent-encoded where it has to be.
 
-    What is encoded already stays as it is, to the letter. A fragment is left out.
+    What is encoded already stays as it is, to the letter. A fragment is left out. Behind the scheme
+    any number of slashes is two: programs that join paths turn ``https://`` into ``https:/``.
 
     Args:
         reference: A URL, absolute or relative.
@@ -64,7 +65,7 @@ def resolve(reference: str, base: str) -> str:
         RefusedURLError: It is too long, not http or https, or has credentials or a host that
             is none.
     """
-    text = _IGNORED.sub("", reference.strip(_AROUND)).partition("#")[0]
+    text = _trimmed(reference).partition("#")[0]
     if len(text) > _MAX_URL:
         raise _refused(f"is longer than {_MAX_URL} characters", text)
     before, mark, query = text.partition("?")
@@ -114,6 +115,10 @@ def from_header(value: str) -> str:
 def without_query(url: str) -> str:
     """Return a URL that may be shown: cut, without credentials and query, which may be secrets."""
     return sanitize_text(re.sub(r"//[^/?#]*@", "//…@", re.split(r"[?#]", url)[0]))
+
+
+def _trimmed(reference: str) -> str:
+    return _IGNORED.sub("", reference.strip(_AROUND))
 
 
 def _joined(base: str, text: str) -> str:

@@ -160,6 +160,21 @@ def test_a_link_into_the_callers_network_is_refused(
     assert other.connections == 0
 
 
+@pytest.mark.parametrize("mangled", ["http:/", "http:\\\\", "///", "\n ht\ttp:////"])
+def test_a_mangled_link_is_judged_by_where_it_leads(
+    server: FaultyServer, other: FaultyServer, connect: Connect, mangled: str
+) -> None:
+    """The API's own origin gets its cookies, the caller's neighbours get nothing."""
+    server.scripts["/image.png"] = [faulty.reply(200, PNG)]
+    link = f"{mangled}127.0.0.1:{server.port}/image.png"
+    assert leading_to(link, server, connect, cookies="session=hush").read() == PNG
+    assert server.asked[-1].headers["cookie"] == "session=hush"
+    link = f"{mangled}127.0.0.1:{other.port}/image.png"
+    with pytest.raises(DownloadError, match="not a public address"):
+        leading_to(link, server, connect).read()
+    assert other.connections == 0
+
+
 def test_a_link_that_must_not_be_followed_is_refused_at_once(
     server: FaultyServer, other: FaultyServer, connect: Connect
 ) -> None:

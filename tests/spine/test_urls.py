@@ -1,6 +1,7 @@
 """URLs: read as browsers do, and refused where a person would not click."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,17 @@ BASE = "https://api.test/v1/progress"
         ("out/7", "https://api.test/v1/out/7"),
         ("//cdn.test/x.png", "https://cdn.test/x.png"),
         ("\\\\cdn.test\\a\\x.png", "https://cdn.test/a/x.png"),
+        ("https:/h.test/x.png", "https://h.test/x.png"),
+        ("HTTPS:/H.test:8443/x.png", "https://h.test:8443/x.png"),
+        ("http:////h.test//x.png", "http://h.test//x.png"),
+        ("https:\\h.test\\x.png", "https://h.test/x.png"),
+        ("https:\\/h.test/x.png", "https://h.test/x.png"),
+        ("///cdn.test/x.png", "https://cdn.test/x.png"),
+        ("/\\cdn.test/x.png", "https://cdn.test/x.png"),
+        ("/\t/cdn.test/x.png", "https://cdn.test/x.png"),
+        ("ht\ntps:\r\n//h.\ttest/7", "https://h.test/7"),
+        ("https://h.test/a%20b.png ", "https://h.test/a%20b.png"),
+        ("%20/x.png", "https://api.test/v1/%20/x.png"),
         ("https://h.test\\@127.0.0.1/x.png", "https://h.test/@127.0.0.1/x.png"),
         ("/x.png?a=\\", "https://api.test/x.png?a=%5C"),
         (" \t\nhttps://h.test/a\tb.png\r\n", "https://h.test/ab.png"),
@@ -73,8 +85,11 @@ REFUSED = [
     "blob:https://h.test/7",
     "//",
     "http://",
-    "http:///x.png",
+    "https:///",
+    "http:/?x.png",
     "http:x.png",
+    "https:/user@h.test/x.png",
+    "https:\\\\user:hush@h.test/x.png",
     "https://user@h.test/x.png",
     "https://user:hush@h.test/x.png",
     "https://:@h.test/x.png",
@@ -112,7 +127,8 @@ def test_what_cannot_be_an_images_url_is_refused(named: str) -> None:
         ("https://user:hush@h.test/x.png", "may not have credentials: https://…@h.test/x.png"),
         ("javascript:alert(1)", "may not be javascript:"),
         ("not ready yet", "is not the URL of an image: not ready yet"),
-        ("http:///x.png", "needs a host"),
+        ("https:///", "needs a host"),
+        ("http:x.png", "needs a host"),
         ("https://h.test:0/x.png", "has a port that is none"),
     ],
 )
@@ -140,6 +156,28 @@ def test_any_text_is_a_plain_url_or_refused(text: str, base: str) -> None:
     assert url.startswith(("http://", "https://"))
     assert not set(url) & set(' <>#"\\^`{|}')
     assert resolve(url, base) == url
+
+
+slashes = st.text("/\\", min_size=1, max_size=5)
+ignored = st.text("\t\r\n", max_size=2)
+hosts = st.sampled_from(["h.test", "10.0.0.1", "[::1]", "2130706433", "localhost", "h.test:81"])
+paths = st.text(st.sampled_from("ab/.%2 \u00f6"), max_size=8).map("/a".__add__)
+
+
+@given(st.sampled_from(["http", "https", ""]), slashes, hosts, paths, st.data())
+def test_a_url_that_was_mangled_on_the_way_means_what_it_meant(
+    scheme: str, mangled: str, host: str, path: str, data: st.DataObject
+) -> None:
+    """And the host that is checked is the one that is asked, however it is spelled."""
+    marks = f"{scheme}:" if scheme else ""
+    if not scheme and len(mangled) == 1:  # a path
+        mangled += "/"
+    begin = data.draw(st.sampled_from([marks + mangled + host, (marks + mangled + host).upper()]))
+    around = st.text(" \t\n\x01", max_size=2)
+    text = data.draw(ignored).join(begin) + path.replace("/", mangled[-1])
+    url = image_url(data.draw(around) + text + data.draw(around), BASE)
+    assert url == resolve(f"{scheme or 'https'}://{host}{path}", "")
+    assert urlsplit(url).netloc == host
 
 
 def test_a_relative_url_needs_a_base() -> None:
@@ -174,7 +212,7 @@ def test_a_host_that_is_none_is_refused() -> None:
 # What a job makes of them ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("named", REFUSED[:3] + REFUSED[10:12] + ["not ready yet"])
+@pytest.mark.parametrize("named", REFUSED[:3] + REFUSED[11:14] + ["not ready yet"])
 def test_done_with_such_an_address_is_a_failed_job(
     server: FaultyServer, connect: Any, named: str
 ) -> None:
