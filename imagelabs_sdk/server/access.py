@@ -142,7 +142,7 @@ class Gate:
             usable = False
         if not usable:
             raise Refusal(400, "the address is malformed")
-        if self._is_proxy(peer):
+        if self.is_proxy(peer):
             parts = _forwarded(parts, request.headers)
         return parts.geturl()
 
@@ -165,7 +165,8 @@ class Gate:
             path = base.path + path
         return parts._replace(scheme=base.scheme, netloc=base.netloc, path=path).geturl()
 
-    def _is_proxy(self, peer: str) -> bool:
+    def is_proxy(self, peer: str) -> bool:
+        """Return True for the address of a proxy that is trusted."""
         try:
             address = ipaddress.ip_address(peer.partition("%")[0])
         except ValueError:

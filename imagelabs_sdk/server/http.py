@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from .. import wire
 from ..transports.base import HttpRequest, HttpResponse
 from .app import PROGRESS_INTERVAL, Parked
 from .options import FaceOptions
+from .sockets import network_of
 
 __all__ = ["Handler", "ParkingHandler", "Server", "running"]
 
@@ -46,6 +48,7 @@ _BACKLOG = 1024  # connections that may wait to be accepted
 _READ = 64 * 1024  # bytes
 _LINGER = 2.0  # seconds for a client to read a refusal before its connection is closed
 _LINGER_BYTES = 1024 * 1024  # read and dropped meanwhile
+_MAX_REFUSALS = 100  # connections that are being refused at once; more are closed without a word
 _RETRY_AFTER = "1"
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -73,6 +76,7 @@ class Server:
         port: int = 8000,
         options: FaceOptions | None = None,
         subscribe: Callable[[Callable[[str], None]], Callable[[], None]] | None = None,
+        is_proxy: Callable[[str], bool] = lambda address: False,
     ) -> None:
         """Listen at the first address that `host` has.
 
@@ -82,6 +86,7 @@ class Server:
             port: 0: any that is free.
             options: The bounds.
             subscribe: As `JobStore.subscribe`; needed only if the handler parks answers.
+            is_proxy: Return True for an address whose connections are those of many clients.
 
         Raises:
             OSError: It cannot listen there.
@@ -91,7 +96,7 @@ class Server:
         bound, number = self._listener.getsockname()[:2]
         self.url = f"http://[{bound}]:{number}" if ":" in bound else f"http://{bound}:{number}"
         self._handler, self._options = handler, options or FaceOptions()
-        self._subscribe = subscribe
+        self._subscribe, self._is_proxy = subscribe, is_proxy
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -131,7 +136,7 @@ class Server:
         self, on_ready: Callable[[], object], on_stopping: Callable[[], object]
     ) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        face = _Face(self._handler, self._options, self.url)
+        face = _Face(self._handler, self._options, self.url, self._is_proxy)
         leave = self._subscribe(face.changed) if self._subscribe else lambda: None
         accepting = await asyncio.start_server(face.connected, sock=self._listener, limit=_READ)
         on_ready()
@@ -168,31 +173,65 @@ def running(
 class _Face:
     """Everything that lives in the event loop."""
 
-    def __init__(self, handler: ParkingHandler, options: FaceOptions, url: str) -> None:
+    def __init__(
+        self,
+        handler: ParkingHandler,
+        options: FaceOptions,
+        url: str,
+        is_proxy: Callable[[str], bool],
+    ) -> None:
         self.options, self.url = options, url
         self.draining = False
         self.bodies = 0
-        self._handler = handler
+        self._handler, self._is_proxy = handler, is_proxy
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(options.threads, "imagelabs-request")
         self._waiting = 0
         self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._by_network: Counter[str] = Counter()
+        self._refusals = 0
         self._parked: dict[str, set[asyncio.Event]] = {}
         self._parked_count = 0
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection, or refuse it in words."""
         connection = _Connection(self, reader, writer)
-        if len(self._connections) >= self.options.max_connections:
-            await connection.refuse(_Refused(503, "too many connections"))
+        network = network_of(connection.peer)
+        refusal = self._refusal(connection.peer, network)
+        if refusal is not None:
+            await self._refuse(connection, refusal)
             return
         task = asyncio.current_task()
         assert task is not None
         self._connections[task] = connection
+        self._by_network[network] += 1
         try:
             await connection.serve()
         finally:
             del self._connections[task]
+            self._by_network[network] -= 1
+            if not self._by_network[network]:
+                del self._by_network[network]
+
+    def _refusal(self, peer: str, network: str) -> _Refused | None:
+        """Return why there is no room for a connection, or `None`."""
+        if len(self._connections) >= self.options.max_connections:
+            return _Refused(503, "too many connections")
+        full = self._by_network[network] >= self.options.max_connections_per_address
+        if full and not self._is_proxy(peer):
+            return _Refused(429, "too many connections from your address")
+        return None
+
+    async def _refuse(self, connection: "_Connection", refusal: _Refused) -> None:
+        """Refuse a connection; waiting until its client has read that takes room, too."""
+        if self._refusals >= _MAX_REFUSALS:
+            connection.abort()
+            return
+        self._refusals += 1
+        try:
+            await connection.refuse(refusal)
+        finally:
+            self._refusals -= 1
 
     async def drain(self, grace: float) -> None:
         """Close idle connections, answer what is parked, finish the rest within `grace` seconds."""
@@ -292,7 +331,7 @@ class _Connection:
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         name = writer.get_extra_info("peername")
-        self._peer = str(name[0]) if isinstance(name, tuple) else ""
+        self.peer = str(name[0]) if isinstance(name, tuple) else ""
         self._idle = True
         self._received = 0
 
@@ -300,6 +339,10 @@ class _Connection:
         """Close a connection that is between requests."""
         if self._idle:
             self._writer.close()
+
+    def abort(self) -> None:
+        """Close at once, without an answer."""
+        self._writer.transport.abort()
 
     async def refuse(self, refusal: _Refused) -> None:
         """Answer with an error whatever was asked, and close."""
@@ -348,7 +391,7 @@ class _Connection:
         """Answer a request; return False if its client has left."""
         begin = time.monotonic()
         try:
-            response = await self._face.answer(request, self._peer, self._is_gone)
+            response = await self._face.answer(request, self.peer, self._is_gone)
         except _Refused:
             raise
         except Exception:
@@ -492,7 +535,7 @@ class _Connection:
             response.status,
             1000 * seconds,
             response.headers.get("content-length", "?"),
-            self._peer,
+            self.peer,
         )
 
 
@@ -508,6 +551,6 @@ def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 def _error(status: int, message: str) -> HttpResponse:
     body = wire.encode_error(message)
     headers = {"content-type": "application/json", "content-length": str(len(body))}
-    if status in (408, 503):
+    if status in (408, 429, 503):
         headers["retry-after"] = _RETRY_AFTER
     return HttpResponse(status, headers, body)

@@ -31,9 +31,12 @@ class StoreLimits:
 
 @attrs.frozen(kw_only=True)
 class FaceOptions:
-    """Bounds of HTTP. What is over them is answered with 503 and a Retry-After, or 413."""
+    """Bounds of HTTP. What is over them is answered with 429 or 503 and Retry-After, or 413."""
 
     max_connections: int = _bound(1000, "Open connections.")
+    max_connections_per_address: int = _bound(
+        500, "Open connections of one address (IPv6: of a /64); those of a --proxy do not count."
+    )
     idle_timeout: float = _bound(75.0, "Seconds that a connection is kept between requests.")
     receive_timeout: float = _bound(
         30.0, "Seconds for a request's head and body together.", least=0.1

@@ -83,9 +83,10 @@ class Service:
         )
         self._stopping = threading.Event()
         self._stop_at = 0.0
+        gate = Gate(options.access, options.host)
         site = Site(
             App(self._store, engine, max_body=options.face.max_body),
-            Gate(options.access, options.host),
+            gate,
             self._is_ready,
             metrics.response,
         )
@@ -96,6 +97,7 @@ class Service:
                 port=options.port,
                 options=options.face,
                 subscribe=self._store.subscribe,
+                is_proxy=gate.is_proxy,
             )
         except BaseException:
             self._store.close()

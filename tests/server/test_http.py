@@ -57,9 +57,8 @@ def in_threads(count: int, work: Callable[[int], object]) -> None:
 @contextmanager
 def served(handler: ParkingHandler, **options: Any) -> Iterator[str]:
     """The address of a face over `handler`, which may park."""
-    subscribe = options.pop("subscribe", None)
-    face = FaceOptions(**options)
-    server = Server(handler, port=0, options=face, subscribe=subscribe)
+    own = {name: options.pop(name) for name in ("subscribe", "is_proxy") if name in options}
+    server = Server(handler, port=0, options=FaceOptions(**options), **own)
     thread = threading.Thread(target=server.run, name="imagelabs-server")
     thread.start()
     try:
@@ -70,9 +69,10 @@ def served(handler: ParkingHandler, **options: Any) -> Iterator[str]:
 
 
 @contextmanager
-def connected(url: str) -> Iterator[socket.socket]:
+def connected(url: str, source: str = "127.0.0.1") -> Iterator[socket.socket]:
     parts = urlsplit(url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20.0) as sock:
+    address = parts.hostname or "", parts.port or 0
+    with socket.create_connection(address, timeout=20.0, source_address=(source, 0)) as sock:
         yield sock
 
 
@@ -84,9 +84,9 @@ def read_all(sock: socket.socket) -> bytes:
     return data
 
 
-def said(url: str, data: bytes) -> bytes:
+def said(url: str, data: bytes, source: str = "127.0.0.1") -> bytes:
     """What the server says to these bytes until it closes."""
-    with connected(url) as sock:
+    with connected(url, source) as sock:
         sock.sendall(data)
         return read_all(sock)
 
@@ -282,6 +282,47 @@ def test_too_many_connections_are_told_to_come_again() -> None:
         refused = said(url, b"POST /txt2img HTTP/1.1\r\nhost: x\r\n\r\n")
     assert refused.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after: 1" in refused
+
+
+def test_one_address_cannot_take_every_connection() -> None:
+    """A thousand slow connections of one client closed the server to all others for 30 s."""
+    options = FaceOptions(max_connections=10, max_connections_per_address=2)
+    request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    with running(echo, options=options) as url, ExitStack() as stack:
+        slow = [stack.enter_context(connected(url)) for _ in range(2)]
+        refused = said(url, request)
+        assert refused.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after: 1" in refused
+        assert b" 200 " in said(url, request, source="127.0.0.2")
+        slow[0].close()
+        while b" 200 " not in (answer := said(url, request)):
+            assert b" 429 " in answer, "until the server has seen that it is closed"
+
+
+def test_the_connections_of_a_named_proxy_are_those_of_many_clients() -> None:
+    """Only the bound of all connections holds for it."""
+    request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    with (
+        served(
+            lambda request, peer: echo(request),
+            max_connections_per_address=1,
+            is_proxy=lambda address: address == "127.0.0.2",
+        ) as url,
+        connected(url, source="127.0.0.2"),
+        connected(url),
+    ):
+        assert b" 200 " in said(url, request, source="127.0.0.2")
+        assert b" 429 " in said(url, request)
+
+
+def test_refusals_do_not_take_all_room_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits up to 2 s for its client to read it: beyond a number they are closed at once."""
+    monkeypatch.setattr("imagelabs_sdk.server.http._MAX_REFUSALS", 1)
+    with running(echo, options=FaceOptions(max_connections=1)) as url, ExitStack() as stack:
+        stack.enter_context(connected(url))
+        refused = stack.enter_context(connected(url))
+        assert refused.recv(20).startswith(b"HTTP/1.1 503 ")
+        assert said(url, b"") == b""
 
 
 def test_bodies_under_way_are_bounded_together() -> None:
