@@ -64,9 +64,11 @@ class Model:
         request = job.request
         shade = len(self.renders) if self.breaks == "drifts" else 7
         size = (8, 8) if self.breaks == "size" else (request.width, request.height)
-        info: dict[str, Any] = {**dict.fromkeys(INFO_KEYS), "seed": request.seed}
+        info: dict[str, Any] = {**dict.fromkeys(INFO_KEYS), "seed": request.seed, "ignored": []}
         if self.breaks == "info":
             del info["steps"]
+        if self.breaks == "ignores" and request.reference_image:
+            info["ignored"] = ["reference_image"]
         if self.breaks == "prompt":
             info["model"] = request.prompt
         image = Image.new("L", size, shade)
@@ -100,6 +102,7 @@ def test_the_landscape_engine_passes() -> None:
         (Model("size"), "the size that was asked for"),
         (Model("info"), "steps"),
         (Model("prompt"), "does not hold the prompt"),
+        (Model("ignores"), "takes reference_image or refuses it"),
         (Model(max_batch=0), "at least one"),
         (Model(name=""), "a name"),
         (Model(batch_wait=-1.0), "no negative time"),

@@ -7,11 +7,7 @@ import pytest
 from PIL import Image
 
 from imagelabs_sdk import InvalidRequestError
-from imagelabs_sdk.server.engines.references import (
-    check_reference,
-    decode_reference,
-    refuse_reference,
-)
+from imagelabs_sdk.server.engines.references import check_reference, decode_reference
 from tests.server.monitor import job
 
 
@@ -88,9 +84,3 @@ def test_a_strength_of_zero_is_refused_with_a_reference_image_alone() -> None:
         check_reference(
             job(reference_strength=0, reference_image=uri(Image.new("L", (1, 1)))).request
         )
-
-
-def test_an_engine_without_it_refuses_a_reference_image_by_name() -> None:
-    refuse_reference(job().request, "landscape", "use another")
-    with pytest.raises(InvalidRequestError, match="the engine landscape does not take one"):
-        refuse_reference(job(reference_image="x").request, "landscape", "use another")

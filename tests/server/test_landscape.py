@@ -419,11 +419,22 @@ def test_a_batch_that_nobody_wants_ends_early() -> None:
 
 
 def test_it_says_which_wishes_had_no_effect() -> None:
-    """A reference image that is quietly dropped would puzzle."""
-    request = attrs.evolve(SMALL, attention=3, reference_strength=70)
+    """Fields of other clients, too."""
+    extra = {"pose": "x", "subseed_strength": 0}
+    request = attrs.evolve(SMALL, attention=3, reference_strength=70, extra_body=extra)
     (outcome,) = LandscapeRenderer(0.0).render([RenderJob("a", request, "")], Watch())
     assert isinstance(outcome, RenderedImage)
-    assert outcome.info["ignored"] == ["attention", "reference_strength"]
+    assert outcome.info["ignored"] == ["attention", "pose", "reference_strength"]
+
+
+def test_a_reference_image_is_refused_before_the_job_is_accepted() -> None:
+    """A landscape that has nothing of it would be another image than was asked for."""
+    server = LocalServer(LandscapeEngine(duration=0))
+    body = b'{"prompt": "x", "reference_image": "data:image/png;base64,AAAA"}'
+    request = HttpRequest(method="POST", url="http://x/txt2img", body=body)
+    with server(request) as response:
+        assert response.status == 422
+        assert b"reference_image: the engine landscape" in response.read(1000)
 
 
 def test_requests_of_one_size_share_a_batch() -> None:

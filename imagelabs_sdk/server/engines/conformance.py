@@ -5,10 +5,12 @@ import json
 import pickle
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 from PIL import Image
 
+from ...errors import InvalidRequestError
 from ...models import ImageRequest
 from .base import Engine, EngineConfig, Recovery, RenderedImage, RenderError, RenderJob
 
@@ -31,6 +33,10 @@ INFO_KEYS = frozenset(
 """What `RenderedImage.info` must hold, at least."""
 
 _MOST = 4  # jobs of the batch that is tried
+_REFERENCE = (  # one black pixel
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNg"
+    "YGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+)
 
 
 @attrs.define
@@ -64,7 +70,8 @@ def check_engine(config: EngineConfig, request: ImageRequest) -> None:
     _check_config(config, request)
     engine = config.load(0)
     try:
-        for check in (_check_one, _check_batch, _check_repeat, _check_cancelled):
+        checks = (_check_one, _check_batch, _check_repeat, _check_cancelled, _check_needed)
+        for check in checks:
             check(config, engine, request)
     finally:
         engine.close()
@@ -123,6 +130,19 @@ def _check_cancelled(config: EngineConfig, engine: Engine, request: ImageRequest
     outcomes = engine.render([_job(request)], _Watch(cancelled=True))
     _promise(len(outcomes) == 1, "a cancelled job has an outcome, whichever")
     _render(engine, [_job(request)], _Watch())
+
+
+def _check_needed(config: EngineConfig, engine: Engine, request: ImageRequest) -> None:
+    """What makes another image when it is left out is not left out."""
+    needed: tuple[tuple[str, Any], ...] = (("tiling", True), ("reference_image", _REFERENCE))
+    for field, value in needed:
+        asking = attrs.evolve(request, **{field: value})
+        try:
+            config.check(asking)
+        except InvalidRequestError:
+            continue
+        (outcome,) = _render(engine, [_job(asking)], _Watch())
+        _promise(field not in outcome.info["ignored"], f"it takes {field} or refuses it")
 
 
 def _render(engine: Engine, jobs: Sequence[RenderJob], watch: _Watch) -> list[RenderedImage]:

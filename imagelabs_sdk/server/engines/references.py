@@ -16,7 +16,6 @@ __all__ = [
     "check_reference",
     "decode_reference",
     "reference_bytes",
-    "refuse_reference",
 ]
 
 MAX_REFERENCE_BYTES = 16 * 1024 * 1024
@@ -46,18 +45,6 @@ def check_reference(request: ImageRequest) -> None:
         )
     if request.reference_strength == 0:
         raise invalid("reference_strength", 0, "must be 1 to 100 with a reference_image")
-
-
-def refuse_reference(request: ImageRequest, engine: str, remedy: str) -> None:
-    """Refuse a reference image, for an engine that cannot start from one.
-
-    Raises:
-        InvalidRequestError: The request has one.
-    """
-    if request.reference_image:
-        raise invalid_secret(
-            "reference_image", f"the engine {engine} does not take one here: {remedy}"
-        )
 
 
 def reference_bytes(uri: str) -> bytes:

@@ -1,17 +1,18 @@
-"""What a request may ask of an engine beyond the protocol's own fields, and the operator's limits.
+"""What a request asks of an engine: which fields it honours, refuses or ignores, and the limits.
 
-The fields travel in the request's `extra_body`, under the names that older clients of the
-service use.
+What goes beyond the protocol's own fields travels in the request's `extra_body`, under the names
+that older clients of the service use.
 """
 
 import math
+from collections.abc import Mapping
 
 import attrs
 
 from ...models import ImageRequest
-from ...validation import invalid
+from ...validation import invalid, invalid_secret
 
-__all__ = ["Limits", "Tuning", "ignored_fields", "read_tuning"]
+__all__ = ["Limits", "Tuning", "ignored_fields", "read_tuning", "refuse_fields"]
 
 
 @attrs.frozen(kw_only=True)
@@ -73,19 +74,46 @@ def _number(field: str, value: object, high: float) -> float | None:
     return float(value)  # type: ignore[arg-type]
 
 
-def ignored_fields(request: ImageRequest, used: frozenset[str]) -> list[str]:
-    """Return the names of what `request` asks for and an engine that knows `used` leaves out.
+_OPTIONAL = (
+    "negative_prompt",
+    "attention",
+    "tiling",
+    "reference_image",
+    "reference_image_type",
+    "reference_strength",
+)
+_UNSET = {name: getattr(ImageRequest("x"), name) for name in _OPTIONAL}
+
+
+def refuse_fields(
+    request: ImageRequest, engine: str, takes: frozenset[str], reasons: Mapping[str, str]
+) -> None:
+    """Refuse what an engine cannot do and what makes another image when it is left out.
 
     Args:
-        request: Its fields count when they differ from their defaults.
-        used: Names of request fields and of fields of `Tuning` that have an effect.
+        request: As it was submitted.
+        engine: The engine's name.
+        takes: Names of request fields and of fields of `Tuning` that it honours.
+        reasons: Such fields, and why each cannot be honoured where `takes` does not name it.
+
+    Raises:
+        InvalidRequestError: Names the field.
     """
-    set_fields = {
-        "negative_prompt": bool(request.negative_prompt.strip()),
-        "attention": request.attention != 0,
-        "tiling": request.tiling,
-        "reference_image": bool(request.reference_image),
+    for field, reason in reasons.items():
+        if field in _asked(request) - takes:
+            raise invalid_secret(field, f"the engine {engine} does not take it here: {reason}")
+
+
+def ignored_fields(request: ImageRequest, takes: frozenset[str]) -> list[str]:
+    """Return the names of what `request` asks for and an engine leaves out; `takes` as above."""
+    return sorted(_asked(request) - {_NAMES.get(name, name) for name in takes})
+
+
+def _asked(request: ImageRequest) -> set[str]:
+    """Return the names of the fields that ask for something, besides prompt, size and seeds."""
+    asked = {name for name in _OPTIONAL if getattr(request, name) != _UNSET[name]}
+    nothing = {
+        "negative_prompt": not request.negative_prompt.strip(),
+        "subseed_strength": not request.extra_body.get("subseed_strength"),
     }
-    known = {_NAMES.get(name, name) for name in used}
-    asked = {name for name, is_set in set_fields.items() if is_set} | set(request.extra_body)
-    return sorted(asked - known)
+    return (asked | set(request.extra_body)) - {name for name, is_so in nothing.items() if is_so}

@@ -5,10 +5,10 @@ from collections.abc import Hashable
 import attrs
 
 from ....models import ImageRequest
-from ....validation import base_url, invalid, invalid_secret, seconds
+from ....validation import base_url, invalid_secret, seconds
 from ..base import Engine, Recovery
-from ..references import check_reference, refuse_reference
-from ..tuning import Limits, read_tuning
+from ..references import check_reference
+from ..tuning import Limits, read_tuning, refuse_fields
 from .workflow import Workflow
 
 __all__ = ["ComfyUIConfig"]
@@ -67,10 +67,12 @@ class ComfyUIConfig:
             InvalidRequestError: Names the field.
         """
         read_tuning(request, self.limits)
-        if request.tiling:
-            raise invalid("tiling", True, "must be False: the workflow decides that here")
-        if "image" not in self.workflow.places:
-            refuse_reference(request, self.name, "the workflow has no place mapped for it (image)")
+        reasons = {
+            "tiling": "the workflow decides that",
+            "subseed_strength": "the workflow has no place mapped for it",
+            "reference_image": "the workflow has no place mapped for it (image)",
+        }
+        refuse_fields(request, self.name, self.workflow.takes, reasons)
         check_reference(request)
 
     def batch_key(self, request: ImageRequest) -> Hashable:

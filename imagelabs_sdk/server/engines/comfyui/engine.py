@@ -236,21 +236,19 @@ class _Run:
         tuning = read_tuning(request, self.engine.limits)
         with Image.open(io.BytesIO(file)) as image:
             width, height = image.size
-        used = frozenset(workflow.places)
+        takes = workflow.takes
         info: dict[str, Any] = {
             "engine": "comfyui",
             "model": _model(workflow),
             "steps": self._used("steps", tuning),
             "guidance": self._used("guidance", tuning),
-            "seed": request.seed if "seed" in used else None,
-            "subseed": request.subseed if "subseed" in used else None,
+            "seed": request.seed if "seed" in takes else None,
+            "subseed": request.subseed if "subseed" in takes else None,
             "width": width,
             "height": height,
             "requested_width": request.width,
             "requested_height": request.height,
-            "ignored": ignored_fields(
-                request, used | {"reference_image"} if "image" in used else used
-            ),
+            "ignored": ignored_fields(request, takes),
             "seconds": round(self.engine.clock() - self.started, 3),
         }
         return info

@@ -20,6 +20,7 @@ NAMES = frozenset({"prompt", "negative_prompt", "seed", "subseed", "subseed_stre
 )
 """What a request can fill in."""
 
+_FIELDS = {"image": "reference_image", "strength": "reference_strength"}  # others have one name
 _PLACE = re.compile(r"(?P<name>[a-z_]+)=(?P<node>[^.=\s]+)(?:\.(?P<input>\S+))?\Z")
 _MAX_DEPTH = 50  # links followed from a sampler back to its text
 
@@ -61,6 +62,11 @@ class Workflow:
         if not output:
             raise invalid_secret("map", "name the node that saves the image, such as output=9")
         return cls(graph, places, output)
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """The names of the request's fields that have a place."""
+        return frozenset(_FIELDS.get(name, name) for name in self.places)
 
     def filled(self, values: Mapping[str, Any]) -> Graph:
         """Return a graph with each of `values` in its places; names without one are left out."""

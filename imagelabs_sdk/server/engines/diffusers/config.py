@@ -9,8 +9,8 @@ import attrs
 from ....models import ImageRequest
 from ....validation import count, invalid, number, seconds
 from ..base import Engine, Recovery
-from ..references import check_reference, refuse_reference
-from ..tuning import Limits, Tuning, read_tuning
+from ..references import check_reference
+from ..tuning import Limits, Tuning, read_tuning, refuse_fields
 from .models import ModelCard
 
 __all__ = ["DiffusersConfig"]
@@ -92,15 +92,18 @@ class DiffusersConfig:
         Raises:
             InvalidRequestError: Names the field.
         """
-        tuning = read_tuning(request, self.limits)
-        if request.tiling and not self.card.has_convolutions:
-            raise invalid("tiling", True, "must be False: this model has no convolutions to wrap")
-        if tuning.subseed_strength and not self.card.has_convolutions:
-            raise invalid(
-                "subseed_strength", tuning.subseed_strength, "must be 0: this model packs its noise"
-            )
-        if not self.card.image_to_image:
-            refuse_reference(request, self.name, f"{self.card.pipeline} cannot start from an image")
+        read_tuning(request, self.limits)
+        takes: set[str] = set()
+        if self.card.has_convolutions:
+            takes |= {"tiling"} if request.reference_image else {"tiling", "subseed_strength"}
+        if self.card.image_to_image:
+            takes.add("reference_image")
+        reasons = {
+            "tiling": f"{self.card.pipeline} has no convolutions to wrap",
+            "subseed_strength": "it needs a model with a UNet, and no reference_image",
+            "reference_image": f"{self.card.pipeline} cannot start from an image",
+        }
+        refuse_fields(request, self.name, frozenset(takes), reasons)
         check_reference(request)
 
     def batch_key(self, request: ImageRequest) -> Hashable:

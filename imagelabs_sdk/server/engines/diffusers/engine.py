@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 _SMALLEST = 64  # pixels; models fail or draw nothing below
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-_USED = frozenset(
-    {"negative_prompt", "tiling", "reference_image", "steps", "guidance", "subseed_strength"}
+_USED = frozenset({"steps", "guidance", "subseed_strength", "negative_prompt"}) | frozenset(
+    {"tiling", "reference_image", "reference_strength"}
 )
 
 

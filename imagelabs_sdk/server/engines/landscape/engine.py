@@ -9,6 +9,8 @@ import attrs
 from ....models import ImageRequest
 from ....validation import invalid
 from ..base import Recovery
+from ..tuning import refuse_fields
+from .scene import TAKES
 
 if TYPE_CHECKING:
     from .renders import LandscapeRenderer
@@ -47,7 +49,13 @@ class LandscapeEngine:
     recovery: Recovery = attrs.field(default=Recovery.REPEATABLE, init=False)
 
     def check(self, request: ImageRequest) -> None:
-        """Accept everything: any size can be painted."""
+        """Accept any size; refuse a reference image, from which nothing can be painted.
+
+        Raises:
+            InvalidRequestError: Names the field.
+        """
+        reason = "it paints by arithmetic; choose another with serve --engine"
+        refuse_fields(request, self.name, TAKES, {"reference_image": reason})
 
     def batch_key(self, request: ImageRequest) -> Hashable:
         """Return the size, as a model's batch has one."""

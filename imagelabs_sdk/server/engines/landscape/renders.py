@@ -10,8 +10,9 @@ from PIL import Image
 from ....models import ImageRequest
 from ....provenance import SourceType
 from ..base import RenderedImage, RenderError, RenderJob, RenderMonitor
+from ..tuning import ignored_fields
 from .painter import paint
-from .scene import compose, dice
+from .scene import TAKES, compose, dice
 
 __all__ = ["LandscapeRenderer", "finished", "info", "unfinished"]
 
@@ -19,9 +20,6 @@ _COMMENT = "A stand-in drawn by arithmetic from the request; no diffusion model 
 _STEPS = 20  # reports of progress in the time of a batch
 _PREVIEW = 512  # pixels, the longer side of a preview at most
 _COARSEST = 12  # pixels, the longer side of what a preview shows at first
-_WITHOUT_EFFECT = ("attention", "reference_image", "reference_image_type", "reference_strength")
-
-_DEFAULTS = {name: getattr(ImageRequest("x"), name) for name in _WITHOUT_EFFECT}
 
 
 @attrs.frozen
@@ -86,7 +84,7 @@ def info(request: ImageRequest, seconds: float) -> dict[str, Any]:
         "subseed": request.subseed,
         "width": request.width,
         "height": request.height,
-        "ignored": [name for name in _WITHOUT_EFFECT if getattr(request, name) != _DEFAULTS[name]],
+        "ignored": ignored_fields(request, TAKES),
         "seconds": seconds,
     }
 

@@ -17,6 +17,7 @@ import attrs
 from ....models import ImageRequest
 
 __all__ = [
+    "TAKES",
     "Cloud",
     "Color",
     "Disc",
@@ -38,6 +39,9 @@ Outline = list[Point]
 Curve = Literal["straight", "smooth", "dune", "mesa", "step"]
 DiscKind = Literal["sun", "bars", "moon", "crescent", "planet"]
 T = TypeVar("T")
+
+TAKES = frozenset({"negative_prompt", "tiling"})
+"""The fields that change an image, besides prompt, size and both seeds."""
 
 
 def dice(*words: object) -> random.Random:

@@ -8,8 +8,8 @@ from ....models import ImageRequest
 from ....validation import base_url, count, invalid, seconds
 from ....validation import invalid_secret as _secret
 from ..base import Engine, Recovery
-from ..references import check_reference, refuse_reference
-from ..tuning import Limits, read_tuning
+from ..references import check_reference
+from ..tuning import Limits, read_tuning, refuse_fields
 from .dialects import DIALECTS, Dialect
 
 __all__ = ["OpenAIConfig"]
@@ -79,10 +79,12 @@ class OpenAIConfig:
         """
         self.kind.check_text(request)
         read_tuning(request, self.limits)
-        if request.tiling:
-            raise invalid("tiling", True, "must be False: this engine cannot make an image tile")
-        if not self.kind.edits:
-            refuse_reference(request, self.name, f"the dialect {self.dialect} has no images/edits")
+        reasons = {
+            "tiling": "its API cannot ask for it",
+            "subseed_strength": "its API cannot ask for it",
+            "reference_image": f"the dialect {self.dialect} has no images/edits",
+        }
+        refuse_fields(request, self.name, self.kind.takes, reasons)
         check_reference(request)
 
     def batch_key(self, request: ImageRequest) -> Hashable:

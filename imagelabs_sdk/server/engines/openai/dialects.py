@@ -22,12 +22,11 @@ class Dialect:
 
     Attributes:
         name: As the operator gives it.
-        takes: What it takes of a request, by our names; of everything else `info` says that it
-            was ignored.
+        takes: What it takes of a request, by our names; a reference image goes to
+            ``POST /v1/images/edits``.
         extend: Writes what it takes into the fields of the request.
         commands: What in a prompt this server would obey instead of draw: a pattern, and how to
             name it in the refusal.
-        edits: Whether it has ``POST /v1/images/edits``.
         sizes: The only sizes that it renders, in pixels; empty: any.
     """
 
@@ -35,7 +34,6 @@ class Dialect:
     takes: frozenset[str]
     extend: Callable[[Fields, ImageRequest, Tuning], None]
     commands: tuple[tuple[re.Pattern[str], str], ...] = ()
-    edits: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
 
     def check_text(self, request: ImageRequest) -> None:
@@ -178,7 +176,6 @@ DIALECTS: Mapping[str, Dialect] = {
             name="openai",
             takes=frozenset({"reference_image"}),
             extend=_openai,
-            edits=True,
             sizes=((1024, 1024), (1536, 1024), (1024, 1536)),
         ),
         Dialect(
@@ -186,21 +183,18 @@ DIALECTS: Mapping[str, Dialect] = {
             takes=_SAMPLING | {"reference_image", "reference_strength"},
             extend=_sdcpp,
             commands=_TAGS,
-            edits=True,
         ),
         Dialect(
             name="sglang",
             takes=_SAMPLING | {"reference_image"},
             extend=_sglang,
             commands=_TAGS,
-            edits=True,
         ),
         Dialect(
             name="vllm-omni",
             takes=_SAMPLING | {"reference_image"},
             extend=_diffusion,
             commands=_TAGS,
-            edits=True,
         ),
         Dialect(name="xinference", takes=_SAMPLING, extend=_xinference, commands=_TAGS),
     )
