@@ -3,7 +3,13 @@
 The event loop only moves bytes: the handler, and with it the database, runs in a few threads. One
 deadline bounds a request's head and body together, another the whole response. What cannot be
 taken is answered with 503 and a Retry-After, never dropped; a request whose client has gone by the
-time a thread is free is not begun. A parked answer holds no thread.
+time a thread is free is not begun. A parked answer holds no thread, and ends with its client.
+
+A client that has sent everything may close its sending half (`shutdown`, as ``nc -N`` does) or all
+of the connection: from here the two look the same until something is sent. Then the first bytes of
+the answer are sent before the request is begun, and it is begun only if the client's system takes
+them: that of a client that has closed everything resets the connection. What TCP cannot tell is
+whether a program that has closed one half alone will read the answer.
 """
 
 import asyncio
@@ -18,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -29,7 +36,7 @@ from .. import wire
 from ..transports.base import HttpRequest, HttpResponse
 from .app import PROGRESS_INTERVAL, Parked
 from .options import FaceOptions
-from .sockets import network_of
+from .sockets import is_reset, network_of, unacknowledged
 
 __all__ = ["Handler", "ParkingHandler", "Server", "running"]
 
@@ -49,6 +56,8 @@ _READ = 64 * 1024  # bytes
 _LINGER = 2.0  # seconds for a client to read a refusal before its connection is closed
 _LINGER_BYTES = 1024 * 1024  # read and dropped meanwhile
 _MAX_REFUSALS = 100  # connections that are being refused at once; more are closed without a word
+_BEGINNING = b"HTTP/1.1 "  # of every answer
+_PROBES, _PROBE_INTERVAL = 100, 0.02  # how often, and in seconds, the client's system is looked at
 _RETRY_AFTER = "1"
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -138,7 +147,11 @@ class Server:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         face = _Face(self._handler, self._options, self.url, self._is_proxy)
         leave = self._subscribe(face.changed) if self._subscribe else lambda: None
-        accepting = await asyncio.start_server(face.connected, sock=self._listener, limit=_READ)
+        accepting = await self._loop.create_server(
+            lambda: asyncio.StreamReaderProtocol(_Reader(), face.connected),
+            sock=self._listener,
+            backlog=_BACKLOG,
+        )
         on_ready()
         try:
             if self._stop.is_set():  # `stop` came before there was a loop to tell
@@ -170,6 +183,31 @@ def running(
         thread.join()
 
 
+class _Reader(asyncio.StreamReader):
+    """What a client sends; knows at once when there will be no more.
+
+    Attributes:
+        ended: True once the client has closed its sending half, or the connection is lost.
+        news: Set then; whoever waits for this client may set and clear it, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=_READ)
+        self.ended, self.news = False, asyncio.Event()
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        self._end()
+
+    def set_exception(self, exc: Exception) -> None:
+        super().set_exception(exc)
+        self._end()
+
+    def _end(self) -> None:
+        self.ended = True
+        self.news.set()
+
+
 class _Face:
     """Everything that lives in the event loop."""
 
@@ -195,6 +233,7 @@ class _Face:
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection, or refuse it in words."""
+        assert isinstance(reader, _Reader)
         connection = _Connection(self, reader, writer)
         network = network_of(connection.peer)
         refusal = self._refusal(connection.peer, network)
@@ -251,9 +290,7 @@ class _Face:
 
     # The handler --------------------------------------------------------------------------
 
-    async def answer(
-        self, request: HttpRequest, peer: str, gone: Callable[[], bool]
-    ) -> HttpResponse | None:
+    async def answer(self, request: HttpRequest, client: "_Connection") -> HttpResponse | None:
         """Have a thread answer; None if the client had gone before one was free.
 
         Raises:
@@ -262,11 +299,13 @@ class _Face:
         if self._waiting >= self.options.max_waiting:
             raise _Refused(503, "too many requests at once")
 
-        def begin() -> HttpResponse | Parked | None:
-            return None if gone() else self._handler(request, peer)
+        def begin(has_gone: Callable[[], bool]) -> HttpResponse | Parked | None:
+            return None if has_gone() else self._handler(request, client.peer)
 
-        response = await self.in_thread(begin)
-        return await self._wait_for(response) if isinstance(response, Parked) else response
+        response = await self.in_thread(partial(begin, client.has_ended))
+        if response is None and await client.takes_an_answer():
+            response = await self.in_thread(partial(begin, client.is_lost))
+        return await self._wait_for(response, client) if isinstance(response, Parked) else response
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run what may block outside the event loop."""
@@ -288,13 +327,13 @@ class _Face:
         for event in self._parked.get(task_id, ()):
             event.set()
 
-    async def _wait_for(self, parked: Parked) -> HttpResponse:
+    async def _wait_for(self, parked: Parked, client: "_Connection") -> HttpResponse:
         if self._parked_count < self.options.max_parked:
-            event = asyncio.Event()
+            event = client.news
             self._parked.setdefault(parked.task_id, set()).add(event)
             self._parked_count += 1
             try:
-                await self._until_due(parked, event)
+                await self._until_due(parked, client)
             finally:
                 self._parked_count -= 1
                 self._parked[parked.task_id].discard(event)
@@ -302,10 +341,10 @@ class _Face:
                     del self._parked[parked.task_id]
         return await self.in_thread(parked.answer)
 
-    async def _until_due(self, parked: Parked, event: asyncio.Event) -> None:
+    async def _until_due(self, parked: Parked, client: "_Connection") -> None:
         begin = self._loop.time()
-        while not self.draining:
-            event.clear()
+        while not (self.draining or client.has_ended()):
+            client.news.clear()
             waited = self._loop.time() - begin
             if waited >= parked.seconds:
                 return
@@ -315,24 +354,23 @@ class _Face:
             if waited < PROGRESS_INTERVAL:  # progress may be told after it, without another change
                 pause = min(pause, PROGRESS_INTERVAL - waited)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(event.wait(), max(pause, 0.001))
+                await asyncio.wait_for(client.news.wait(), max(pause, 0.001))
 
 
 class _Connection:
     """One connection: a request at a time."""
 
-    def __init__(
-        self, face: _Face, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, face: _Face, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self._face, self._reader, self._writer = face, reader, writer
         self._options = face.options
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=face.options.max_head)
         # asyncio does it only where a socket says that it is TCP; an accepted one does not.
-        sock = writer.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket: socket.socket = writer.get_extra_info("socket")
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         name = writer.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) else ""
-        self._idle = True
+        self.news = reader.news
+        self._idle, self._has_begun = True, False
         self._received = 0
 
     def close_if_idle(self) -> None:
@@ -391,7 +429,7 @@ class _Connection:
         """Answer a request; return False if its client has left."""
         begin = time.monotonic()
         try:
-            response = await self._face.answer(request, self.peer, self._is_gone)
+            response = await self._face.answer(request, self)
         except _Refused:
             raise
         except Exception:
@@ -403,8 +441,29 @@ class _Connection:
         self._log(request, response, time.monotonic() - begin)
         return True
 
-    def _is_gone(self) -> bool:
-        return self._reader.at_eof() or self._writer.is_closing()
+    # Whether there is somebody ----------------------------------------------------------------
+
+    def has_ended(self) -> bool:
+        """Return True if the client has closed its sending half, and perhaps all."""
+        return self._reader.ended
+
+    def is_lost(self) -> bool:
+        """Return True if nothing can reach the client any more."""
+        return self._writer.is_closing() or is_reset(self._socket)
+
+    async def takes_an_answer(self) -> bool:
+        """Send the beginning of the answer to a client that has ended; True: its system took it."""
+        if self.is_lost():
+            return False
+        self._has_begun = True
+        self._writer.write(_BEGINNING)
+        for _ in range(_PROBES):
+            await asyncio.sleep(_PROBE_INTERVAL)
+            if self.is_lost():
+                return False
+            if unacknowledged(self._socket) == 0:
+                return True
+        return False
 
     # Receiving ----------------------------------------------------------------------------
 
@@ -486,6 +545,8 @@ class _Connection:
             reason = HTTPStatus(response.status).phrase.encode()
             head = h11.Response(status_code=response.status, headers=headers, reason=reason)
             data = self._http.send(head) or b""
+            if self._has_begun:
+                data, self._has_begun = data.removeprefix(_BEGINNING), False
             async for chunk in self._chunks(response.chunks):
                 data += self._http.send(h11.Data(data=chunk)) or b""
                 await self._write(data)

@@ -28,6 +28,8 @@ def network_of(address: str) -> str:
 
 def is_reset(sock: socket.socket) -> bool:
     """Return True if the peer has reset the connection, or both sides have closed it."""
+    if sock.fileno() < 0:
+        return True
     if not hasattr(select, "poll"):  # pragma: no cover - by the system
         return False
     poll = select.poll()
@@ -35,10 +37,10 @@ def is_reset(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def unacknowledged(sock: socket.socket) -> int | None:
-    """Return how many sent bytes the peer's system has not acknowledged yet, if ours tells it."""
+def unacknowledged(sock: socket.socket) -> int:
+    """Return how many sent bytes the peer's system has not acknowledged; 0 if ours cannot tell."""
     if not sys.platform.startswith("linux"):  # pragma: no cover - by the system
-        return None
+        return 0
     import fcntl
     import termios
 

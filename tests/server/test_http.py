@@ -9,9 +9,11 @@ import re
 import shutil
 import socket
 import sqlite3
+import struct
 import subprocess
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -370,28 +372,128 @@ def test_requests_that_wait_for_a_thread_are_bounded() -> None:
         assert read_all(sock).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_submit_whose_client_has_gone_is_not_begun() -> None:
-    """It was parked for 50 s, accepted and rendered after its client had given up."""
-    go_on, begun = threading.Event(), []
+SUBMIT = b"POST /txt2img HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
 
-    def slow(request: HttpRequest) -> HttpResponse:
-        begun.append(urlsplit(request.url).path)
-        assert go_on.wait(20.0)
+
+def close(sock: socket.socket) -> None:
+    sock.close()
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def close_in_two_steps(sock: socket.socket) -> None:
+    sock.shutdown(socket.SHUT_WR)
+    sock.close()
+
+
+@attrs.define
+class Queue:
+    """A server whose only thread is busy until it is released.
+
+    Attributes:
+        begun: The paths that the handler was asked for.
+    """
+
+    url: str = ""
+    begun: list[str] = attrs.Factory(list)
+    _gates: dict[str, threading.Event] = attrs.Factory(lambda: defaultdict(threading.Event))
+
+    def handle(self, request: HttpRequest) -> HttpResponse:
+        path = urlsplit(request.url).path
+        self.begun.append(path)
+        if path in ("/first", "/second"):
+            assert self._gates[path].wait(20.0)
         return echo(request)
 
-    with running(slow, options=FaceOptions(threads=1)) as url:
-        with connected(url) as first:
+    def release(self, path: str = "/first") -> None:
+        """Once the server has seen what its clients did meanwhile."""
+        time.sleep(0.2)
+        self._gates[path].set()
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    made = Queue()
+    with running(made.handle, options=FaceOptions(threads=1)) as made.url:
+        with connected(made.url) as first:
             first.sendall(b"GET /first HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            while not begun:
+            while not made.begun:
                 time.sleep(0.01)
-            with connected(url) as gone:
-                gone.sendall(b"POST /txt2img HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
-                time.sleep(0.2)
-            time.sleep(0.2)
-            go_on.set()
+            yield made
             assert read_all(first)
-        assert get(url + "/last").status == 200
-    assert begun == ["/first", "/last"]
+        assert get(made.url + "/last").status == 200
+
+
+@pytest.mark.parametrize("leave", [close, reset, close_in_two_steps])
+def test_a_submit_whose_client_has_gone_is_not_begun(
+    queue: Queue, leave: Callable[[socket.socket], None]
+) -> None:
+    """It was parked for 50 s, accepted and rendered after its client had given up."""
+    with connected(queue.url) as gone:
+        gone.sendall(SUBMIT)
+        time.sleep(0.2)
+        leave(gone)
+    queue.release()
+    assert get(queue.url + "/next").status == 200
+    assert queue.begun == ["/first", "/next"]
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_client_that_closes_its_sending_half_gets_its_answer(
+    queue: Queue, version: bytes
+) -> None:
+    """As `nc -N` and some clients of HTTP/1.0 do after their request."""
+    with connected(queue.url) as half:
+        half.sendall(SUBMIT.replace(b"1.1", version))
+        half.shutdown(socket.SHUT_WR)
+        queue.release()
+        answer = read_all(half)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["url"] == "http://x/txt2img"
+
+
+def test_a_client_that_leaves_before_its_turn_comes_is_not_served(queue: Queue) -> None:
+    """Its system had taken the beginning of the answer: nobody had read it."""
+    with connected(queue.url) as half, connected(queue.url) as second:
+        half.sendall(SUBMIT)
+        half.shutdown(socket.SHUT_WR)
+        time.sleep(0.1)
+        second.sendall(SUBMIT.replace(b"txt2img", b"second"))
+        queue.release()
+        assert half.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
+        time.sleep(0.1)
+        half.close()
+        queue.release("/second")
+        assert second.recv(20).startswith(b"HTTP/1.1 200 ")
+    assert get(queue.url + "/next").status == 200
+    assert queue.begun == ["/first", "/second", "/next"]
+
+
+def test_a_client_whose_system_takes_nothing_is_not_served(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine is away: nobody will read the answer."""
+    monkeypatch.setattr("imagelabs_sdk.server.http.unacknowledged", lambda sock: 1)
+    monkeypatch.setattr("imagelabs_sdk.server.http._PROBES", 3)
+    with connected(queue.url) as half:
+        half.sendall(SUBMIT)
+        half.shutdown(socket.SHUT_WR)
+        queue.release()
+        assert read_all(half) == b"HTTP/1.1 "
+    assert queue.begun == ["/first"]
+
+
+def test_all_that_it_has_sent_before_is_answered() -> None:
+    """Requests in one packet, a malformed one at their end, and then no more."""
+    with running(echo) as url, connected(url) as sock:
+        sock.sendall(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n" * 2 + b"nonsense\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        answer = read_all(sock)
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"200", b"200", b"400"]
+    assert answer.count(b"HTTP/1.1") == 3
 
 
 def test_a_client_that_does_not_read_is_left() -> None:
@@ -520,6 +622,24 @@ def test_a_poll_that_waits_in_vain_is_answered_in_the_end() -> None:
         assert poller.ask(task_id, headers)["status"] == "Queue position 1"
 
 
+def test_a_poller_that_leaves_takes_no_room_any_more() -> None:
+    """A few that came and left kept all connections busy for 25 s."""
+    with pollers(max_connections=1) as poller:
+        task_id = poller.rig.submit()
+        body = json.dumps({"task_id": task_id}).encode()
+        head = (
+            b"POST /progress HTTP/1.1\r\nhost: x\r\nprefer: wait=20\r\ncontent-length: %d\r\n\r\n"
+        )
+        with connected(poller.url) as sock:
+            sock.sendall(head % len(body) + body)
+            time.sleep(0.2)
+        until = time.monotonic() + 10.0
+        while (answer := poller.ask(task_id, {}))["status"] == 503:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert answer["status"] == "Queue position 1"
+
+
 def test_stopping_answers_what_is_parked() -> None:
     """A client polls again elsewhere, or later; nothing waits for the whole time."""
     found: list[dict[str, Any]] = []
@@ -583,6 +703,14 @@ def test_what_takes_longer_than_the_grace_is_cut() -> None:
         assert read_all(sock) == b""
         go_on.set()
         thread.join()
+
+
+def test_half_a_request_before_the_end_is_none() -> None:
+    """It is told so, in case that its client still reads."""
+    with running(echo) as url, connected(url) as sock:
+        sock.sendall(SUBMIT[:-4])
+        sock.shutdown(socket.SHUT_WR)
+        assert read_all(sock).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_event(

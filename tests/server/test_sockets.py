@@ -1,8 +1,10 @@
 """What a socket tells of its peer."""
 
+import socket
+
 import pytest
 
-from imagelabs_sdk.server.sockets import network_of
+from imagelabs_sdk.server.sockets import is_reset, network_of
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,12 @@ from imagelabs_sdk.server.sockets import network_of
 def test_an_ipv6_line_counts_as_one(address: str, network: str) -> None:
     """It has 2**64 addresses of its own."""
     assert network_of(address) == network
+
+
+def test_a_closed_socket_reaches_nobody() -> None:
+    """The event loop may close it while a thread asks."""
+    one, other = socket.socketpair()
+    with one, other:
+        assert not is_reset(one)
+        one.close()
+        assert is_reset(one)
