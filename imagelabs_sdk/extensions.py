@@ -15,7 +15,7 @@ import attrs
 
 from .transports.base import origin_of
 
-__all__ = ["Features", "LongPoll", "known_features", "new_key", "remember_features"]
+__all__ = ["HEADER", "Features", "LongPoll", "known_features", "new_key", "remember_features"]
 
 HEADER = "imagelabs-features"
 _MAX_ORIGINS = 256

@@ -181,7 +181,7 @@ MAY_IMPORT = {
     "testing.clock": ["polling", "validation"],
     "testing.script": ["validation", "models", "wire", "transports.base"],
     "testing.transport": ["errors", "deadline", "transports.base", *KIT[:2]],
-    "testing.service": [*SPINE, "client", *KIT],
+    "testing.service": [*SPINE, "client", "extensions", *KIT],
     "testing.sockets": ["transports.base", *KIT],
     "testing.scenario": ["validation", "errors", *KIT, "testing.sockets"],
     "cli.__init__": [],

@@ -14,6 +14,7 @@ import attrs
 from .. import wire
 from ..client import ImageLabs
 from ..errors import InvalidRequestError
+from ..extensions import HEADER, Features, remember_features
 from ..models import ImageRequest
 from ..polling import Adaptive, FixedInterval
 from ..transports.base import HttpRequest, HttpResponse
@@ -80,7 +81,9 @@ class FakeService(JobScript):
         url: The base address of these clients.
         sent: Every request that came, in order.
         submits: Every wish for an image, in order.
-        can_cancel: Whether it announces that jobs can be cancelled, and cancels them.
+        features: What it announces beyond the protocol, such as ``"cancel, idempotency-key"``;
+            empty: nothing, as the public service. It cancels jobs, and a submit with a key that
+            it knows is the same wish again; it parks no polls.
         on_accepted: Called with the request of each job that is accepted; `None`: nobody is.
         on_request: Called with each request while its sender waits for the answer, which is
             decided by then; `None`: nobody is. For what has to happen in the middle of a poll.
@@ -92,7 +95,7 @@ class FakeService(JobScript):
         clock: FakeClock | None = None,
         url: str = "https://imagelabs.test",
         make_id: Callable[[ImageRequest], str] | None = None,
-        can_cancel: bool = False,
+        features: str = "",
     ) -> None:
         """Start nothing.
 
@@ -100,24 +103,26 @@ class FakeService(JobScript):
             clock: `None`: a `FakeClock`, by which no test waits.
             url: The base address of its clients.
             make_id: Makes the task id of an accepted job; `None`: ``task-1``, ``task-2``, ...
-            can_cancel: As `imagelabs serve` can, and the public service cannot.
+            features: As `imagelabs serve` announces them; empty: none, as the public service.
         """
         super().__init__()
         self.clock = FakeClock() if clock is None else clock
         self.url = url
         self.sent: list[SentRequest] = []
         self.submits: list[Submit] = []
-        self.can_cancel = can_cancel
+        self.features = features
         self.on_accepted: Callable[[ImageRequest], object] | None = None
         self.on_request: Callable[[SentRequest], object] | None = None
         self._make_id = make_id
         self._outage: Answer | None = None
         self._in_order: deque[JobScript] = deque()
         self._by_prompt: dict[str, JobScript] = {}
-        self._refused: dict[bytes, tuple[Run, int]] = {}  # by body, with its place in `submits`
+        # Wishes that may be sent again, by key or body, with their places in `submits`.
+        self._again: dict[bytes, tuple[Run, int]] = {}
         self._jobs: dict[str, Run] = {}
         self._before: dict[str, tuple[JobScript, ImageRequest]] = {}
         self._lock = threading.RLock()
+        remember_features(url, {})  # what the service of an earlier test has announced is over
 
     def job(self, prompt: str | None = None) -> JobScript:
         """Return the script of a single job, to be filled by its methods.
@@ -193,8 +198,8 @@ class FakeService(JobScript):
             self.sent.append(sent)
         if self.on_request is not None:  # not locked: others are answered meanwhile
             self.on_request(sent)
-        if self.can_cancel:
-            return attrs.evolve(answer, headers={**answer.headers, "imagelabs-features": "cancel"})
+        if self.features:
+            return attrs.evolve(answer, headers={**answer.headers, HEADER: self.features})
         return answer
 
     def _decide(self, path: str, request: HttpRequest) -> tuple[Stage, str | None, Answer]:
@@ -202,7 +207,7 @@ class FakeService(JobScript):
             return "submit", *self._submit(request)
         if path.endswith("/progress"):
             return "progress", *self._asked("progress", request)
-        if path.endswith("/cancel") and self.can_cancel:
+        if path.endswith("/cancel") and Features.parse(self.features).cancel:
             return "cancel", *self._asked("cancel", request)
         if found := _PREVIEW.search(path):
             return "preview", *self._about(unquote(found["task_id"]), "preview", request)
@@ -213,7 +218,9 @@ class FakeService(JobScript):
             wanted = wire.decode_image_request(request.body)
         except InvalidRequestError as error:
             return None, refusal(422, error.message)
-        run, place = self._refused.pop(request.body, (None, len(self.submits)))
+        key = request.headers.get("idempotency-key", "")
+        wish = key.encode() or request.body
+        run, place = self._again.pop(wish, (None, len(self.submits)))
         if run is None:
             run = self._script_of(wanted).begin(wanted)
             self.submits.append(Submit(wanted, None, 0))
@@ -224,8 +231,8 @@ class FakeService(JobScript):
         self.submits[place] = Submit(wanted, task_id, before.times_sent + 1)
         if task_id is not None:
             self._accept(run, task_id)
-        elif _is_refusal(answer):
-            self._refused[request.body] = run, place
+        elif key or _is_refusal(answer):
+            self._again[wish] = run, place
         return task_id, answer
 
     def _next_id(self, wanted: ImageRequest) -> str:

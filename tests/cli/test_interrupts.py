@@ -15,7 +15,7 @@ CANCEL = "--cancel-on-interrupt"
 @pytest.fixture
 def service() -> FakeService:
     """One that can cancel."""
-    return FakeService(can_cancel=True)
+    return FakeService(features="cancel")
 
 
 def generate(imagelabs: Command, *more: str) -> list[str]:
@@ -60,7 +60,7 @@ def test_a_service_that_cannot_cancel_is_not_asked(
     imagelabs: Command, service: FakeService
 ) -> None:
     """The public one has no such endpoint."""
-    service.can_cancel = False
+    service.features = ""
     service.answers(KeyboardInterrupt(), at="progress")
     lines = generate(imagelabs, CANCEL)
     assert any(line.startswith("Not cancelled: ") for line in lines)
@@ -91,7 +91,7 @@ def test_in_a_pipe_nothing_is_offered(imagelabs: Command, service: FakeService) 
 
 def test_an_interrupted_batch_cancels_its_jobs(imagelabs: Command, gallery: FakeService) -> None:
     """Those that could not be cancelled are listed as ever."""
-    gallery.can_cancel = True
+    gallery.features = "cancel"
     gallery.job("a lighthouse").done(PNG).answers(KeyboardInterrupt(), times=1)
     gallery.job("a castle").never_finishes().refuses(status=409, at="cancel")
     gallery.job("a [red] boat").never_finishes()

@@ -1,6 +1,5 @@
 """Extensions of our own server: sent where they were announced, and nowhere else."""
 
-import json
 from typing import Any
 
 import attrs
@@ -9,67 +8,42 @@ import pytest
 import imagelabs_sdk
 from imagelabs_sdk import (
     Adaptive,
-    APIConnectionError,
     FixedInterval,
-    HandlerTransport,
     HttpRequest,
     HttpResponse,
     ImageLabs,
     ImageRequest,
+    Job,
     JobFailedError,
     NotSupportedError,
     PollingStrategy,
     SubmissionUnknownError,
 )
 from imagelabs_sdk.extensions import Features, known_features, remember_features
+from imagelabs_sdk.testing import FakeService
 from tests.our_server import our_server
 
 SMALL = ImageRequest("a lighthouse", width=64, height=48, seed=1, subseed=2)
 ALL = "long-poll=25, idempotency-key, cancel, priority, info"
-
-
-@attrs.define
-class Service:
-    """Answers every submit with a task and every poll with `status`, and takes notes.
-
-    Attributes:
-        announces: The header of each answer; empty: none.
-        faults: Raised or answered instead, in order; None: no fault.
-    """
-
-    url: str
-    announces: str = ALL
-    status: str = "Processing"
-    faults: list[Any] = attrs.Factory(list)
-    seen: list[HttpRequest] = attrs.Factory(list)
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        self.seen.append(request)
-        fault = self.faults.pop(0) if self.faults else None
-        if isinstance(fault, Exception):
-            raise fault
-        if isinstance(fault, int):
-            return HttpResponse(fault, {"retry-after": "0"}, b"{}")
-        body = {"task_id": "t1"} if request.url.endswith("/txt2img") else {"status": self.status}
-        headers = {"imagelabs-features": self.announces} if self.announces else {}
-        return HttpResponse(200, {**headers, "etag": '"a-1"'}, json.dumps(body).encode())
-
-    def client(self, **settings: Any) -> ImageLabs:
-        return ImageLabs(self.url, transport=HandlerTransport(self), **settings)
-
-    def sent(self, name: str) -> list[str | None]:
-        return [request.headers.get(name) for request in self.seen]
+BUSY = HttpResponse(503, {"retry-after": "0"})
 
 
 @pytest.fixture
-def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Service:
-    """A service at an origin of its own: what is announced is remembered for the process."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    return Service(f"http://{abs(hash(request.node.name))}.test")
+def service() -> FakeService:
+    """One that announces all that there is."""
+    return FakeService(features=ALL)
 
 
-def lost() -> APIConnectionError:
-    return APIConnectionError("the answer was lost", delivered="maybe")
+def known(service: FakeService, **settings: Any) -> ImageLabs:
+    """A client that has heard what the service announces, by its first job."""
+    client = service.client(**settings)
+    client.submit(SMALL)
+    return client
+
+
+def sent(service: FakeService, header: str) -> list[str | None]:
+    """Return this header of each request, in order; `None`: it had none."""
+    return [one.request.headers.get(header) for one in service.sent]
 
 
 # What is announced --------------------------------------------------------------------
@@ -99,53 +73,50 @@ def test_what_is_remembered_is_bounded() -> None:
     assert known_features("http://bound-299.test/api").cancel
 
 
-def test_a_service_that_announces_nothing_is_sent_nothing(service: Service) -> None:
+def test_a_service_that_announces_nothing_is_sent_nothing() -> None:
     """The public service gets the headers of its known clients and no other."""
-    service.announces = ""
+    service = FakeService()
     client = service.client()
     for _ in range(2):
         client.submit(SMALL).refresh()
-    list(client.generate_many([], max_in_flight=1))
+    list(client.generate_many([SMALL], max_in_flight=1))
+    assert len(service.sent) == 6
     for name in ("idempotency-key", "priority", "prefer", "if-none-match"):
-        assert set(service.sent(name)) == {None}
+        assert set(sent(service, name)) == {None}
 
 
-def test_an_announcement_that_is_gone_is_forgotten(service: Service) -> None:
+def test_an_announcement_that_is_gone_is_forgotten(service: FakeService) -> None:
     """Another server may stand at the same address now."""
-    client = service.client()
+    client = known(service)
+    service.features = ""
     client.submit(SMALL)
-    service.announces = ""
     client.submit(SMALL)
-    client.submit(SMALL)
-    assert [key is None for key in service.sent("idempotency-key")] == [True, False, True]
+    assert [key is None for key in sent(service, "idempotency-key")] == [True, False, True]
 
 
 # Idempotent submits -------------------------------------------------------------------
 
 
-def test_a_submit_whose_answer_was_lost_is_sent_again_with_its_key(service: Service) -> None:
+def test_a_submit_whose_answer_was_lost_is_sent_again_with_its_key(service: FakeService) -> None:
     """One key a call, however often it is sent; another call has another."""
-    client = service.client(max_retries=0)
+    client = known(service, max_retries=0)
+    service.job().drops_connection().answers(HttpResponse(502), times=1)
+    assert client.submit(SMALL).id == "task-2"
     client.submit(SMALL)
-    service.faults = [lost(), 502]
-    assert client.submit(SMALL).id == "t1"
-    client.submit(SMALL)
-    first, *again, other = service.sent("idempotency-key")
+    first, *again, other = sent(service, "idempotency-key")
     assert first is None
     assert len(again) == 3
     assert len({*again, other}) == 2
-    assert service.seen[1].repeatable
+    assert service.sent[1].request.repeatable
 
 
-def test_a_submit_that_stays_unclear_is_told_as_such(service: Service) -> None:
+def test_a_submit_that_stays_unclear_is_told_as_such(service: FakeService) -> None:
     """Also when the last attempt surely never arrived: the first one may have."""
-    client = service.client(max_retries=0)
-    client.submit(SMALL)
-    gone = [APIConnectionError("refused", delivered="no") for _ in range(3)]
-    service.faults = [lost(), *gone]
+    client = known(service, max_retries=0)
+    service.job().drops_connection().unreachable()
     with pytest.raises(SubmissionUnknownError):
         client.submit(SMALL)
-    service.faults = [lost(), 400]
+    service.job().drops_connection().refuses(status=400)
     with pytest.raises(imagelabs_sdk.APIStatusError) as caught:
         client.submit(SMALL)
     assert caught.value.delivered == "yes"
@@ -153,12 +124,11 @@ def test_a_submit_that_stays_unclear_is_told_as_such(service: Service) -> None:
 
 @pytest.mark.parametrize("code", [401, 403, 404, 429, 503])
 def test_a_refusal_in_front_of_the_service_does_not_settle_a_lost_answer(
-    service: Service, code: int
+    service: FakeService, code: int
 ) -> None:
     """The first attempt may be rendering behind it: nobody may be told to buy again."""
-    client = service.client(max_retries=0)
-    client.submit(SMALL)
-    service.faults = [lost(), *[code] * 3]
+    client = known(service, max_retries=0)
+    service.job().drops_connection().answers(HttpResponse(code, {"retry-after": "0"}))
     with pytest.raises(SubmissionUnknownError) as caught:
         client.submit(SMALL)
     assert caught.value.delivered == "maybe"
@@ -166,88 +136,82 @@ def test_a_refusal_in_front_of_the_service_does_not_settle_a_lost_answer(
     assert "nothing was bought" not in str(caught.value)
 
 
-def test_a_batch_never_buys_again_what_a_busy_service_may_have_accepted(service: Service) -> None:
+def test_a_batch_never_buys_again_what_a_busy_service_may_have_accepted(
+    service: FakeService,
+) -> None:
     """Another call would have another key."""
-    client = service.client(polling=FixedInterval(0.001))
-    client.submit(SMALL)
-    service.faults = [lost(), 503, 503, 503]
+    client = known(service)
+    service.job().drops_connection().answers(BUSY, times=3)
     [outcome] = client.generate_many([SMALL], max_in_flight=1)
     assert isinstance(outcome.error, SubmissionUnknownError)
-    assert len({key for key in service.sent("idempotency-key") if key}) == 1
+    assert len({key for key in sent(service, "idempotency-key") if key}) == 1
 
 
-def test_a_batch_sends_a_refused_item_again_with_its_key(service: Service) -> None:
+def test_a_batch_sends_a_refused_item_again_with_its_key(service: FakeService) -> None:
     """Whoever refused it may stand in front of a service that has accepted it."""
-    client = service.client(polling=FixedInterval(0.001))
-    client.submit(SMALL)
-    service.faults = [503]
-    service.status = "Error: x"
+    client = known(service)
+    service.job().answers(BUSY, times=1)
     list(client.generate_many([SMALL, SMALL], max_in_flight=1))
-    first, again, other = [key for key in service.sent("idempotency-key") if key]
+    first, again, other = [key for key in sent(service, "idempotency-key") if key]
     assert first == again != other
 
 
 def test_a_stop_after_a_lost_answer_does_not_say_that_nothing_was_submitted(
-    service: Service,
+    service: FakeService,
 ) -> None:
     """Nor does the batch take the item for one that it may buy in its next run."""
-    client = service.client()
-    client.submit(SMALL)
-    service.faults = [lost()]
+    client = known(service)
+    service.job().drops_connection()
     with pytest.raises(SubmissionUnknownError, match="may or may not have been accepted"):
-        client.submit(SMALL, stop=lambda: len(service.seen) >= 2)
-    assert len(service.seen) == 2
+        client.submit(SMALL, stop=lambda: len(service.sent) >= 2)
+    assert len(service.sent) == 2
 
 
-def test_without_an_announcement_a_lost_answer_stays_unknown(service: Service) -> None:
+def test_without_an_announcement_a_lost_answer_stays_unknown(service: FakeService) -> None:
     """Sending again could buy twice."""
-    service.faults = [lost()]
+    service.drops_connection()
     with pytest.raises(SubmissionUnknownError):
         service.client().submit(SMALL)
-    assert len(service.seen) == 1
+    assert len(service.sent) == 1
 
 
-def test_a_batch_is_less_urgent_than_a_page(service: Service) -> None:
+def test_a_batch_is_less_urgent_than_a_page(service: FakeService) -> None:
     """It must not starve one on the same GPU."""
-    client = service.client(polling=FixedInterval(0.001))
-    client.submit(SMALL)
-    service.status = "Error: x"
-    list(client.generate_many([SMALL, SMALL], max_in_flight=1))
-    submits = [each for each in service.seen if each.url.endswith("/txt2img")]
+    list(known(service).generate_many([SMALL, SMALL], max_in_flight=1))
+    submits = [one.request for one in service.sent if one.at == "submit"]
     assert [each.headers.get("priority") for each in submits] == [None, "u=5", "u=5"]
 
 
 # Cancelling ---------------------------------------------------------------------------
 
 
-def test_a_job_is_cancelled_where_that_was_announced(service: Service) -> None:
+def test_a_job_is_cancelled_where_that_was_announced(service: FakeService) -> None:
     """And it has ended then, for who waits."""
-    job = service.client().submit(SMALL)
-    service.status = "Cancelled"
+    job = service.never_finishes().client().submit(SMALL)
     assert job.cancel() is True
-    assert service.seen[-1].url.endswith("/cancel")
+    assert service.count("cancel") == 1
     with pytest.raises(JobFailedError, match="Cancelled"):
         job.result()
 
 
-def test_a_job_that_has_ended_cannot_be_cancelled(service: Service) -> None:
+def test_a_job_that_has_ended_cannot_be_cancelled(service: FakeService) -> None:
     """409 is an answer; other errors are errors."""
+    service.refuses(status=409, at="cancel", times=1).refuses(status=500, at="cancel")
     job = service.client().submit(SMALL)
-    service.faults = [409, 500]
     assert job.cancel() is False
     with pytest.raises(imagelabs_sdk.APIStatusError):
         job.cancel()
 
 
-def test_elsewhere_it_says_so_before_anything_is_sent(service: Service) -> None:
+def test_elsewhere_it_says_so_before_anything_is_sent() -> None:
     """The public service knows no such request."""
-    service.announces = ""
+    service = FakeService()
     job = service.client().submit(SMALL)
     with pytest.raises(NotSupportedError) as caught:
         job.cancel()
     assert caught.value.job == job
     assert caught.value.code == "not_supported"
-    assert len(service.seen) == 1
+    assert len(service.sent) == 1
 
 
 # Long polls ---------------------------------------------------------------------------
@@ -323,24 +287,27 @@ def test_a_wait_ends_at_its_deadline_although_its_poll_is_parked() -> None:
     assert set(waits) <= {"wait=1"}
 
 
-def test_after_two_parked_polls_that_failed_it_polls_plainly(service: Service) -> None:
+def parked(service: FakeService) -> Job:
+    """A job whose polls may be parked."""
+    clock = service.clock
+    polling = Adaptive(long_polls=True, clock=clock.now, sleep=clock.sleep)
+    return service.client(polling=polling).submit(SMALL)
+
+
+def test_after_two_parked_polls_that_failed_it_polls_plainly(service: FakeService) -> None:
     """Something on the way cuts them; the job is none the worse for it."""
-    client = service.client()
-    job = client.submit(SMALL)
-    service.faults = [lost(), lost()]
-    for number, _ in enumerate(job.events(timeout=60)):
-        if number == 2:
-            service.status = "Error: enough"
-            break
-    prefers = service.sent("prefer")[1:]
-    assert [each is None for each in prefers[:5]] == [False, False, True, True, True]
+    job = parked(service.drops_connection(at="progress", times=2).progress(0.1, 0.2).done())
+    assert len(list(job.events())) == 3
+    _, *prefers = sent(service, "prefer")
+    assert [each is None for each in prefers] == [False, False, True, True, True]
 
 
-def test_a_service_that_does_not_park_after_all_is_polled_by_schedule(service: Service) -> None:
+def test_a_service_that_does_not_park_after_all_is_polled_by_schedule(
+    service: FakeService,
+) -> None:
     """An answer that comes at once and says nothing new must not start a storm."""
-    job = service.client().submit(SMALL)
-    events = job.events(timeout=60)
+    events = parked(service.never_finishes()).events()
     for _ in range(4):
         next(events)
-    prefers = [each is not None for each in service.sent("prefer")[1:]]
-    assert prefers == [True, False, True, False]
+    _, *prefers = sent(service, "prefer")
+    assert [each is not None for each in prefers] == [True, False, True, False]

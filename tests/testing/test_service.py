@@ -116,7 +116,7 @@ def test_a_job_may_have_been_accepted_before() -> None:
 
 def test_a_service_may_cancel_jobs() -> None:
     """As our own server does: it announces that first, and the job ends without an image."""
-    service = FakeService(can_cancel=True).never_finishes()
+    service = FakeService(features="cancel").never_finishes()
     service.job("a dog").never_finishes().refuses(status=409, at="cancel")
     cat, dog = (service.client().submit(prompt) for prompt in ("a cat", "a dog"))
     assert cat.can_cancel
@@ -124,6 +124,23 @@ def test_a_service_may_cancel_jobs() -> None:
     assert service.client().get_job(cat.id).refresh().state is State.FAILED
     assert not dog.refresh().state.ended
     assert service.count("cancel", cat.id) == 1
+
+
+def test_a_submit_with_a_key_is_the_same_wish_again() -> None:
+    """Where keys are announced a lost answer buys nothing twice."""
+    service = FakeService(features="idempotency-key")
+    client = service.client()
+    client.submit("a cat")
+    service.job().drops_connection().done()
+    client.submit("a dog")
+    assert service.submits[1].times_sent == 2
+    assert [submit.task_id for submit in service.submits] == ["task-1", "task-2"]
+
+
+def test_a_new_service_has_announced_nothing() -> None:
+    """Tests share an address, and none is to know what another one did."""
+    FakeService(features="cancel").client().submit("a cat")
+    assert not FakeService().client().get_job("task-1").can_cancel
 
 
 def test_a_service_that_cannot_cancel_says_nothing_of_it() -> None:
