@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.9.0"
 
 if TYPE_CHECKING:
+    from ._deprecation import ImageLabsDeprecationWarning as ImageLabsDeprecationWarning
     from ._redact import sanitize_text as sanitize_text
     from .batch.batch import Batch as Batch
     from .batch.scheduler import Outcome as Outcome
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .transports.requests import RequestsTransport as RequestsTransport
 
 _ROOMS = {
+    "_deprecation": "ImageLabsDeprecationWarning",
     "_redact": "sanitize_text",
     "batch.batch": "Batch",
     "batch.scheduler": "Outcome",

@@ -4,31 +4,47 @@ import enum
 import inspect
 import re
 import sys
+import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import imagelabs_sdk
 
+_DEPRECATED = "  # deprecated"
 LISTING = Path(__file__).parent / "public_api.txt"
 
 
-def describe() -> str:
-    """Return the listing of what stands in the code now."""
-    return "\n".join(line for name in sorted(imagelabs_sdk.__all__) for line in _lines(name)) + "\n"
+def describe(package: types.ModuleType = imagelabs_sdk) -> str:
+    """Return the listing of what stands in the code now.
+
+    A name is marked as deprecated if reading it warns, or if its docstring has a line that begins
+    so.
+    """
+    names = sorted(package.__all__)
+    return "".join(f"{line}\n" for name in names for line in _lines(name, package))
 
 
-def _lines(name: str) -> Iterator[str]:
-    value = getattr(imagelabs_sdk, name)
+def _lines(name: str, package: types.ModuleType) -> Iterator[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = getattr(package, name)
+    mark = _DEPRECATED if caught else _mark(value)
     if not inspect.isclass(value):
-        yield f"{name}{_signature(value)}" if callable(value) else f"{name}: {type(value).__name__}"
+        kind = _signature(value) if callable(value) else f": {type(value).__name__}"
+        yield f"{name}{kind}{mark}"
         return
     bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
-    yield f"class {name}({bases}){'' if _is_plain(value) else _signature(value)}"
+    yield f"class {name}({bases}){'' if _is_plain(value) else _signature(value)}{mark}"
     if issubclass(value, enum.Enum):
         yield from (f"    {name}.{member.name} = {member.value!r}" for member in value)
     for attribute, member in sorted(vars(value).items()):
         if not attribute.startswith("_"):
-            yield from _member(name, attribute, member)
+            yield from (f"{line}{_mark(member)}" for line in _member(name, attribute, member))
+
+
+def _mark(value: object) -> str:
+    return _DEPRECATED if re.search(r"(?m)^\s*Deprecated\b", value.__doc__ or "") else ""
 
 
 def _is_plain(value: type) -> bool:

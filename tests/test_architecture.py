@@ -38,6 +38,7 @@ DJANGO = [
 ENGINE = ["server.engines.base", "server.engines.references", "server.engines.tuning"]
 MAY_IMPORT = {
     "__init__": [],
+    "_deprecation": [],
     "_redact": [],
     "curl": [],
     "errors": ["curl", "_redact"],
