@@ -11,13 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from imagelabs_sdk import (
-    Deadline,
-    HandlerTransport,
-    HttpRequest,
-    HttpResponse,
-    ImageLabs,
-)
+from imagelabs_sdk import ImageLabs
 from imagelabs_sdk.batch.batch import Batch
 from imagelabs_sdk.batch.scheduler import Outcome
 from imagelabs_sdk.testing import FakeClock, FakeService
@@ -41,20 +35,6 @@ def make_service(clock: FakeClock | None = None) -> FakeService:
 
 def client_of(service: FakeService, **more: Any) -> ImageLabs:
     return service.client(**{"poll_interval": 1.0, "timeout": 60.0, **more})
-
-
-def through(
-    handler: Callable[[HttpRequest], object], service: FakeService, **more: Any
-) -> ImageLabs:
-    """A client of `service` whose requests pass through `handler` before."""
-
-    def handle(request: HttpRequest) -> HttpResponse:
-        handler(request)
-        return service.transport().send(request, deadline=Deadline())
-
-    polling = service.clock.every(more.pop("poll_interval", 1.0))
-    settings = {"polling": polling, **more}
-    return ImageLabs(service.url, transport=HandlerTransport(handle), **settings)
 
 
 def run(

@@ -21,7 +21,6 @@ from imagelabs_sdk import (
     APIResponseError,
     APIStatusError,
     BatchStoppedError,
-    HttpRequest,
     HttpResponse,
     ImageLabs,
     ImageRequest,
@@ -35,7 +34,7 @@ from imagelabs_sdk import (
     SubmissionUnknownError,
 )
 from imagelabs_sdk.models import LARGEST_INT
-from imagelabs_sdk.testing import FakeService
+from imagelabs_sdk.testing import FakeService, SentRequest
 from tests import faulty
 from tests.batch.scripted import (
     DRAW,
@@ -51,7 +50,6 @@ from tests.batch.scripted import (
     process,
     run,
     submits,
-    through,
     told,
     workers,
 )
@@ -166,11 +164,8 @@ def test_endless_items_are_taken_as_there_is_room(service: FakeService) -> None:
     most, taken = 5, 0
     crowd: list[int] = []
     prompts = (str(number) for number in itertools.count())
-
-    def counting(request: HttpRequest) -> None:
-        crowd.append(len(service.submits) - taken)
-
-    client = through(counting, service)
+    service.on_request = lambda _: crowd.append(len(service.submits) - taken)
+    client = client_of(service)
     with client.generate_many(prompts, max_in_flight=most, workers=3) as batch:
         for outcome in batch:
             assert outcome.result is not None
@@ -230,8 +225,8 @@ def test_the_progress_that_is_told_is_the_latest() -> None:
     polled, heard = threading.Event(), threading.Event()
     seen: list[float] = []
 
-    def hold_the_sixth_poll(request: HttpRequest) -> None:
-        if len(service.sent) == 6:
+    def hold_the_sixth_poll(_: SentRequest) -> None:
+        if service.count("progress") == 6:
             polled.set()
             assert heard.wait(5)
 
@@ -245,8 +240,8 @@ def test_the_progress_that_is_told_is_the_latest() -> None:
             heard.set()
 
     service.job("a").takes(10.0)
-    client = through(hold_the_sixth_poll, service)
-    assert len(list(client.generate_many(busy(), on_progress=listen))) == 1
+    service.on_request = hold_the_sixth_poll
+    assert len(list(client_of(service).generate_many(busy(), on_progress=listen))) == 1
     assert seen.index(0.5) <= 1  # one may have come before the caller was busy
 
 
@@ -333,14 +328,15 @@ def test_outcomes_that_are_there_can_be_taken_after_the_end() -> None:
         yield from "ab"
         taken.set()
 
-    def tell_the_last(request: HttpRequest) -> None:
+    def tell_the_last(_: SentRequest) -> None:
         assert taken.wait(5)
-        if len(service.sent) == 3:
+        if len(service.sent) == 4:
             both.set()
 
     for name in "ab":
         service.job(name).takes(0.5)
-    batch = through(tell_the_last, service).generate_many(items(), workers=1)
+    service.on_request = tell_the_last
+    batch = client_of(service).generate_many(items(), workers=1)
     first = next(batch)
     assert both.wait(5)
     batch.close()  # waits for the exchange under way, whose outcome is the second

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from imagelabs_sdk import (
-    HttpRequest,
     InvalidRequestError,
     JobTimeoutError,
     SubmissionUnknownError,
 )
-from imagelabs_sdk.testing import FakeService
+from imagelabs_sdk.testing import FakeService, SentRequest
 from tests import faulty
 from tests.batch.scripted import (
     DRAW,
@@ -34,7 +33,6 @@ from tests.batch.scripted import (
     process,
     run,
     submits,
-    through,
     told,
 )
 from tests.faulty import PNG, FaultyServer
@@ -110,13 +108,12 @@ def test_a_line_is_on_disk_before_its_request_leaves(
         lines = map(json.loads, complete(path.read_bytes())[1:])  # another may be in the making
         on_disk[:] = [line["index"] for line in lines if line["event"] == "sending"]
 
-    def check(request: HttpRequest) -> None:
-        if request.url.endswith("/txt2img"):
-            assert int(json.loads(request.body)["prompt"]) in on_disk
+    def check(sent: SentRequest) -> None:
+        assert sent.at != "submit" or int(sent.fields["prompt"]) in on_disk
 
     monkeypatch.setattr(os, "fsync", record)
-    client = through(check, service)
-    outcomes = run(service, *map(str, range(20)), client=client, checkpoint=path, workers=4)
+    service.on_request = check
+    outcomes = run(service, *map(str, range(20)), checkpoint=path, workers=4)
     assert set(kinds(outcomes).values()) == {"result"}
 
 

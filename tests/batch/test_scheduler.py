@@ -12,12 +12,11 @@ import pytest
 from imagelabs_sdk import (
     APIStatusError,
     ChallengeError,
-    HttpRequest,
     ImageLabs,
     JobTimeoutError,
     RateLimitError,
 )
-from imagelabs_sdk.testing import FakeService
+from imagelabs_sdk.testing import FakeService, SentRequest
 from tests import faulty
 from tests.batch.scripted import (
     begin,
@@ -27,7 +26,6 @@ from tests.batch.scripted import (
     process,
     run,
     submits,
-    through,
     times,
     workers,
 )
@@ -70,13 +68,14 @@ def test_late_polls_do_not_keep_submits_out_for_ever(service: FakeService) -> No
         yield from "abcdefgh"
         taken.set()
 
-    def slow(request: HttpRequest) -> None:
+    def slow(_: SentRequest) -> None:
         assert taken.wait(5)
         service.clock.advance(1.0)
 
     for name in "abcdefgh":
         service.job(name).takes(60.0)
-    client = through(slow, service, poll_interval=0.5)
+    service.on_request = slow
+    client = service.client(poll_interval=0.5)
     outcomes = list(client.generate_many(items(), workers=1))
     assert set(kinds(outcomes).values()) == {"result"}
     order = [one.at for one in service.sent]
@@ -113,8 +112,8 @@ def test_items_turned_away_together_do_not_lose_their_patience_together(
     burst, another = threading.Barrier(4), threading.Event()
     numbers = itertools.count(1)
 
-    def crowd(request: HttpRequest) -> None:
-        if request.url.endswith("/txt2img"):
+    def crowd(sent: SentRequest) -> None:
+        if sent.at == "submit":
             number = next(numbers)
             if number <= 4:
                 burst.wait(5)
@@ -123,7 +122,8 @@ def test_items_turned_away_together_do_not_lose_their_patience_together(
             else:
                 another.set()
 
-    outcomes = run(service, *"abcd", client=through(crowd, service, max_retries=1), workers=4)
+    service.on_request = crowd
+    outcomes = run(service, *"abcd", client=client_of(service, max_retries=1), workers=4)
     assert set(kinds(outcomes).values()) == {"result"}
     assert times(service) == [0, 0, 0, 0, 5, 5, 5, 5]
 
@@ -179,11 +179,8 @@ def test_a_cloudflare_page_is_not_run_into_at_full_speed(service: FakeService) -
 
 def test_a_fault_in_a_worker_is_raised_in_the_callers_thread(service: FakeService) -> None:
     """A bug of a transport is no outcome of an item."""
-
-    def broken(request: HttpRequest) -> None:
-        raise ZeroDivisionError("a bug")
-
-    batch = through(broken, service).generate_many(["a", "b"])
+    service.answers(ZeroDivisionError("a bug"), at="submit")
+    batch = client_of(service).generate_many(["a", "b"])
     with pytest.raises(ZeroDivisionError, match="a bug"):
         next(batch)
     assert not workers()
@@ -194,11 +191,12 @@ def test_a_batch_that_is_collected_by_its_own_worker_ends(service: FakeService) 
     """The garbage collector runs in any thread, and no thread can wait for itself."""
     closed_by: list[threading.Thread] = []
 
-    def closing(request: HttpRequest) -> None:
+    def closing(_: SentRequest) -> None:
         batch.close()
         closed_by.append(threading.current_thread())
 
-    batch = begin(service, "a", client=through(closing, service))
+    service.on_request = closing
+    batch = begin(service, "a")
     assert list(batch) == []
     (worker,) = closed_by
     worker.join(5)
@@ -269,8 +267,8 @@ class Waits:
 def test_a_job_that_is_due_earlier_is_polled_earlier(service: FakeService) -> None:
     """The second job is due before the first one, for which a worker is waiting already."""
 
-    def hold_the_second(request: HttpRequest) -> None:
-        if b'"second"' in request.body:
+    def hold_the_second(sent: SentRequest) -> None:
+        if sent.fields.get("prompt") == "second":
             assert waits.idle.wait(5)
 
     def items() -> Iterator[str]:
@@ -282,8 +280,8 @@ def test_a_job_that_is_due_earlier_is_polled_earlier(service: FakeService) -> No
     for name in ("first", "second"):
         service.job(name)
     waits = Waits(itertools.chain([0.3], itertools.repeat(0.01)))
-    client = through(hold_the_second, service, polling=waits)
-    batch = client.generate_many(items(), workers=2)
+    service.on_request = hold_the_second
+    batch = service.client(polling=waits).generate_many(items(), workers=2)
     assert [outcome.index for outcome in batch] == [1, 0]
 
 
