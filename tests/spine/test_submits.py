@@ -87,6 +87,22 @@ def test_a_refused_request_is_said_at_once(code: int) -> None:
     assert len(service.sent) == 1
 
 
+NGINX = {"server": "nginx/1.27.3", "via": "1.1 varnish", "content-type": "text/html"}
+
+
+@pytest.mark.parametrize("code", [404, 405])
+@pytest.mark.parametrize("headers", [{"content-type": "application/json"}, NGINX])
+def test_a_404_is_a_refusal_whoever_answers_it(code: int, headers: dict[str, str]) -> None:
+    """A gateway without a way to the service has passed nothing on, and none sends a POST twice."""
+    body = b"{}" if "json" in headers["content-type"] else b"<html><title>404 Not Found</title>"
+    service = FakeService().answers(HttpResponse(code, headers, body))
+    with pytest.raises(APIStatusError, match="check base_url") as caught:
+        service.client(max_retries=5).generate("x")
+    assert (caught.value.delivered, caught.value.retryable) == ("yes", False)
+    assert headers["content-type"] in caught.value.message
+    assert len(service.sent) == 1
+
+
 def test_a_refusal_with_status_200_is_said_at_once() -> None:
     """The reference implementation polls for `null` without end."""
     service = FakeService().answers({"error": "limit reached"})
