@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Answer", "parse_answer"]
+__all__ = ["Answer", "objects_in", "parse_answer"]
 
 _MAX_OBJECTS = 64  # places in a text at which an object is searched
 _MAX_DIGITS = 400  # of a number; a longer one stays text, because converting it takes long
@@ -31,31 +31,42 @@ class Answer:
         values: The JSON values, in the order of the text.
         is_whole: True if the body is exactly one JSON value.
         text: The decoded body.
+        loose: Fields that were found by their names, where even the objects may not be parsed.
+            They may be of several objects.
     """
 
     values: list[Any]
     is_whole: bool
     text: str
+    loose: dict[str, Any] = attrs.field(factory=dict)
 
     def objects(
         self, *, stop_at: Callable[[dict[str, Any]], bool] = lambda _: False
     ) -> Iterator[dict[str, Any]]:
-        """Yield all objects, outer ones before inner ones.
+        """Yield all objects that were parsed; see `objects_in`."""
+        return objects_in(self.values, stop_at=stop_at)
 
-        Args:
-            stop_at: Returns True for an object whose inner ones are left out.
-        """
-        stack = self.values[::-1]
-        while stack:
-            value = stack.pop()
-            inner: Iterable[Any] = ()
-            if isinstance(value, dict):
-                yield value
-                inner = () if stop_at(value) else value.values()
-            elif isinstance(value, list):
-                inner = value
-            if nested := [each for each in inner if isinstance(each, dict | list)]:
-                stack.extend(nested[::-1])
+
+def objects_in(
+    values: list[Any], *, stop_at: Callable[[dict[str, Any]], bool]
+) -> Iterator[dict[str, Any]]:
+    """Yield all objects in JSON values, outer ones before inner ones.
+
+    Args:
+        values: The values.
+        stop_at: Returns True for an object whose inner ones are left out.
+    """
+    stack = values[::-1]
+    while stack:
+        value = stack.pop()
+        inner: Iterable[Any] = ()
+        if isinstance(value, dict):
+            yield value
+            inner = () if stop_at(value) else value.values()
+        elif isinstance(value, list):
+            inner = value
+        if nested := [each for each in inner if isinstance(each, dict | list)]:
+            stack.extend(nested[::-1])
 
 
 def parse_answer(body: bytes, names: Iterable[str] = ()) -> Answer:
@@ -79,7 +90,7 @@ def parse_answer(body: bytes, names: Iterable[str] = ()) -> Answer:
         values = list(_scan(candidate))
         fields = _loose_fields(candidate, names)
         if values or fields:
-            return Answer([*values, fields], False, candidate)
+            return Answer(values, False, candidate, fields)
     return Answer([], False, text)
 
 

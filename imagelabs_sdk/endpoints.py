@@ -190,7 +190,7 @@ class Endpoints:
         """
         query = self._post("/progress", wire.encode_progress_query(task_id))
         secrets = self._secrets(request)
-        decode = partial(wire.decode_progress, url=query.url)
+        decode = partial(wire.decode_progress, url=query.url, task_id=task_id)
         call = _Call(query, _read, decode, secrets, task_id)
         return _redacted(self._exchange(call, deadline), secrets)
 
@@ -210,7 +210,7 @@ class Endpoints:
             return _read(response)
 
         query = self._post("/progress", wire.encode_progress_query(task_id), poll.headers)
-        decode = partial(wire.decode_progress, url=query.url)
+        decode = partial(wire.decode_progress, url=query.url, task_id=task_id)
         secrets = self._secrets(request)
         call = _Call(query, read, decode, secrets, task_id)
         progress = _redacted(self._exchange(call, deadline), secrets)
@@ -233,7 +233,7 @@ class Endpoints:
                 delivered="no",
             )
         query = self._post("/cancel", wire.encode_progress_query(task_id))
-        decode = partial(wire.decode_progress, url=query.url)
+        decode = partial(wire.decode_progress, url=query.url, task_id=task_id)
         secrets = self._secrets(request)
         try:
             progress = self._exchange(_Call(query, _read, decode, secrets, task_id), deadline)

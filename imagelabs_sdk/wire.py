@@ -10,13 +10,13 @@ import hashlib
 import json
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import attrs
 
 from . import urls
-from ._json import Answer, parse_answer
+from ._json import Answer, objects_in, parse_answer
 from ._redact import sanitize_text
 from .errors import APIResponseError, InvalidRequestError
 from .models import ImageRequest, Progress, State
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 MAX_TASK_ID = 4096  # characters; the ids that were seen are far shorter
-_PROGRESS = ("status", "progress", "current_image_url", "final_image_url")
+_PROGRESS = ("status", "progress", "current_image_url", "final_image_url", "task_id")
 _REASONS = ("error", "detail", "message", "status")
 _NO_WORDS = ("", "done")  # without an image these say that it may be further inside
 _MENTIONS_ID = re.compile(r"task.?id", re.IGNORECASE)
@@ -79,14 +79,16 @@ def decode_submission(body: bytes) -> str:
     """Return the task id in the answer to ``POST /txt2img``, whatever stands around it.
 
     Raises:
-        APIResponseError: There is none. ``delivered == "yes"`` when the answer is one JSON object
-            that does not mention a task id, which is how the service refuses; ``"maybe"``
-            otherwise.
+        APIResponseError: There is none, or there are several beside each other, of which some may
+            be somebody else's. ``delivered == "yes"`` when the answer is one JSON object that does
+            not mention a task id, which is how the service refuses; ``"maybe"`` otherwise.
     """
     answer = parse_answer(body, ["task_id"])
-    task_id = _first_task_id(answer)
-    if task_id is not None:
-        return task_id
+    found = _task_ids(answer)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise APIResponseError(f"several task ids: {sanitize_text(', '.join(map(repr, found)))}")
     if _is_refusal(answer):
         reason = decode_error(body) or "no reason given"
         raise APIResponseError(f"the service refused the request: {reason}", delivered="yes")
@@ -94,8 +96,9 @@ def decode_submission(body: bytes) -> str:
 
 
 def find_task_id(body: bytes) -> str | None:
-    """Return the task id in any answer, or `None`."""
-    return _first_task_id(parse_answer(body, ["task_id"]))
+    """Return the task id in any answer; `None`: there is none, or there are several."""
+    found = _task_ids(parse_answer(body, ["task_id"]))
+    return found[0] if len(found) == 1 else None
 
 
 def encode_progress_query(task_id: str) -> bytes:
@@ -103,31 +106,29 @@ def encode_progress_query(task_id: str) -> bytes:
     return _dump({"task_id": task_id})
 
 
-def decode_progress(body: bytes, url: str = "") -> Progress:
+def decode_progress(body: bytes, url: str = "", task_id: str = "") -> Progress:
     """Return the state of a job, from the answer to ``POST /progress``.
 
     An image's URL means done, whatever the status says; "Done" without one is a failure. An
-    unknown status means that the job is still running.
+    unknown status means that the job is still running. An object that names the job counts before
+    those that name none, and one that names another job never does.
 
     Args:
         body: The answer.
         url: The one that answered, to which the URLs of images may be relative; empty: they
             must be absolute.
+        task_id: The job that was asked for; empty: any.
 
     Raises:
-        APIResponseError: The answer says nothing about a job.
+        APIResponseError: The answer says nothing about the job.
     """
     answer = parse_answer(body, _PROGRESS)
-    found = [_progress(fields, url) for fields in answer.objects(stop_at=_says_all)]
-    useful = [
-        each
-        for each in found
-        if each.status or each.fraction is not None or each.image_url or each.refused
-    ]
-    if not useful:
-        raise APIResponseError(f"the answer says nothing about the job: {_excerpt(answer.text)}")
-    told = next((each for each in useful if each.image_url), useful[0])
-    return told if len(body) <= _MAX_RAW else attrs.evolve(told, raw={}, info=None)
+    for objects in _about(task_id, answer):
+        found = [each for fields in objects if _says_something(each := _progress(fields, url))]
+        if found:
+            told = next((each for each in found if each.image_url), found[0])
+            return told if len(body) <= _MAX_RAW else attrs.evolve(told, raw={}, info=None)
+    raise APIResponseError(f"the answer says nothing about the job: {_excerpt(answer.text)}")
 
 
 def decode_error(body: bytes) -> str:
@@ -252,9 +253,38 @@ def _excerpt(text: str) -> str:
     return repr(sanitize_text(text)) if text else "it is empty"
 
 
-def _first_task_id(answer: Answer) -> str | None:
-    ids = (_task_id(fields.get("task_id")) for fields in answer.objects(stop_at=_is_error))
-    return next((task_id for task_id in ids if task_id is not None), None)
+def _task_ids(answer: Answer) -> list[str]:
+    """Return the task ids that stand in no object with one of its own, each once."""
+
+    def is_outermost(fields: Mapping[str, Any]) -> bool:
+        return _is_error(fields) or _task_id(fields.get("task_id")) is not None
+
+    named = [_task_id(each.get("task_id")) for each in answer.objects(stop_at=is_outermost)]
+    found = dict.fromkeys(filter(None, named))
+    return list(found) or list(filter(None, [_task_id(answer.loose.get("task_id"))]))
+
+
+def _about(task_id: str, answer: Answer) -> Iterator[Iterator[dict[str, Any]]]:
+    """Yield the objects that name a job, with those inside them, then all that may be about it.
+
+    One that names another job is left out with all that is inside it.
+    """
+
+    def name_of(fields: Mapping[str, Any]) -> str:
+        return (_task_id(fields.get("task_id")) or "").lower()
+
+    def is_other(fields: Mapping[str, Any]) -> bool:
+        return bool(task_id) and name_of(fields) not in ("", task_id.lower())
+
+    def usable(values: list[Any]) -> Iterator[dict[str, Any]]:
+        found = objects_in(values, stop_at=lambda each: _says_all(each) or is_other(each))
+        return (fields for fields in found if not is_other(fields))
+
+    if task_id:
+        yield usable([each for each in answer.objects() if name_of(each) == task_id.lower()])
+    # Loose fields of a text with several objects may be of several jobs.
+    mixed = answer.text.count("{") > 1 and _MENTIONS_ID.search(answer.text)
+    yield usable(answer.values if mixed else [*answer.values, answer.loose])
 
 
 def _task_id(value: object) -> str | None:
@@ -272,6 +302,11 @@ def _task_id(value: object) -> str | None:
 
 def _is_error(fields: Mapping[str, Any]) -> bool:
     return bool(fields.get("error"))
+
+
+def _says_something(progress: Progress) -> bool:
+    told = progress.status or progress.image_url or progress.refused
+    return bool(told) or progress.fraction is not None
 
 
 def _says_all(fields: Mapping[str, Any]) -> bool:

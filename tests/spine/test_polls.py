@@ -34,6 +34,7 @@ BAD_POLLS: list[Say] = [
         for body in (b"", b"{}", b'{"status": null}', b"[" * 100_000, b"\xff\xfe\x00")
     ],
     HttpResponse(200, {}, b" " * 2_000_000),
+    HttpResponse(200, {}, b'{"task_id": "t2", "status": "Done", "final_image_url": "/of-t2.png"}'),
     HttpResponse(302, {"location": "/login"}),
     *[HttpResponse(code) for code in (204, 408, 425, 429, 500, 501, 502, 503, 504, 520)],
     HttpResponse(429, {"retry-after": "2"}),

@@ -54,6 +54,7 @@ def test_a_submit_that_was_surely_not_accepted_is_sent_again(first: Say) -> None
         (HttpResponse(200, {}, b'{"task_id'), SubmissionUnknownError),
         (HttpResponse(200, {}, b"{" * 2_000_000), SubmissionUnknownError),
         (HttpResponse(200, {}, b'{"task_id": null}'), SubmissionUnknownError),
+        (HttpResponse(200, {}, b'[{"task_id": "a"}, {"task_id": "b"}]'), SubmissionUnknownError),
         *[
             (HttpResponse(code), APIStatusError)
             for code in (301, 307, 408, 500, 502, 503, 504, 520, 524)

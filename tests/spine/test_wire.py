@@ -646,3 +646,109 @@ def test_the_image_of_another_job_inside_an_answer_is_not_taken(
     progress = wire.decode_progress(body.encode(), "https://host.test/progress")
     assert progress.image_url == image
     assert progress.state is (State.DONE if image else State.RUNNING)
+
+
+# Answers that name jobs -----------------------------------------------------------------
+
+OURS, THEIRS = "https://host.test/ours.png", "https://host.test/theirs.png"
+
+
+def ours(**fields: Any) -> dict[str, Any]:
+    return {"task_id": "t1", **fields}
+
+
+def theirs(**fields: Any) -> dict[str, Any]:
+    return {"task_id": "t2", "status": "Done", "final_image_url": THEIRS, **fields}
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "image"),
+    [
+        ([theirs(), ours(status="Processing")], "Processing", None),
+        ([ours(status="Processing"), theirs()], "Processing", None),
+        ([theirs(), ours(status="Done", final_image_url=OURS)], "Done", OURS),
+        ({"jobs": [theirs(), ours(status="Processing", progress=0.5)]}, "Processing", None),
+        ({"mine": ours(data={"status": "Done", "final_image_url": OURS})}, "Done", OURS),
+        ([ours(), {"status": "Processing"}, theirs()], "Processing", None),
+        ([{"task_id": None, "status": "Processing"}, theirs()], "Processing", None),
+        ([theirs(), {"task_id": "T1", "status": "Processing"}], "Processing", None),
+        (theirs(previous=ours(status="Processing")), "Processing", None),
+        (ours(status="Done", result={"task_id": "x", "final_image_url": THEIRS}), "Done", None),
+    ],
+)
+def test_the_object_that_names_the_job_counts(answer: Any, status: str, image: str | None) -> None:
+    """A list of jobs may hold those of other people."""
+    progress = wire.decode_progress(json.dumps(answer).encode(), "", "t1")
+    assert (progress.status, progress.image_url) == (status, image)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(theirs()).encode(),
+        json.dumps([theirs(), theirs(task_id=7)]).encode(),
+        json.dumps({"data": theirs()}).encode(),
+        b"{'task_id': 't2', 'final_image_url': 'https://host.test/theirs.png'}",
+        b'[{"task_id":"t1","status":undefined},{"final_image_url":"https://host.test/theirs.png",',
+    ],
+)
+def test_an_answer_about_other_jobs_is_not_usable(body: bytes) -> None:
+    """The next poll may be answered rightly; somebody else's image is never handed out."""
+    with pytest.raises(APIResponseError, match="says nothing about the job") as caught:
+        wire.decode_progress(body, "", "t1")
+    assert caught.value.delivered == "maybe"
+
+
+fields = st.permutations(["task_id", "status", "final_image_url", "progress"])
+jobs = st.lists(st.sampled_from(["t1", "t2", "t3", None]), min_size=1, max_size=4, unique=True)
+
+
+@given(jobs, fields, st.integers(0, 400), st.sampled_from(["{}", '{"data": {}}', "!{}", "{}!"]))
+def test_no_image_of_another_job_is_taken(
+    named: list[str | None], order: list[str], end: int, around: str
+) -> None:
+    """Wherever the answer is cut, whatever stands around it."""
+    answer = []
+    for task_id in named:
+        facts = {"task_id": task_id, "status": "x", "progress": 0.5}
+        facts["final_image_url"] = f"/{task_id}.png" if task_id != "t1" else None
+        answer.append({name: facts[name] for name in order if task_id or name != "task_id"})
+    if None in named:
+        answer[named.index(None)].pop("final_image_url")
+    body = around.replace("{}", json.dumps(answer)).encode()
+    with suppress(APIResponseError):
+        assert wire.decode_progress(body[:end], "https://h.test/", "t1").image_url is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"task_id":"t1"},{"task_id":"t2"}]',
+        b'{"mine":{"task_id":"t1"},"before":{"task_id":"t2"}}',
+        b'{"task_id":"t1"}\n{"task_id":"t2"}',
+    ],
+)
+def test_a_submit_that_is_answered_with_several_task_ids_is_told_with_all_of_them(
+    body: bytes,
+) -> None:
+    """One is paid for, the others may be somebody else's: a person can look."""
+    with pytest.raises(APIResponseError, match="several task ids: 't1', 't2'") as caught:
+        wire.decode_submission(body)
+    assert caught.value.delivered == "maybe"
+    assert wire.find_task_id(body) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"task_id":"t1"},{"task_id":"t1"}]',
+        b'{"task_id":"t1","queue":[{"task_id":"t2"},{"task_id":"t3"}]}',
+        b'{"data":{"task_id":"t1","before":{"task_id":"t2"}}}',
+        b'[{"task_id":null},{"task_id":"t1"}]',
+        b'{"task_id":"t1","queue":[{"task_id":"t2"},{"task_',
+        b'[{"error":"busy","running":{"task_id":"t2"}},{"task_id":"t1"}]',
+    ],
+)
+def test_the_id_of_a_submit_is_the_outermost(body: bytes) -> None:
+    """What stands inside it is about other jobs."""
+    assert wire.decode_submission(body) == "t1"
