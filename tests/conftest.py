@@ -1,4 +1,4 @@
-"""Fixtures: servers on loopback, a clock that nobody waits for, an environment of our own."""
+"""Fixtures: servers on loopback, an environment of our own."""
 
 import gc
 import ssl
@@ -7,7 +7,6 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-import attrs
 import hypothesis
 import pytest
 import trustme
@@ -23,29 +22,6 @@ hypothesis.settings.load_profile("plain")
 
 gc.collect()
 gc.freeze()  # what is loaded by now stays; the collections below look at the rest only
-
-
-@attrs.define
-class FakeTime:
-    """Passes only when somebody sleeps."""
-
-    now: float = 1000.0
-    slept: list[float] = attrs.Factory(list)
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-
-    def every(self, seconds: float) -> FixedInterval:
-        return FixedInterval(seconds, clock=self.clock, sleep=self.sleep)
-
-
-@pytest.fixture
-def time() -> FakeTime:
-    return FakeTime()
 
 
 @pytest.fixture(autouse=True)

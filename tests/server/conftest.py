@@ -12,7 +12,7 @@ from imagelabs_sdk.server.app import App
 from imagelabs_sdk.server.engines.base import Engine, Recovery, RenderJob
 from imagelabs_sdk.server.options import StoreLimits
 from imagelabs_sdk.server.store.jobs import JobStore
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeClock
 
 BASE = "http://imagelabs.test"
 PNG = b"\x89PNG\r\n\x1a\n an image, or so it looks"
@@ -89,13 +89,18 @@ def request_for(
 
 
 def make_rig(
-    engine: Easel | None = None, limits: StoreLimits | None = None, time: FakeTime | None = None
+    engine: Easel | None = None, limits: StoreLimits | None = None, time: FakeClock | None = None
 ) -> Rig:
-    store = JobStore.in_memory(limits, clock=(time or FakeTime()).clock)
+    store = JobStore.in_memory(limits, clock=(time or FakeClock()).now)
     engine = engine or Easel()
     return Rig(store, engine, App(store, engine))
 
 
 @pytest.fixture
-def rig(time: FakeTime) -> Rig:
+def time() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def rig(time: FakeClock) -> Rig:
     return make_rig(time=time)

@@ -18,7 +18,7 @@ from imagelabs_sdk import (
 )
 from imagelabs_sdk.server.app import LONG_POLL, MAX_BODY, App, Caller, Parked
 from imagelabs_sdk.server.options import StoreLimits
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeClock
 from tests.server.conftest import BASE, PNG, Easel, Rig, make_rig, request_for
 
 REFERENCE_BODY = {
@@ -80,7 +80,7 @@ def test_who_waits_is_told_the_place_in_the_queue(rig: Rig) -> None:
     assert [rig.progress(each)["status"] for each in ids[1:]] == words[:2]
 
 
-def test_a_failed_job_fails_for_the_client(rig: Rig, time: FakeTime) -> None:
+def test_a_failed_job_fails_for_the_client(rig: Rig, time: FakeClock) -> None:
     """At once, in the engine's words: nobody polls it to the deadline."""
     client = ImageLabs(BASE, transport=HandlerTransport(rig.app), polling=time.every(1.0))
     job = client.submit("x")
@@ -399,13 +399,13 @@ def test_no_one_is_parked_for_longer_than_is_announced(rig: Rig) -> None:
     assert poll(rig, task_id, etag_of(rig, task_id), "wait=9999").seconds == LONG_POLL
 
 
-def test_a_job_that_is_forgotten_while_a_poll_is_parked_is_told(time: FakeTime) -> None:
+def test_a_job_that_is_forgotten_while_a_poll_is_parked_is_told(time: FakeClock) -> None:
     """By the same 404 as to any other poll."""
     rig = make_rig(limits=StoreLimits(keep=10.0), time=time)
     task_id = rig.submit()
     parked = poll(rig, task_id)
     rig.finish()
-    time.now += 10.0
+    time.advance(10.0)
     assert parked.is_due(0.0)
     assert parked.answer().status == 404
 

@@ -33,7 +33,7 @@ from imagelabs_sdk.server.engines.base import (
 from imagelabs_sdk.server.engines.comfyui import ComfyUIConfig, Workflow
 from imagelabs_sdk.server.engines.comfyui.engine import ComfyUIEngine
 from imagelabs_sdk.server.engines.comfyui.events import Event, EventStream
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeClock
 from tests.server.fake_comfyui import OBJECT_INFO, RunningComfyUI, stock_workflow
 from tests.server.monitor import Recorder, job
 from tests.server.test_openai_engine import data_uri, png
@@ -477,10 +477,10 @@ def test_kill_9_of_the_server_loses_no_job() -> None:
 
 
 def test_a_server_that_stays_away_gives_its_job_back_once(comfy: Setup) -> None:
-    time = FakeTime()
+    time = FakeClock()
     url = f"http://127.0.0.1:{free_port()}"
     engine = attrs.evolve(
-        comfy.engine(backends=(url,), give_up_after=5.0), sleep=time.sleep, clock=time.clock
+        comfy.engine(backends=(url,), give_up_after=5.0), sleep=time.sleep, clock=time.now
     )
     with pytest.raises(BackendLostError, match=url):
         engine.render([job()], comfy.monitor)
@@ -507,7 +507,7 @@ class LosingTransport:
 
 @pytest.mark.parametrize("path", ["/api/jobs/", "/object_info", "/prompt", "/view"])
 def test_a_request_that_is_lost_on_the_way_is_asked_again(comfy: Setup, path: str) -> None:
-    time = FakeTime()
+    time = FakeClock()
     engine = comfy.engine()
     transport = LosingTransport(engine.backend.transport, path)
     backend = attrs.evolve(engine.backend, transport=transport)

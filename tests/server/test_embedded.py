@@ -29,15 +29,15 @@ from imagelabs_sdk.server.engines.base import (
 from imagelabs_sdk.server.engines.landscape import LandscapeEngine
 from imagelabs_sdk.server.engines.landscape.renders import finished
 from imagelabs_sdk.server.local import LocalServer
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeClock
 from tests.server.conftest import Easel
 
 SMALL = ImageRequest("a lighthouse at dusk", width=64, height=48, seed=1, subseed=2)
 
 
-def test_a_prompt_becomes_an_image_with_no_network(time: FakeTime, tmp_path: Path) -> None:
+def test_a_prompt_becomes_an_image_with_no_network(time: FakeClock, tmp_path: Path) -> None:
     """Four lines in a README must work on any machine."""
-    server = LocalServer(LandscapeEngine(duration=2.0), clock=time.clock)
+    server = LocalServer(LandscapeEngine(duration=2.0), clock=time.now)
     transport = HandlerTransport(server)
     with ImageLabs("http://x.test", transport=transport, polling=time.every(0.5)) as client:
         seen: list[Progress] = []

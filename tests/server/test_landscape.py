@@ -31,7 +31,7 @@ from imagelabs_sdk.server.engines.landscape.painter import paint
 from imagelabs_sdk.server.engines.landscape.renders import LandscapeRenderer, finished
 from imagelabs_sdk.server.engines.landscape.scene import DiscKind, Frame, Scene, Sprig, compose
 from imagelabs_sdk.server.local import LocalServer
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeClock
 
 SMALL = ImageRequest("a lighthouse at dusk", width=96, height=72, seed=1, subseed=2)
 
@@ -252,8 +252,8 @@ def test_a_ridge_repeats_after_its_period() -> None:
 # Without threads ----------------------------------------------------------------------
 
 
-def client_of(time: FakeTime, **settings: Any) -> ImageLabs:
-    server = LocalServer(LandscapeEngine(**settings), clock=time.clock)
+def client_of(time: FakeClock, **settings: Any) -> ImageLabs:
+    server = LocalServer(LandscapeEngine(**settings), clock=time.now)
     return ImageLabs("http://x.test", transport=HandlerTransport(server), polling=time.every(1.0))
 
 
@@ -261,14 +261,14 @@ def words(job: Job) -> str:
     return job.refresh().status
 
 
-def test_a_job_stands_as_the_clock_says(time: FakeTime) -> None:
+def test_a_job_stands_as_the_clock_says(time: FakeClock) -> None:
     """Nothing runs in between: asking is all that there is."""
     job = client_of(time, duration=4.0).submit(SMALL)
     first = job.refresh()
     assert (first.state, first.fraction) == (State.RUNNING, 0.0)
-    time.now += 1.0
+    time.advance(1.0)
     assert job.refresh().fraction == 0.25
-    time.now += 3.0
+    time.advance(3.0)
     assert job.refresh().state is State.DONE
     data = job.image().read()
     assert difference(*(Image.open(io.BytesIO(each)) for each in (data, drawn()))) == 0
@@ -278,7 +278,7 @@ def test_a_job_stands_as_the_clock_says(time: FakeTime) -> None:
     assert found.info["engine"] == "landscape"
 
 
-def test_the_queue_moves_on_as_workers_become_free(time: FakeTime) -> None:
+def test_the_queue_moves_on_as_workers_become_free(time: FakeClock) -> None:
     """Two render at a time, and a job begins when the one before it ended, asked or not."""
     client = client_of(time, duration=4.0, workers=2)
     jobs = [client.submit(SMALL) for _ in range(6)]
@@ -287,22 +287,22 @@ def test_the_queue_moves_on_as_workers_become_free(time: FakeTime) -> None:
         *[f"Queue position {place}" for place in (1, 2, 3, 4)],
     ]
     assert jobs[-1].refresh().state is State.QUEUED
-    time.now += 4.0
+    time.advance(4.0)
     assert words(jobs[-1]) == "Queue position 2"
-    time.now += 6.0
+    time.advance(6.0)
     assert [job.refresh().state for job in jobs[:4]] == [State.DONE] * 4
     assert jobs[-1].refresh().fraction == 0.5
 
 
-def test_a_worker_that_was_idle_starts_at_once(time: FakeTime) -> None:
+def test_a_worker_that_was_idle_starts_at_once(time: FakeClock) -> None:
     """The time in which nobody asked is not owed to the next job."""
     client = client_of(time, duration=4.0, workers=1)
     client.submit(SMALL)
-    time.now += 100.0
+    time.advance(100.0)
     assert client.submit(SMALL).refresh().fraction == 0.0
 
 
-def test_no_duration_means_done_at_the_first_poll(time: FakeTime) -> None:
+def test_no_duration_means_done_at_the_first_poll(time: FakeClock) -> None:
     """For tests, and for who is in a hurry."""
     client = client_of(time, duration=0, workers=1)
     assert {client.submit(SMALL).refresh().state for _ in range(3)} == {State.DONE}
@@ -316,14 +316,14 @@ def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, Any]) -> No
     assert caught.value.field in setting
 
 
-def test_a_preview_comes_nearer_to_the_picture(time: FakeTime) -> None:
+def test_a_preview_comes_nearer_to_the_picture(time: FakeClock) -> None:
     """It is what makes waiting pleasant; and it is cheap, for it is small."""
     request = attrs.evolve(SMALL, width=1152, height=896)
     job = client_of(time, duration=10.0).submit(request)
     final = paint(compose(request), 1152, 896).resize((512, 398))
     gaps = []
     for _ in range(9):
-        time.now += 1.0
+        time.advance(1.0)
         job.refresh()
         preview = job.preview()
         assert preview is not None
@@ -335,22 +335,22 @@ def test_a_preview_comes_nearer_to_the_picture(time: FakeTime) -> None:
 
 
 def test_a_cancelled_job_frees_nothing_and_is_not_painted(
-    time: FakeTime, monkeypatch: pytest.MonkeyPatch
+    time: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker comes to its end, and what it made is dropped."""
-    server = LocalServer(LandscapeEngine(duration=4.0, workers=1), clock=time.clock)
+    server = LocalServer(LandscapeEngine(duration=4.0, workers=1), clock=time.now)
     client = ImageLabs("http://x.test", transport=HandlerTransport(server))
     job, after = client.submit(SMALL), client.submit(SMALL)
     body = f'{{"task_id": "{job.id}"}}'.encode()
     server(HttpRequest(method="POST", url="http://x.test/cancel", body=body))
     monkeypatch.setattr(landscape_timeline, "finished", lambda request: pytest.fail("painted"))
-    time.now += 5.0
+    time.advance(5.0)
     assert words(job) == "Cancelled"
     assert after.refresh().fraction == 0.25
 
 
 def test_no_more_images_are_painted_at_once_than_there_are_workers(
-    time: FakeTime, monkeypatch: pytest.MonkeyPatch
+    time: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The largest take half a gigabyte each; a server's threads must not add that up."""
     both, painted = threading.Barrier(2), []
@@ -363,7 +363,7 @@ def test_no_more_images_are_painted_at_once_than_there_are_workers(
     monkeypatch.setattr(landscape_timeline, "finished", slowly)
     client = client_of(time, duration=4.0, workers=2)
     jobs = [client.submit(SMALL) for _ in range(4)]
-    time.now += 5.0
+    time.advance(5.0)
     threads = [threading.Thread(target=job.refresh) for job in jobs]
     for thread in threads:
         thread.start()

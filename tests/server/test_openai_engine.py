@@ -20,7 +20,7 @@ from imagelabs_sdk.server.engines.openai import OpenAIConfig
 from imagelabs_sdk.server.engines.openai.dialects import DIALECTS
 from imagelabs_sdk.server.engines.openai.engine import OpenAIEngine
 from imagelabs_sdk.server.engines.tuning import Limits
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeClock
 from tests.server.fake_openai import FakeOpenAI, running
 from tests.server.monitor import Recorder, job
 
@@ -48,7 +48,7 @@ class Setup:
 
     fake: FakeOpenAI
     url: str
-    time: FakeTime = attrs.Factory(FakeTime)
+    time: FakeClock = attrs.Factory(FakeClock)
     monitor: Recorder = attrs.Factory(Recorder)
     engines: list[OpenAIEngine] = attrs.Factory(list)
 
@@ -58,7 +58,7 @@ class Setup:
         engine = OpenAIConfig(**settings).load(0)
         assert isinstance(engine, OpenAIEngine)
         self.engines.append(engine)
-        return attrs.evolve(engine, sleep=self.time.sleep, clock=self.time.clock)
+        return attrs.evolve(engine, sleep=self.time.sleep, clock=self.time.now)
 
     def close(self) -> None:
         for engine in self.engines:

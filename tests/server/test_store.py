@@ -23,7 +23,7 @@ from imagelabs_sdk.server.store.jobs import (
     StoreFullError,
     Submission,
 )
-from tests.conftest import FakeTime
+from imagelabs_sdk.testing import FakeClock
 from tests.server.conftest import PNG, Easel
 
 SMALL = ImageRequest("x", width=64, height=48, seed=1, subseed=2)
@@ -31,16 +31,16 @@ RESERVED = 3 * 64 * 48 + 64 * 1024
 
 
 @pytest.fixture
-def store(tmp_path: Path, time: FakeTime) -> Iterator[JobStore]:
-    opened = JobStore.open(tmp_path / "store", clock=time.clock)
+def store(tmp_path: Path, time: FakeClock) -> Iterator[JobStore]:
+    opened = JobStore.open(tmp_path / "store", clock=time.now)
     yield opened
     opened.close()
 
 
-def reopen(store: JobStore, tmp_path: Path, time: FakeTime) -> JobStore:
+def reopen(store: JobStore, tmp_path: Path, time: FakeClock) -> JobStore:
     """As the next server does after this one was killed."""
     store.close()
-    return JobStore.open(tmp_path / "store", clock=time.clock)
+    return JobStore.open(tmp_path / "store", clock=time.now)
 
 
 def submit(store: JobStore, request: ImageRequest = SMALL, **fields: object) -> str:
@@ -70,7 +70,9 @@ def status(store: JobStore, task_id: str) -> JobStatus:
 # Restarts -----------------------------------------------------------------------------
 
 
-def test_jobs_and_images_survive_a_restart(store: JobStore, tmp_path: Path, time: FakeTime) -> None:
+def test_jobs_and_images_survive_a_restart(
+    store: JobStore, tmp_path: Path, time: FakeClock
+) -> None:
     """Also their order and their seeds."""
     done, rendering, queued = (submit(store) for _ in range(3))
     finish(store, claim(store))
@@ -93,7 +95,7 @@ def test_jobs_and_images_survive_a_restart(store: JobStore, tmp_path: Path, time
     ],
 )
 def test_what_rendered_at_a_crash_goes_on_as_its_engine_allows(
-    store: JobStore, tmp_path: Path, time: FakeTime, recovery: Recovery, expected: JobState
+    store: JobStore, tmp_path: Path, time: FakeClock, recovery: Recovery, expected: JobState
 ) -> None:
     """What may have been made and cannot be asked for fails, and says why."""
     task_id = submit(store)
@@ -106,7 +108,7 @@ def test_what_rendered_at_a_crash_goes_on_as_its_engine_allows(
 
 
 def test_only_the_engine_that_began_a_resumable_job_resumes_it(
-    store: JobStore, tmp_path: Path, time: FakeTime
+    store: JobStore, tmp_path: Path, time: FakeClock
 ) -> None:
     """Another one does not know its handle, and would make it twice."""
     task_id, fresh = submit(store), submit(store)
@@ -121,7 +123,7 @@ def test_only_the_engine_that_began_a_resumable_job_resumes_it(
 
 
 def test_a_server_that_is_killed_often_fails_no_job(
-    store: JobStore, tmp_path: Path, time: FakeTime
+    store: JobStore, tmp_path: Path, time: FakeClock
 ) -> None:
     """Its end is no fault of what it rendered."""
     task_id = submit(store)
@@ -133,7 +135,7 @@ def test_a_server_that_is_killed_often_fails_no_job(
 
 
 def test_images_without_jobs_are_swept_and_jobs_without_images_fail(
-    store: JobStore, tmp_path: Path, time: FakeTime
+    store: JobStore, tmp_path: Path, time: FakeClock
 ) -> None:
     """A crash may leave the one; the other says so instead of serving half an image."""
     whole, short = submit(store), submit(store)
@@ -222,11 +224,11 @@ def test_setting_the_clock_removes_nothing(tmp_path: Path, monkeypatch: pytest.M
 # Limits -------------------------------------------------------------------------------
 
 
-def memory_store(time: FakeTime, **limits: float) -> JobStore:
-    return JobStore.in_memory(StoreLimits(**limits), clock=time.clock)  # type: ignore[arg-type]
+def memory_store(time: FakeClock, **limits: float) -> JobStore:
+    return JobStore.in_memory(StoreLimits(**limits), clock=time.now)  # type: ignore[arg-type]
 
 
-def test_finished_images_that_nobody_fetched_are_never_thrown_away(time: FakeTime) -> None:
+def test_finished_images_that_nobody_fetched_are_never_thrown_away(time: FakeClock) -> None:
     """New submits are refused instead, and say when to come again."""
     store = memory_store(time, max_image_bytes=3 * RESERVED)
     done = [submit(store) for _ in range(3)]
@@ -240,7 +242,7 @@ def test_finished_images_that_nobody_fetched_are_never_thrown_away(time: FakeTim
     assert [state(store, each) is None for each in done] == [False, True, False]
 
 
-def test_fetched_images_go_first_and_only_when_their_bytes_are_needed(time: FakeTime) -> None:
+def test_fetched_images_go_first_and_only_when_their_bytes_are_needed(time: FakeClock) -> None:
     """Who comes back for one finds it as long as possible; the oldest goes first."""
     store = memory_store(time, max_image_bytes=3 * RESERVED)
     done = []
@@ -248,11 +250,11 @@ def test_fetched_images_go_first_and_only_when_their_bytes_are_needed(time: Fake
         done.append(submit(store))
         finish(store, claim(store), PNG + b"x" * (RESERVED - 2000))
         store.mark_fetched(done[-1])
-        time.now += 1.0
+        time.advance(1.0)
     assert [state(store, each) is None for each in done] == [True, True, False, False, False]
 
 
-def test_max_jobs_counts_unfinished_jobs_only(time: FakeTime) -> None:
+def test_max_jobs_counts_unfinished_jobs_only(time: FakeClock) -> None:
     """Finished ones wait to be fetched and take nobody's place in the queue."""
     store = memory_store(time, max_jobs=2)
     for _ in range(5):
@@ -264,7 +266,7 @@ def test_max_jobs_counts_unfinished_jobs_only(time: FakeTime) -> None:
         submit(store)
 
 
-def test_requests_are_bounded_in_bytes(time: FakeTime) -> None:
+def test_requests_are_bounded_in_bytes(time: FakeClock) -> None:
     """Reference images of 30 MB each fill the memory long before a thousand jobs do."""
     store = memory_store(time, max_request_bytes=100_000)
     large = attrs.evolve(SMALL, reference_image="x" * 60_000)
@@ -276,7 +278,7 @@ def test_requests_are_bounded_in_bytes(time: FakeTime) -> None:
     submit(store, large)
 
 
-def test_an_image_that_could_never_be_kept_is_refused_for_good(time: FakeTime) -> None:
+def test_an_image_that_could_never_be_kept_is_refused_for_good(time: FakeClock) -> None:
     """Coming again later would not help."""
     store = memory_store(time, max_image_bytes=RESERVED)
     submit(store)
@@ -284,18 +286,18 @@ def test_an_image_that_could_never_be_kept_is_refused_for_good(time: FakeTime) -
         submit(store, attrs.evolve(SMALL, width=4096, height=4096))
 
 
-def test_jobs_are_forgotten_some_time_after_their_end(time: FakeTime) -> None:
+def test_jobs_are_forgotten_some_time_after_their_end(time: FakeClock) -> None:
     """Their images with them; unfinished ones stay, however long it takes."""
     store = memory_store(time, keep=60.0)
     waiting, done = submit(store, priority=7), submit(store)
     job = claim(store)
-    time.now += 1000.0
+    time.advance(1000.0)
     finish(store, job)
     finished = status(store, done)
-    time.now += 59.0
+    time.advance(59.0)
     store.expire()
     assert state(store, done) is JobState.DONE
-    time.now += 1.0
+    time.advance(1.0)
     assert state(store, done) is None
     store.expire()
     assert store.image(finished) is None
@@ -305,7 +307,7 @@ def test_jobs_are_forgotten_some_time_after_their_end(time: FakeTime) -> None:
 # Claiming -----------------------------------------------------------------------------
 
 
-def test_a_batch_is_of_one_kind_and_keeps_the_order(time: FakeTime) -> None:
+def test_a_batch_is_of_one_kind_and_keeps_the_order(time: FakeClock) -> None:
     """The first in the queue chooses the kind; nobody else is rendered before."""
     store, engine = memory_store(time), Easel(max_batch=3)
     wide = attrs.evolve(SMALL, width=128)
@@ -316,14 +318,14 @@ def test_a_batch_is_of_one_kind_and_keeps_the_order(time: FakeTime) -> None:
     assert store.claim(engine) == Claim()
 
 
-def test_a_batch_waits_for_more_but_not_for_long(time: FakeTime) -> None:
+def test_a_batch_waits_for_more_but_not_for_long(time: FakeClock) -> None:
     """A full one starts at once."""
     store, engine = memory_store(time), Easel(max_batch=2, batch_wait=1.0)
     submit(store)
     assert store.claim(engine) == Claim(retry_in=1.0)
-    time.now += 0.75
+    time.advance(0.75)
     assert store.claim(engine) == Claim(retry_in=0.25)
-    time.now += 0.25
+    time.advance(0.25)
     assert len(store.claim(engine).jobs) == 1
     submit(store)
     submit(store)
@@ -347,7 +349,7 @@ def test_a_job_that_cannot_be_read_any_more_fails_and_blocks_nobody() -> None:
     assert heard == [first, middle, last]
 
 
-def test_what_cannot_share_a_batch_any_more_is_left_out_of_it(time: FakeTime) -> None:
+def test_what_cannot_share_a_batch_any_more_is_left_out_of_it(time: FakeClock) -> None:
     """Also when it is not the first in the queue."""
     store = memory_store(time)
     good, wide = submit(store), submit(store, attrs.evolve(SMALL, width=2048))
@@ -355,7 +357,7 @@ def test_what_cannot_share_a_batch_any_more_is_left_out_of_it(time: FakeTime) ->
     assert state(store, wide) is JobState.FAILED
 
 
-def test_tokens_take_turns(time: FakeTime) -> None:
+def test_tokens_take_turns(time: FakeClock) -> None:
     """Who submits a thousand jobs does not starve who submits one."""
     store = memory_store(time)
     owners = [*["alice"] * 3, "bob", "bob", ""]
@@ -363,7 +365,7 @@ def test_tokens_take_turns(time: FakeTime) -> None:
     assert [ids[claim(store).id] for _ in owners] == ["alice", "bob", "", "alice", "bob", "alice"]
 
 
-def test_a_job_on_which_workers_die_is_rendered_alone_and_fails_in_the_end(time: FakeTime) -> None:
+def test_a_job_on_which_workers_die_is_rendered_alone_and_fails_in_the_end(time: FakeClock) -> None:
     """It must not take others with it; after three it is to blame."""
     store, engine = memory_store(time), Easel(max_batch=2)
     poison, innocent = submit(store), submit(store)
@@ -396,7 +398,7 @@ def test_the_outcome_of_an_earlier_attempt_changes_nothing(store: JobStore, tmp_
     assert os.listdir(tmp_path / "store/images") == [f"{task_id}.2.png"]  # noqa: PTH208
 
 
-def test_progress_never_goes_backwards(time: FakeTime) -> None:
+def test_progress_never_goes_backwards(time: FakeClock) -> None:
     """What is shown to a person only grows."""
     store = memory_store(time)
     task_id = submit(store)
@@ -407,7 +409,7 @@ def test_progress_never_goes_backwards(time: FakeTime) -> None:
     assert status(store, task_id).version == 3
 
 
-def test_what_the_store_holds_can_be_counted(time: FakeTime) -> None:
+def test_what_the_store_holds_can_be_counted(time: FakeClock) -> None:
     """For metrics and for who watches the queue."""
     store = memory_store(time)
     assert store.counts().oldest == 0.0
@@ -415,13 +417,13 @@ def test_what_the_store_holds_can_be_counted(time: FakeTime) -> None:
         submit(store)
     finish(store, claim(store))
     claim(store)
-    time.now += 5.0
+    time.advance(5.0)
     counts = store.counts()
     assert (counts.queued, counts.rendering, counts.kept) == (1, 1, 1)
     assert (counts.image_bytes, counts.oldest) == (len(PNG), 5.0)
 
 
-def test_a_listener_hears_of_every_change_until_it_leaves(time: FakeTime) -> None:
+def test_a_listener_hears_of_every_change_until_it_leaves(time: FakeClock) -> None:
     """Workers and parked polls wait for it."""
     store, heard = memory_store(time), list[str]()
     leave = store.subscribe(heard.append)
