@@ -17,7 +17,7 @@ from PIL import Image
 
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState, LeftoverFile
 from tests.django.app.storage import FailingStorage
-from tests.faulty import PNG
+from tests.django.fixtures import IMAGE
 
 LIST = "/admin/imagelabs/imagejob/"
 
@@ -51,7 +51,7 @@ def make_job(prompt: str = "a lighthouse", **columns: Any) -> ImageJob:
         request={"prompt": prompt}, seed=7, width=512, height=384, **given
     )
     if job.state == JobState.DONE:
-        job.image.save("image.png", ContentFile(PNG))
+        job.image.save("image.png", ContentFile(IMAGE))
     return job
 
 
@@ -165,7 +165,7 @@ def test_who_may_view_jobs_sees_images_safely() -> None:
     job = make_job()
     client = staff("view")
     response = client.get(f"{LIST}{job.pk}/image/")
-    assert b"".join(response) == PNG
+    assert b"".join(response) == IMAGE
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     again = client.get(
         f"{LIST}{job.pk}/image/", headers={"If-None-Match": response.headers["ETag"]}

@@ -1,7 +1,6 @@
 """What databases differ in: their texts, their times, their errors."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,29 +14,14 @@ from imagelabs_sdk.contrib.django.checks import check_settings
 from imagelabs_sdk.contrib.django.lifecycle import advance
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.sweep import Sweeper
+from imagelabs_sdk.testing import FakeService
 from tests.django.app.models import Own, Poster
 from tests.django.app.settings import HAS_MARIADB
-from tests.django.fixtures import (
-    ALIASES,
-    PROMPT,
-    Service,
-    answer,
-    due,
-    running,
-    settings_for,
-    shared_databases,
-)
+from tests.django.fixtures import ALIASES, PROMPT, counts, due, scripted, shared_databases
 
 db = pytest.mark.django_db(transaction=True)
 shared = pytest.mark.django_db(transaction=True, databases=["default", *ALIASES])
 needs_mariadb = pytest.mark.skipif(not HAS_MARIADB, reason="no MariaDB on 127.0.0.1:3306")
-
-
-@pytest.fixture
-def service(settings: Any, media: Path) -> Service:
-    service = Service()
-    settings.IMAGELABS = {"default": settings_for(service)}
-    return service
 
 
 # Texts ------------------------------------------------------------------------------------
@@ -49,13 +33,12 @@ def service(settings: Any, media: Path) -> Service:
     "status", ["In der Schlange 🐍🎨", "Queue \0 5", "\ud800", "x" * 5000, "Очередь", "\x1b[31mred"]
 )
 def test_an_odd_word_of_the_service_fits_every_database(
-    status: str, database: str, service: Service
+    status: str, database: str, service: FakeService
 ) -> None:
     """MySQL's utf8mb3 has no emoji, PostgreSQL no NUL; a job must not hang on a word."""
-    service.progress = lambda _: running(status=status)
+    service.progress(0.5, status=status).fails(status)
     job = due(ImageJob.objects.db_manager(database).start(PROMPT))
     assert advance(job)
-    service.progress = lambda _: answer(status=f"Error: {status}")
     job = due(job)
     assert advance(job)
     job.refresh_from_db()
@@ -65,17 +48,17 @@ def test_an_odd_word_of_the_service_fits_every_database(
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
-def test_a_long_task_id_is_kept_whole(database: str, service: Service) -> None:
+def test_a_long_task_id_is_kept_whole(database: str, service: FakeService) -> None:
     """It is all that leads to an image that is paid for."""
     long = "t" * 4096
-    service.submit = lambda _: answer(task_id=long)
+    service.answers({"task_id": long})
     job = ImageJob.objects.db_manager(database).start(PROMPT)
     job.refresh_from_db()
     assert (job.state, job.task_id) == (JobState.RUNNING, long)
 
 
 @db
-def test_rows_with_half_a_character_are_shown(service: Service) -> None:
+def test_rows_with_half_a_character_are_shown(service: FakeService) -> None:
     """Such a prompt of old breaks no list; an emoji is shown as it is."""
     odd = ImageJob.objects.create(
         request={"prompt": "a \ud800 pier", "negative_prompt": "\udfff"}, seed=1, width=8, height=8
@@ -93,19 +76,19 @@ def test_rows_with_half_a_character_are_shown(service: Service) -> None:
 @pytest.mark.skipif("postgres" not in ALIASES, reason="no PostgreSQL on 127.0.0.1:5432")
 @shared
 def test_a_value_that_does_not_fit_a_column_of_the_sites_own_is_the_sites_error(
-    service: Service,
+    service: FakeService,
 ) -> None:
     """The visitor's prompt is not to blame."""
     with pytest.raises(DataError, match="too long"):
         Poster.objects.db_manager("postgres").start(PROMPT, title="x" * 21)
-    assert service.counts == (0, 0, 0)
+    assert counts(service) == (0, 0, 0)
 
 
 # Times ------------------------------------------------------------------------------------
 
 
 @db
-def test_a_clock_that_was_set_back_lets_no_row_wait(service: Service) -> None:
+def test_a_clock_that_was_set_back_lets_no_row_wait(service: FakeService) -> None:
     """A time that is further ahead than any pause was written by another clock."""
     job = ImageJob.objects.start(PROMPT)
     tomorrow = timezone.now() + timedelta(days=1)
@@ -119,11 +102,11 @@ def test_a_clock_that_was_set_back_lets_no_row_wait(service: Service) -> None:
 
 @db
 def test_no_pause_is_so_long_that_it_looks_like_a_clock_that_was_set_back(
-    service: Service, settings: Any
+    service: FakeService, settings: Any
 ) -> None:
     """A strategy may ask for hours."""
-    settings.IMAGELABS = {"default": settings_for(service, poll_interval=86_000.0)}
-    service.progress = lambda _: running()
+    settings.IMAGELABS = {"default": scripted(poll_interval=86_000.0)}
+    service.never_finishes()
     job = ImageJob.objects.start(PROMPT)
     assert not job.is_due
     job = due(job)

@@ -1,14 +1,12 @@
 """Who takes the next step of a job: a page, a command, a queue. Their queues are only hints."""
 
-import itertools
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from io import StringIO
@@ -20,7 +18,6 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage
 from django.core.management import CommandError, call_command
-from django.db import connections
 from django.test import override_settings
 from django.utils import timezone
 from django_tasks_db.models import DBTaskResult
@@ -36,37 +33,20 @@ from imagelabs_sdk.contrib.django.models import (
 )
 from imagelabs_sdk.contrib.django.sweep import any_outstanding
 from imagelabs_sdk.contrib.django.tasks import sweep as celery_sweep
-from tests import faulty
-from tests.django.app.settings import HAS_POSTGRES, HAS_REDIS
-from tests.django.fixtures import stored
-from tests.faulty import PNG, FaultyServer, reply
+from imagelabs_sdk.testing import FakeService, SentRequest
+from tests.django.app.settings import HAS_REDIS
+from tests.django.fixtures import IMAGE, files, needs_postgres, scripted, stored
 
 ROOT = Path(__file__).parents[2]
+Around = Callable[..., dict[str, str]]
 POSTGRES = "postgres"
-needs_postgres = pytest.mark.skipif(not HAS_POSTGRES, reason="no PostgreSQL on 127.0.0.1:5432")
 needs_redis = pytest.mark.skipif(not HAS_REDIS, reason="no Redis on 127.0.0.1:6379")
 
 
 @pytest.fixture
-def numbered(server: FaultyServer) -> FaultyServer:
-    """Gives each job an id of its own, and is done at the first poll."""
-    numbers = itertools.count(1)
-
-    def accept(wire: faulty.Wire) -> None:
-        reply(200, {"task_id": f"task-{next(numbers)}"})(wire)
-
-    server.scripts["/txt2img"] = [accept]
-    return server
-
-
-def options_for(server: FaultyServer) -> dict[str, Any]:
-    return {"base_url": server.url, "allow_private_hosts": True}
-
-
-@pytest.fixture
-def by_tasks(numbered: FaultyServer, media: Path, settings: Any) -> FaultyServer:
-    settings.IMAGELABS = {"default": {"OPTIONS": options_for(numbered), "TASKS": "database"}}
-    return numbered
+def by_tasks(service: FakeService, media: Path, settings: Any) -> FakeService:
+    settings.IMAGELABS = {"default": {**scripted(), "TASKS": "database"}}
+    return service.done(IMAGE)
 
 
 def due_now() -> None:
@@ -88,7 +68,7 @@ def work(task: tuple[str, str]) -> int:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_one_chain_of_sweeps_serves_all_jobs(by_tasks: FaultyServer) -> None:
+def test_one_chain_of_sweeps_serves_all_jobs(by_tasks: FakeService) -> None:
     """A task per job and poll fills the queue with rows, and lags."""
     for _ in range(5):
         ImageJob.objects.start("a lighthouse")
@@ -101,7 +81,7 @@ def test_one_chain_of_sweeps_serves_all_jobs(by_tasks: FaultyServer) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_chain_ends_with_its_jobs_and_the_next_start_begins_another(
-    by_tasks: FaultyServer,
+    by_tasks: FakeService,
 ) -> None:
     """An idle site has an empty queue."""
     ImageJob.objects.start("a lighthouse")
@@ -116,7 +96,7 @@ def test_a_chain_ends_with_its_jobs_and_the_next_start_begins_another(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_job_that_starts_while_its_chain_ends_is_not_forgotten(
-    by_tasks: FaultyServer, monkeypatch: pytest.MonkeyPatch
+    by_tasks: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the last question for jobs and the end of the chain there is a moment."""
     ImageJob.objects.start("a lighthouse")
@@ -136,7 +116,7 @@ def test_a_job_that_starts_while_its_chain_ends_is_not_forgotten(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_killed_in_a_sweep_breaks_no_chain(
-    by_tasks: FaultyServer, monkeypatch: pytest.MonkeyPatch
+    by_tasks: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The successor is in the queue before anything can go wrong."""
     ImageJob.objects.start("a lighthouse")
@@ -151,7 +131,7 @@ def test_a_worker_killed_in_a_sweep_breaks_no_chain(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_message_that_comes_twice_begins_no_second_chain(by_tasks: FaultyServer) -> None:
+def test_a_message_that_comes_twice_begins_no_second_chain(by_tasks: FakeService) -> None:
     """Queues deliver at least once; each extra chain would go on as long as there are jobs."""
     ImageJob.objects.start("a lighthouse")
     first = planned()[0]
@@ -161,7 +141,7 @@ def test_a_message_that_comes_twice_begins_no_second_chain(by_tasks: FaultyServe
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_chain_that_was_lost_is_begun_anew_by_the_next_start(by_tasks: FaultyServer) -> None:
+def test_a_chain_that_was_lost_is_begun_anew_by_the_next_start(by_tasks: FakeService) -> None:
     """A broker that lost its messages says nothing."""
     ImageJob.objects.start("a lighthouse")
     DBTaskResult.objects.all().delete()
@@ -174,7 +154,7 @@ def test_a_chain_that_was_lost_is_begun_anew_by_the_next_start(by_tasks: FaultyS
 
 @pytest.mark.django_db(transaction=True)
 def test_a_queue_that_fails_does_not_fail_the_start(
-    by_tasks: FaultyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    by_tasks: FakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The image is bought and the row is there; any page or sweep goes on with it."""
 
@@ -192,7 +172,7 @@ def test_a_queue_that_fails_does_not_fail_the_start(
 
 @pytest.mark.django_db(transaction=True)
 def test_jobs_that_live_in_another_process_keep_no_chain_alive(
-    media: Path, settings: Any, by_tasks: FaultyServer
+    media: Path, settings: Any, by_tasks: FakeService
 ) -> None:
     """The embedded engine's jobs can be polled by their own process alone."""
     settings.IMAGELABS = {
@@ -207,7 +187,7 @@ def test_jobs_that_live_in_another_process_keep_no_chain_alive(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_job_that_is_taken_up_again_wakes_the_chain(by_tasks: FaultyServer) -> None:
+def test_a_job_that_is_taken_up_again_wakes_the_chain(by_tasks: FakeService) -> None:
     """ "Poll now" in the admin is of no use to a queue that sleeps."""
     job = ImageJob.objects.start("a lighthouse")
     DBTaskResult.objects.all().delete()
@@ -224,20 +204,10 @@ def test_a_job_that_is_taken_up_again_wakes_the_chain(by_tasks: FaultyServer) ->
 
 
 @pytest.fixture
-def project(numbered: FaultyServer, media: Path, settings: Any) -> dict[str, str]:
+def project(by_tasks: FakeService, around: Around) -> dict[str, str]:
     """The environment of processes that share the PostgreSQL database of this test."""
-    options = {"default": {"OPTIONS": options_for(numbered), "TASKS": "database"}}
-    settings.IMAGELABS = options
-    database = connections[POSTGRES].settings_dict
-    shared = {key: database[key] for key in ("ENGINE", "NAME", "HOST", "USER")}
-    return {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "tests.django.app.settings",
-        "IMAGELABS_TEST_DATABASE": json.dumps(shared),
-        "IMAGELABS_TEST_SETTINGS": json.dumps(options),
-        "IMAGELABS_TEST_MEDIA": str(media),
-        "IMAGELABS_TEST_QUEUE": f"imagelabs-{uuid.uuid4()}",
-    }
+    queue = f"imagelabs-{uuid.uuid4()}"
+    return {**around(POSTGRES, TASKS="database"), "IMAGELABS_TEST_QUEUE": queue}
 
 
 @contextmanager
@@ -267,25 +237,23 @@ def until_all_are_done() -> list[ImageJob]:
     return list(rows.all())
 
 
-def assert_each_was_drawn_and_stored_once(server: FaultyServer, media: Path, count: int) -> None:
+def assert_each_was_drawn_and_stored_once(service: FakeService, media: Path, count: int) -> None:
     jobs = until_all_are_done()
     assert [job.state for job in jobs] == [JobState.DONE] * count
-    assert server.count("/txt2img") == count
-    stored = [path for path in media.rglob("*") if path.is_file()]
-    assert len(stored) == count
-    assert {path.read_bytes() for path in stored} == {PNG}
+    assert service.count("submit") == count
+    assert [path.read_bytes() for path in files(media)] == [IMAGE] * count
 
 
 @needs_postgres
 @pytest.mark.django_db(transaction=True, databases=["default", POSTGRES])
 def test_a_worker_of_django_tasks_brings_every_image(
-    project: dict[str, str], numbered: FaultyServer, media: Path
+    project: dict[str, str], service: FakeService, media: Path
 ) -> None:
     """The whole way, with the worker as it is run."""
     with override_settings(DATABASE_ROUTERS=["tests.django.test_drivers.ToPostgres"]):
         start_many(10)
         with running(project, "django", "db_worker", "--backend", "database", "--interval", "0.1"):
-            assert_each_was_drawn_and_stored_once(numbered, media, 10)
+            assert_each_was_drawn_and_stored_once(service, media, 10)
 
 
 class ToPostgres:
@@ -301,17 +269,18 @@ class ToPostgres:
 @needs_redis
 @pytest.mark.django_db(transaction=True, databases=["default", POSTGRES])
 def test_a_celery_worker_brings_every_image_though_one_is_killed(
-    project: dict[str, str], numbered: FaultyServer, media: Path, settings: Any
+    project: dict[str, str], service: FakeService, media: Path, settings: Any
 ) -> None:
     """A killed worker takes its message with it; the rows know better."""
-    settings.IMAGELABS = {"default": {"OPTIONS": options_for(numbered)}}
-    looking = threading.Event()
+    settings.IMAGELABS = {"default": scripted()}
+    polled, killed = threading.Event(), threading.Event()
 
-    def poll(wire: faulty.Wire) -> None:
-        looking.set()
-        wire.hang()
+    def poll(sent: SentRequest) -> None:
+        if sent.at == "progress":
+            polled.set()
+            assert killed.wait(60)
 
-    done, numbered.scripts["/progress"] = numbered.scripts["/progress"], [poll]
+    service.on_request = poll
     worker = ["celery", "-A", "tests.django.app.celery", "worker", "--pool", "prefork"]
     worker += ["--concurrency", "1", "--without-gossip", "--without-mingle"]
     beat = ["celery", "-A", "tests.django.app.celery", "beat", "-s", str(media.parent / "beat")]
@@ -319,15 +288,16 @@ def test_a_celery_worker_brings_every_image_though_one_is_killed(
     ImageJob.objects.using(POSTGRES).update(next_poll_at=timezone.now())
     with running(project, *beat):
         with running(project, *worker) as first:
-            assert looking.wait(40)
+            assert polled.wait(40)
             children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
             for pid in [first.pid, *map(int, children)]:
                 os.kill(pid, signal.SIGKILL)
-        numbered.scripts["/progress"] = done
+        service.on_request = None
+        killed.set()
         # Nobody waits two minutes here: the leases of the dead end now.
         ImageJob.objects.using(POSTGRES).update(next_poll_at=timezone.now())
         with running(project, *worker):
-            assert_each_was_drawn_and_stored_once(numbered, media, 10)
+            assert_each_was_drawn_and_stored_once(service, media, 10)
 
 
 # Pruning -----------------------------------------------------------------------------------
@@ -339,7 +309,7 @@ def finished(days: float, *, image: bool = True) -> ImageJob:
         request={"prompt": "x"}, seed=1, width=8, height=8, state=JobState.DONE, finished_at=when
     )
     if image:
-        job.image.save("image.png", ContentFile(PNG), save=False)
+        job.image.save("image.png", ContentFile(IMAGE), save=False)
     job.save()
     return job
 

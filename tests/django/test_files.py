@@ -16,14 +16,13 @@ from django.db import transaction
 from django.utils import timezone
 from PIL import Image
 
-from imagelabs_sdk import HttpResponse
 from imagelabs_sdk.contrib.django.lifecycle import advance, claim, record_result
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState, LeftoverFile
 from imagelabs_sdk.contrib.django.poll import poll
+from imagelabs_sdk.testing import FakeService
 from tests.django.app.models import Draft, Framed, Poster
 from tests.django.app.storage import FailingStorage
-from tests.django.fixtures import ALIASES, PROMPT, Service, due, files, settings_for, stored
-from tests.faulty import PNG
+from tests.django.fixtures import ALIASES, IMAGE, PROMPT, due, files, stored
 
 pytestmark = pytest.mark.django_db(transaction=True)
 every_database = pytest.mark.django_db(transaction=True, databases=["default", *ALIASES])
@@ -39,11 +38,8 @@ LARGE = large_image()
 
 
 @pytest.fixture
-def service(settings: Any, media: Path) -> Service:
-    service = Service()
-    service.image = lambda _: HttpResponse(200, {}, LARGE)
-    settings.IMAGELABS = {"default": settings_for(service)}
-    return service
+def service(service: FakeService, media: Path) -> FakeService:
+    return service.done(LARGE)
 
 
 def finished(model: type[ImageJob] | type[Poster] = ImageJob, **columns: Any) -> Any:
@@ -75,7 +71,7 @@ def delete_owner(job: ImageJob) -> None:
 
 @pytest.mark.parametrize("delete", [delete_row, delete_query, delete_owner])
 def test_an_image_is_deleted_with_its_row(
-    delete: Callable[[ImageJob], None], service: Service, media: Path
+    delete: Callable[[ImageJob], None], service: FakeService, media: Path
 ) -> None:
     """Whoever deletes an account or a job wants nothing of it kept; its thumbnail included."""
     job = finished(owner=User.objects.create_user("visitor"))
@@ -86,7 +82,7 @@ def test_an_image_is_deleted_with_its_row(
 
 @pytest.mark.parametrize("model", [Poster, Framed, Draft])
 def test_an_image_of_a_sites_own_model_is_deleted_with_its_row(
-    model: type[Poster], service: Service, media: Path
+    model: type[Poster], service: FakeService, media: Path
 ) -> None:
     """Also through a table that is shared, and through a proxy."""
     job = finished(Framed if model is Framed else Poster, title="The Pier")
@@ -94,7 +90,9 @@ def test_an_image_of_a_sites_own_model_is_deleted_with_its_row(
     assert files(media) == []
 
 
-def test_a_row_that_is_not_deleted_after_all_keeps_its_image(service: Service, media: Path) -> None:
+def test_a_row_that_is_not_deleted_after_all_keeps_its_image(
+    service: FakeService, media: Path
+) -> None:
     """A file cannot be rolled back."""
     job = finished()
     with suppress(ZeroDivisionError), transaction.atomic():
@@ -104,7 +102,7 @@ def test_a_row_that_is_not_deleted_after_all_keeps_its_image(service: Service, m
 
 
 def test_an_image_that_another_row_uses_is_kept_until_that_is_deleted(
-    service: Service, media: Path
+    service: FakeService, media: Path
 ) -> None:
     """A site may copy rows."""
     job = finished()
@@ -118,7 +116,7 @@ def test_an_image_that_another_row_uses_is_kept_until_that_is_deleted(
 
 
 def test_a_storage_that_fails_does_not_keep_the_row_and_is_tried_again(
-    service: Service, media: Path, capsys: pytest.CaptureFixture[str], caplog: Any
+    service: FakeService, media: Path, capsys: pytest.CaptureFixture[str], caplog: Any
 ) -> None:
     """Its file is remembered by name, and deleted by the next prune that can."""
     job = finished()
@@ -137,7 +135,7 @@ def test_a_storage_that_fails_does_not_keep_the_row_and_is_tried_again(
 
 
 def test_a_leftover_file_that_a_new_row_uses_is_kept(
-    service: Service, media: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, media: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A row that was restored from a backup, say."""
     job = finished()
@@ -156,7 +154,7 @@ def test_a_leftover_file_that_a_new_row_uses_is_kept(
 
 @every_database
 def test_orphans_are_listed_and_deleted_only_when_asked_for(
-    service: Service, media: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, media: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Files of a process that was killed between the commit and the storage."""
     kept = finished()
@@ -167,7 +165,7 @@ def test_orphans_are_listed_and_deleted_only_when_asked_for(
     foreign = folder / "logo.png"
     being_stored = folder / f"{running.pk}.png"
     for path in (orphan, foreign, being_stored):
-        path.write_bytes(PNG)
+        path.write_bytes(IMAGE)
     said = prune(capsys, "--orphans")
     assert said.splitlines() == [
         f"imagelabs/ab/{orphan.name}",
@@ -184,20 +182,20 @@ def test_orphans_are_listed_and_deleted_only_when_asked_for(
 
 @every_database
 def test_orphans_that_cannot_be_deleted_are_an_error(
-    service: Service, media: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, media: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Cron sends a mail."""
     FailingStorage.fails = "delete"
     folder = media / "imagelabs" / "ab"
     folder.mkdir(parents=True)
-    (folder / f"{uuid4()}.png").write_bytes(PNG)
+    (folder / f"{uuid4()}.png").write_bytes(IMAGE)
     with pytest.raises(CommandError, match="1 files cannot"):
         prune(capsys, "--orphans", "--delete")
 
 
 @every_database
 def test_a_storage_without_images_has_no_orphans(
-    service: Service, capsys: pytest.CaptureFixture[str]
+    service: FakeService, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On the first day there is no folder."""
     assert prune(capsys, "--orphans").startswith("0 files")
@@ -219,7 +217,9 @@ def left_by_a_killed_process(job: ImageJob, media: Path, data: bytes) -> Path:
     return path
 
 
-def test_a_storage_that_cannot_delete_costs_no_job_its_image(service: Service, media: Path) -> None:
+def test_a_storage_that_cannot_delete_costs_no_job_its_image(
+    service: FakeService, media: Path
+) -> None:
     """It gives the image another name."""
     job = due(ImageJob.objects.start(PROMPT))
     left_by_a_killed_process(job, media, LARGE[:20])
@@ -231,7 +231,7 @@ def test_a_storage_that_cannot_delete_costs_no_job_its_image(service: Service, m
 
 
 def test_a_copy_that_a_killed_process_left_is_used(
-    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is stored twice, also where nothing can be deleted."""
     job = due(ImageJob.objects.start(PROMPT))
@@ -241,7 +241,7 @@ def test_a_copy_that_a_killed_process_left_is_used(
     assert stored(media) == [left]
 
 
-def test_another_file_of_the_same_size_is_replaced(service: Service, media: Path) -> None:
+def test_another_file_of_the_same_size_is_replaced(service: FakeService, media: Path) -> None:
     """A size says little."""
     job = due(ImageJob.objects.start(PROMPT))
     left_by_a_killed_process(job, media, b"x" * len(LARGE))
@@ -250,7 +250,7 @@ def test_another_file_of_the_same_size_is_replaced(service: Service, media: Path
 
 
 def test_a_storage_that_cannot_read_replaces_what_is_there(
-    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some may only write."""
 
@@ -278,7 +278,7 @@ def renaming(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_storage_that_renames_keeps_one_copy(
-    service: Service, media: Path, renaming: None
+    service: FakeService, media: Path, renaming: None
 ) -> None:
     """The process that lost its lease deletes what it has stored."""
     job = due(ImageJob.objects.start(PROMPT))
@@ -295,7 +295,7 @@ def test_a_storage_that_renames_keeps_one_copy(
 
 
 def test_a_copy_under_the_jobs_own_name_is_kept_for_the_next_step(
-    service: Service, media: Path
+    service: FakeService, media: Path
 ) -> None:
     """The other process is about to name it in the row."""
     job = due(ImageJob.objects.start(PROMPT))
@@ -315,12 +315,12 @@ def test_a_copy_under_the_jobs_own_name_is_kept_for_the_next_step(
     ("mode", "thumbnail_mode"), [("RGB", "RGB"), ("RGBA", "RGBA"), ("L", "RGB"), ("I;16", "RGB")]
 )
 def test_a_thumbnail_is_made_once_and_stored_beside_the_image(
-    mode: str, thumbnail_mode: str, service: Service
+    mode: str, thumbnail_mode: str, service: FakeService
 ) -> None:
     """A list of full images would be megabytes."""
     data = io.BytesIO()
     Image.new(mode, (1200, 800)).save(data, "PNG")
-    service.image = lambda _: HttpResponse(200, {}, data.getvalue())
+    service.job().done(data.getvalue())
     job = finished()
     with Image.open(job.thumbnail) as thumbnail:
         assert (thumbnail.format, thumbnail.size) == ("WEBP", (512, 341))
@@ -329,17 +329,17 @@ def test_a_thumbnail_is_made_once_and_stored_beside_the_image(
     assert job.thumbnail.name == f"imagelabs/{job.pk.hex[:2]}/{job.pk}-thumbnail.webp"
 
 
-def test_a_small_image_needs_no_thumbnail(service: Service) -> None:
+def test_a_small_image_needs_no_thumbnail(service: FakeService) -> None:
     """It is as small as one."""
-    service.image = lambda _: HttpResponse(200, {}, large_image(size=(512, 512)))
+    service.job().done(large_image(size=(512, 512)))
     assert not finished().thumbnail
 
 
-def test_an_image_that_pillow_cannot_read_is_kept(service: Service, media: Path) -> None:
+def test_an_image_that_pillow_cannot_read_is_kept(service: FakeService, media: Path) -> None:
     """The image was paid for; a thumbnail is a convenience."""
     broken = bytearray(LARGE)
     broken[60:80] = bytes(20)
-    service.image = lambda _: HttpResponse(200, {}, bytes(broken))
+    service.job().done(bytes(broken))
     job = finished()
     assert job.image.read() == bytes(broken)
     job.image.close()
@@ -347,7 +347,7 @@ def test_an_image_that_pillow_cannot_read_is_kept(service: Service, media: Path)
 
 
 def test_without_pillow_there_are_images_and_no_thumbnails(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is optional."""
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
@@ -355,7 +355,7 @@ def test_without_pillow_there_are_images_and_no_thumbnails(
 
 
 def test_a_thumbnail_that_cannot_be_stored_costs_nothing(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    service: FakeService, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """The image is there."""
     save = FailingStorage._save
@@ -370,7 +370,7 @@ def test_a_thumbnail_that_cannot_be_stored_costs_nothing(
     assert "thumbnail could not be stored" in caplog.text
 
 
-def test_a_thumbnail_of_an_earlier_attempt_is_replaced(service: Service, media: Path) -> None:
+def test_a_thumbnail_of_an_earlier_attempt_is_replaced(service: FakeService, media: Path) -> None:
     """There is one for each job."""
     job = due(ImageJob.objects.start(PROMPT))
     name = f"imagelabs/{job.pk.hex[:2]}/{job.pk}-thumbnail.webp"

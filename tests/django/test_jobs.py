@@ -9,14 +9,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
+from zlib import crc32
 
 import attrs
 import pytest
+from django.conf import settings
 from django.db import DatabaseError, IntegrityError, transaction
 from django.test import override_settings
 from django.utils import timezone
 
-from imagelabs_sdk import APIConnectionError, HttpResponse, ImageRequest, InvalidRequestError
+from imagelabs_sdk import ImageRequest, InvalidRequestError
 from imagelabs_sdk.contrib.django.conf import SettingsError, sweep_settings
 from imagelabs_sdk.contrib.django.lifecycle import (
     advance,
@@ -33,40 +35,28 @@ from imagelabs_sdk.contrib.django.signals import (
     job_unknown,
     jobs_outstanding,
 )
-from tests import faulty
+from imagelabs_sdk.testing import FakeService, SentRequest
+from imagelabs_sdk.testing.script import png
 from tests.django.app.models import Framed, Poster
 from tests.django.app.storage import FailingStorage
 from tests.django.fixtures import (
     ALIASES,
     COOKIE,
+    IMAGE,
     KEY,
     PROMPT,
-    URL,
-    Service,
-    answer,
     at_once,
-    done,
-    down,
+    counts,
     due,
     elsewhere,
-    environment,
     process,
-    running,
-    settings_for,
+    scripted,
     shared_databases,
     stored,
 )
-from tests.faulty import PNG, FaultyServer
 
 db = pytest.mark.django_db(transaction=True)
 shared = pytest.mark.django_db(transaction=True, databases=["default", *ALIASES])
-
-
-@pytest.fixture
-def service(settings: Any) -> Service:
-    service = Service()
-    settings.IMAGELABS = {"default": settings_for(service)}
-    return service
 
 
 @pytest.fixture
@@ -96,8 +86,14 @@ def heard() -> Iterator[list[tuple[str, str]]]:
         one.disconnect(receivers[name])
 
 
+Say = Callable[[FakeService], object]
+Around = Callable[[str], dict[str, str]]
+POLL: dict[str, Any] = {"at": "progress"}
+THRICE: dict[str, Any] = {"at": "progress", "times": 3}
+
+
 def start(**options: Any) -> ImageJob:
-    job: ImageJob = ImageJob.objects.start(PROMPT, **options)
+    job: ImageJob = ImageJob.objects.start(PROMPT, **{"width": 8, "height": 8, **options})
     return job
 
 
@@ -110,7 +106,7 @@ def row(job: ImageJob) -> ImageJob:
 
 @db
 def test_an_image_comes_by_two_steps(
-    service: Service, media: Path, heard: list[tuple[str, str]]
+    service: FakeService, media: Path, heard: list[tuple[str, str]]
 ) -> None:
     """The whole way, as a page goes it."""
     job = start(width=512, height=256, seed=7)
@@ -122,28 +118,29 @@ def test_an_image_comes_by_two_steps(
     job = due(job)
     assert advance(job)
     assert job.state == row(job).state == JobState.DONE
-    assert job.image.read() == PNG
+    assert job.image.read() == png(512, 256)
     assert job.image.name == f"imagelabs/{job.pk.hex[:2]}/{job.pk}.png"
     assert (job.percent, job.status, job.preview_url, job.error) == (100, "Done", "", "")
     assert (job.is_outstanding, job.is_due, job.seconds_until_due) == (False, False, 0.0)
     assert job.finished_at is not None
     job.image.close()
     assert heard == [("succeeded", "done")]
-    assert service.counts == (1, 1, 1)
+    assert counts(service) == (1, 1, 1)
 
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
-def test_the_row_is_committed_before_the_request_leaves(database: str, service: Service) -> None:
+def test_the_row_is_committed_before_the_request_leaves(
+    database: str, service: FakeService
+) -> None:
     """If the process dies then, something must know that the image may be bought."""
     seen: list[str] = []
 
-    def accept(task_id: str) -> HttpResponse:
+    def submitted(_: object) -> None:
         rows = ImageJob.objects.using(database)
         seen.append(elsewhere(lambda: rows.latest("created_at").state))
-        return answer(task_id=task_id)
 
-    service.submit = accept
+    service.on_request = submitted
     manager = ImageJob.objects.db_manager(database)
     manager.start("a lighthouse")
     with transaction.atomic(using=database):
@@ -154,7 +151,7 @@ def test_the_row_is_committed_before_the_request_leaves(database: str, service: 
 
 
 @db
-def test_what_is_rolled_back_is_never_sent(service: Service) -> None:
+def test_what_is_rolled_back_is_never_sent(service: FakeService) -> None:
     """Nobody would know of the image; a savepoint is rolled back alone."""
 
     @transaction.atomic
@@ -174,7 +171,7 @@ def test_what_is_rolled_back_is_never_sent(service: Service) -> None:
 
 @pytest.mark.django_db
 def test_in_a_test_case_the_request_leaves_with_its_callbacks(
-    service: Service, django_capture_on_commit_callbacks: Any
+    service: FakeService, django_capture_on_commit_callbacks: Any
 ) -> None:
     """As for all that waits for a commit."""
     with django_capture_on_commit_callbacks(execute=True):
@@ -201,19 +198,19 @@ def test_in_a_test_case_the_request_leaves_with_its_callbacks(
     ],
 )
 def test_a_value_that_cannot_be_used_stores_and_sends_nothing(
-    options: dict[str, Any], field: str, service: Service
+    options: dict[str, Any], field: str, service: FakeService
 ) -> None:
     """The error names the field, so that a form can show it there."""
     with pytest.raises(InvalidRequestError) as raised:
         ImageJob.objects.start(**{"prompt": "x", **options})
     assert raised.value.field == field
     assert not ImageJob.objects.exists()
-    assert service.counts == (0, 0, 0)
+    assert counts(service) == (0, 0, 0)
 
 
 @db
 def test_a_column_or_an_alias_that_is_not_there_stores_and_sends_nothing(
-    service: Service,
+    service: FakeService,
 ) -> None:
     """A typing error in the code of a site."""
     with pytest.raises(TypeError, match="widht"):
@@ -221,7 +218,7 @@ def test_a_column_or_an_alias_that_is_not_there_stores_and_sends_nothing(
     with pytest.raises(SettingsError, match="nowhere"):
         start(alias="nowhere")
     assert not ImageJob.objects.exists()
-    assert service.counts == (0, 0, 0)
+    assert counts(service) == (0, 0, 0)
 
 
 EVERY_FIELD: dict[str, Any] = {
@@ -242,7 +239,7 @@ EVERY_FIELD: dict[str, Any] = {
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_every_field_of_a_request_comes_back_from_the_database(
-    database: str, service: Service
+    database: str, service: FakeService
 ) -> None:
     """The job's next polls are taken by other processes, with what the row tells."""
     request = ImageRequest(**EVERY_FIELD)
@@ -254,15 +251,15 @@ def test_every_field_of_a_request_comes_back_from_the_database(
     for job in (by_request, by_name):
         assert ImageRequest(**row(job).request) == request
         assert (job.width, job.height) == (request.width, request.height)
-    assert service.wanted[0] == service.wanted[1]
-    assert service.wanted[0]["prompt"] == EVERY_FIELD["prompt"]
-    assert service.wanted[0]["seed"] == "12"
+    first, second = (sent.fields for sent in service.sent)
+    assert first == second
+    assert (first["prompt"], first["seed"]) == (EVERY_FIELD["prompt"], "12")
 
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_a_nul_character_that_a_database_cannot_hold_is_refused(
-    database: str, service: Service
+    database: str, service: FakeService
 ) -> None:
     """PostgreSQL's JSON has none; a form's user sees why."""
     manager = ImageJob.objects.db_manager(database)
@@ -272,12 +269,12 @@ def test_a_nul_character_that_a_database_cannot_hold_is_refused(
         return
     with pytest.raises(InvalidRequestError, match="cannot store"):
         manager.start(odd)
-    assert service.counts == (0, 0, 0)
+    assert counts(service) == (0, 0, 0)
     assert not manager.exists()
 
 
 @db
-def test_a_request_that_is_nested_deeply_is_kept(service: Service) -> None:
+def test_a_request_that_is_nested_deeply_is_kept(service: FakeService) -> None:
     """What JSON can hold, a row can hold."""
     deep: dict[str, Any] = {}
     for _ in range(600):
@@ -286,7 +283,7 @@ def test_a_request_that_is_nested_deeply_is_kept(service: Service) -> None:
 
 
 @db
-def test_a_button_pressed_twice_buys_one_image(service: Service) -> None:
+def test_a_button_pressed_twice_buys_one_image(service: FakeService) -> None:
     """The form's id is the row's; what the second press asks for does not matter."""
     key = uuid4()
     first, second = start(id=key), ImageJob.objects.start("another", id=key)
@@ -297,7 +294,9 @@ def test_a_button_pressed_twice_buys_one_image(service: Service) -> None:
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
-def test_a_button_pressed_by_eight_at_once_buys_one_image(database: str, service: Service) -> None:
+def test_a_button_pressed_by_eight_at_once_buys_one_image(
+    database: str, service: FakeService
+) -> None:
     """Impatient people, and proxies that repeat a request."""
     key = UUID(int=7)
     manager = ImageJob.objects.db_manager(database)
@@ -307,7 +306,7 @@ def test_a_button_pressed_by_eight_at_once_buys_one_image(database: str, service
 
 
 @db
-def test_a_row_that_the_database_refuses_is_not_sent(service: Service) -> None:
+def test_a_row_that_the_database_refuses_is_not_sent(service: FakeService) -> None:
     """A rule of the site's own, such as a title that is taken."""
     Poster.objects.start(PROMPT, title="The Pier")
     with pytest.raises(IntegrityError):
@@ -317,7 +316,7 @@ def test_a_row_that_the_database_refuses_is_not_sent(service: Service) -> None:
 
 @db
 def test_a_model_of_the_sites_own_has_columns_of_its_own(
-    service: Service, media: Path, heard: list[tuple[str, str]]
+    service: FakeService, media: Path, heard: list[tuple[str, str]]
 ) -> None:
     """Which job belongs to whom is the site's business."""
     job = due(Poster.objects.start(PROMPT, title="The Pier"))
@@ -334,25 +333,22 @@ def test_a_model_of_the_sites_own_has_columns_of_its_own(
 
 @db
 @pytest.mark.parametrize(
-    ("reply", "state", "code"),
+    ("say", "state", "code"),
     [
-        (lambda _: answer(422, error="no such size"), "failed", "APIStatusError"),
-        (lambda _: answer(200, error="no"), "failed", "APIResponseError"),
-        (lambda _: answer(429), "failed", "RateLimitError"),
-        (lambda _: answer(500), "unknown", "APIStatusError"),
-        (lambda _: HttpResponse(200, {}, b"<html>"), "unknown", "SubmissionUnknownError"),
-        (down, "unknown", "SubmissionUnknownError"),
+        (lambda s: s.refuses("no such size"), "failed", "APIStatusError"),
+        (lambda s: s.answers({"error": "no"}), "failed", "APIResponseError"),
+        (lambda s: s.rate_limited(), "failed", "RateLimitError"),
+        (lambda s: s.unreachable(), "failed", "APIConnectionError"),
+        (lambda s: s.refuses(status=500), "unknown", "APIStatusError"),
+        (lambda s: s.html(), "unknown", "SubmissionUnknownError"),
+        (lambda s: s.drops_connection(), "unknown", "SubmissionUnknownError"),
     ],
 )
 def test_a_failed_submit_is_in_the_row_and_is_not_sent_again(
-    reply: Callable[[str], HttpResponse],
-    state: str,
-    code: str,
-    service: Service,
-    heard: list[tuple[str, str]],
+    say: Say, state: str, code: str, service: FakeService, heard: list[tuple[str, str]]
 ) -> None:
-    """Refused is one thing; what is unclear may have been bought."""
-    service.submit = reply
+    """Refused, or surely never sent, is one thing; what is unclear may have been bought."""
+    say(service)
     job = start()
     assert (job.state, job.error_code) == (state, code)
     assert job.error
@@ -360,33 +356,15 @@ def test_a_failed_submit_is_in_the_row_and_is_not_sent_again(
     assert heard == [(state, state)]
     assert not job.is_outstanding
     assert not advance(job)
-    assert service.counts == (1, 0, 0)
-
-
-@db
-def test_a_request_that_surely_never_left_has_failed(service: Service) -> None:
-    """It may be asked for again with no risk."""
-
-    def refuse(_: str) -> HttpResponse:
-        raise APIConnectionError("connection refused", delivered="no")
-
-    service.submit = refuse
-    job = start()
-    assert (job.state, job.error_code) == ("failed", "APIConnectionError")
+    assert counts(service) == (1, 0, 0)
 
 
 @db
 def test_a_transport_that_fails_in_its_own_way_leaves_no_row_waiting(
-    service: Service, caplog: pytest.LogCaptureFixture, heard: list[tuple[str, str]]
+    service: FakeService, caplog: pytest.LogCaptureFixture, heard: list[tuple[str, str]]
 ) -> None:
     """It may have sent the request before; others in the same transaction are sent all the same."""
-
-    def crash(task_id: str) -> HttpResponse:
-        if task_id == "task-1":
-            raise ValueError("out of ideas")
-        return answer(task_id=task_id)
-
-    service.submit = crash
+    service.job().answers(ValueError("out of ideas"))
     with transaction.atomic():
         first, second = start(), start()
     assert (first.state, first.error_code, first.error) == ("unknown", "ValueError", "")
@@ -397,7 +375,7 @@ def test_a_transport_that_fails_in_its_own_way_leaves_no_row_waiting(
 
 @db
 def test_a_database_that_fails_after_the_submit_leaves_the_task_in_the_log(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: FakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The image is bought; nobody else knows its name."""
 
@@ -412,30 +390,31 @@ def test_a_database_that_fails_after_the_submit_leaves_the_task_in_the_log(
     assert row(job).state == JobState.SUBMITTING
     assert advance(due(job))
     assert row(job).state == JobState.UNKNOWN
-    assert service.counts == (1, 0, 0)
+    assert counts(service) == (1, 0, 0)
 
 
 @db
 def test_an_answer_that_comes_after_the_lease_is_taken_all_the_same(
-    service: Service, heard: list[tuple[str, str]]
+    service: FakeService, heard: list[tuple[str, str]]
 ) -> None:
     """The row was given up as unknown; now it is known."""
 
-    def late(task_id: str) -> HttpResponse:
+    def late(_: object) -> None:
         assert advance(due(ImageJob.objects.get()))
         assert ImageJob.objects.get().state == JobState.UNKNOWN
-        return answer(task_id=task_id)
 
-    service.submit = late
+    service.on_request = late
     job = start()
     assert (job.state, job.error, job.finished_at) == ("running", "", None)
     assert row(job).task_id == "task-1"
     assert row(job).is_outstanding
-    assert service.counts == (1, 0, 0)
+    assert counts(service) == (1, 0, 0)
 
 
 @db
-def test_a_row_that_has_its_task_is_not_overwritten_by_a_second_submit(service: Service) -> None:
+def test_a_row_that_has_its_task_is_not_overwritten_by_a_second_submit(
+    service: FakeService,
+) -> None:
     """Whoever calls `submit` again by mistake has bought twice, but loses no job."""
     job = start()
     submit(job)
@@ -454,24 +433,24 @@ def in_eight_tabs(job: ImageJob) -> list[bool]:
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_eight_tabs_at_once_cost_one_poll(
-    database: str, service: Service, media: Path, heard: list[tuple[str, str]]
+    database: str, service: FakeService, media: Path, heard: list[tuple[str, str]]
 ) -> None:
     """Each has a connection of its own and has read the same row."""
-    job = due(ImageJob.objects.db_manager(database).start(PROMPT))
+    job = due(ImageJob.objects.db_manager(database).start(PROMPT, width=8, height=8))
     assert sum(in_eight_tabs(job)) == 1
     assert row(job).state == JobState.DONE
     assert heard == [("succeeded", "done")]
-    assert [path.read_bytes() for path in stored(media)] == [PNG]
-    assert service.counts == (1, 1, 1)
+    assert [path.read_bytes() for path in stored(media)] == [IMAGE]
+    assert counts(service) == (1, 1, 1)
 
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_a_model_that_shares_its_parents_table_is_polled_by_one_too(
-    database: str, service: Service, media: Path
+    database: str, service: FakeService, media: Path
 ) -> None:
     """Django updates such a row in two statements, between which another could claim it."""
-    service.progress = lambda _: running()
+    service.never_finishes()
     job = due(Framed.objects.db_manager(database).start(PROMPT, title="The Pier"))
     for _ in range(5):
         assert sum(in_eight_tabs(job)) == 1
@@ -480,27 +459,26 @@ def test_a_model_that_shares_its_parents_table_is_polled_by_one_too(
 
 
 @db
-def test_a_poll_again_before_it_is_due_costs_nothing(service: Service, media: Path) -> None:
+def test_a_poll_again_before_it_is_due_costs_nothing(service: FakeService, media: Path) -> None:
     """A page may be loaded as often as one likes, before and after the end."""
-    service.progress = lambda _: running(0.25, current_image_url="https://images.test/half.png")
+    service.progress(0.25, preview=IMAGE).done()
     job = due(start())
     assert advance(job)
     assert (job.state, job.status, job.percent) == ("running", "Processing", 25)
-    assert job.preview_url == "https://images.test/half.png"
+    assert job.preview_url == f"{service.url}/previews/task-1?{crc32(IMAGE):x}"
     ImageJob.objects.update(next_poll_at=timezone.now() + timedelta(seconds=60))
     job = row(job)
     assert 50 < job.seconds_until_due <= 60
     assert not advance(job)
-    service.progress = done
     job = due(job)
     assert advance(job)
     assert [advance(job), advance(row(job))] == [False, False]
-    assert service.counts == (1, 2, 1)
+    assert counts(service) == (1, 2, 1)
 
 
 @db
 def test_a_tab_that_came_too_late_sees_what_the_other_has_found(
-    service: Service, media: Path
+    service: FakeService, media: Path
 ) -> None:
     """Its page shows the image, not the poll that it did not get."""
     job = due(start())
@@ -513,7 +491,7 @@ def test_a_tab_that_came_too_late_sees_what_the_other_has_found(
 
 @db
 def test_whoever_outlives_the_lease_settles_and_tells_nothing(
-    service: Service, media: Path, heard: list[tuple[str, str]]
+    service: FakeService, media: Path, heard: list[tuple[str, str]]
 ) -> None:
     """A process that hung must not overwrite what another has found meanwhile."""
     job = due(start())
@@ -527,7 +505,7 @@ def test_whoever_outlives_the_lease_settles_and_tells_nothing(
 
 
 @db
-def test_whoever_outlives_the_lease_does_not_undo_another_claim(service: Service) -> None:
+def test_whoever_outlives_the_lease_does_not_undo_another_claim(service: FakeService) -> None:
     """Its answer is older than the one that is on its way."""
     job = due(start())
     claim(job)
@@ -541,16 +519,15 @@ def test_whoever_outlives_the_lease_does_not_undo_another_claim(service: Service
 
 @db
 def test_a_tab_that_saw_the_job_being_submitted_does_not_take_its_task_away(
-    service: Service,
+    service: FakeService,
 ) -> None:
     """The lease of a slow sender ends; its answer comes between the tab's reading and its step."""
     stale: list[ImageJob] = []
 
-    def late(task_id: str) -> HttpResponse:
+    def late(_: object) -> None:
         stale.append(due(ImageJob.objects.get()))
-        return answer(task_id=task_id)
 
-    service.submit = late
+    service.on_request = late
     job = due(start())
     assert not advance(stale[0])
     assert (row(job).state, row(job).task_id) == ("running", "task-1")
@@ -558,17 +535,17 @@ def test_a_tab_that_saw_the_job_being_submitted_does_not_take_its_task_away(
 
 
 @db
-def test_a_job_that_was_put_to_rest_by_hand_stays_there(service: Service) -> None:
+def test_a_job_that_was_put_to_rest_by_hand_stays_there(service: FakeService) -> None:
     """A site's own "cancel"; a tab that has read the row before must not wake it."""
     job = due(start())
     ImageJob.objects.update(next_poll_at=None)
     assert not advance(job)
     assert not row(job).is_outstanding
-    assert service.counts == (1, 0, 0)
+    assert counts(service) == (1, 0, 0)
 
 
 @db
-def test_a_claim_is_a_lease(service: Service) -> None:
+def test_a_claim_is_a_lease(service: FakeService) -> None:
     """If the process dies, the row is due again by itself, and not before."""
     job = due(start())
     before = timezone.now()
@@ -586,7 +563,7 @@ def test_a_claim_is_a_lease(service: Service) -> None:
 
 @db
 def test_when_the_lease_is_over_nothing_is_stored(
-    service: Service, media: Path, caplog: pytest.LogCaptureFixture
+    service: FakeService, media: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Somebody else may begin to store the same image any moment."""
     work = claim(due(start()))
@@ -598,17 +575,17 @@ def test_when_the_lease_is_over_nothing_is_stored(
 
 
 @db
-def test_a_poll_in_a_transaction_is_refused(service: Service) -> None:
+def test_a_poll_in_a_transaction_is_refused(service: FakeService) -> None:
     """Others would not see the claim, and would wait for the row as long as the service does."""
     job = due(start())
     with transaction.atomic(), pytest.raises(RuntimeError, match="in a transaction"):
         advance(job)
-    assert service.counts == (1, 0, 0)
+    assert counts(service) == (1, 0, 0)
 
 
 @shared
 def test_a_row_that_was_read_from_a_replica_is_claimed_where_rows_are_written(
-    service: Service, media: Path
+    service: FakeService, media: Path
 ) -> None:
     """A replica is read-only, or worse: it is not."""
     job = due(start())
@@ -630,20 +607,21 @@ class Replicated:
 
 @db
 def test_a_row_deleted_in_the_middle_of_a_poll_leaves_no_image(
-    service: Service, media: Path
+    service: FakeService, media: Path
 ) -> None:
     """Whoever deletes their job does not want its image kept where nobody finds it."""
 
-    def delete(_: str) -> HttpResponse:
-        ImageJob.objects.all().delete()
-        return HttpResponse(200, {}, PNG)
+    def delete(sent: SentRequest) -> None:
+        if sent.at == "image":
+            ImageJob.objects.all().delete()
 
+    service.job().done()
+    service.never_finishes()
+    service.on_request = delete
     job = due(start())
-    service.image = delete
     with pytest.raises(ImageJob.DoesNotExist):
         advance(job)
     assert stored(media) == []
-    service.progress = lambda _: running()
     job = due(start())
     work = claim(job)
     assert work is not None
@@ -657,22 +635,18 @@ def test_a_row_deleted_in_the_middle_of_a_poll_leaves_no_image(
 
 @db
 @pytest.mark.parametrize(
-    ("reply", "code", "said"),
+    ("say", "code", "said"),
     [
-        (lambda _: answer(status="Error: too dark"), "JobFailedError", "too dark"),
-        (lambda _: answer(status="Done"), "JobFailedError", "names no image"),
-        (lambda _: answer(404, error="no such task"), "APIStatusError", "no such task"),
+        (lambda s: s.fails("too dark"), "JobFailedError", "too dark"),
+        (lambda s: s.answers({"status": "Done"}, **POLL), "JobFailedError", "names no image"),
+        (lambda s: s.refuses("no such task", status=404, **POLL), "APIStatusError", "no such task"),
     ],
 )
 def test_what_is_hopeless_ends_the_job(
-    reply: Callable[[str], HttpResponse],
-    code: str,
-    said: str,
-    service: Service,
-    heard: list[tuple[str, str]],
+    say: Say, code: str, said: str, service: FakeService, heard: list[tuple[str, str]]
 ) -> None:
     """Failed, done without an image, forgotten: no further poll would help."""
-    service.progress = reply
+    say(service)
     job = due(start())
     assert advance(job)
     assert (row(job).state, row(job).error_code) == ("failed", code)
@@ -682,9 +656,9 @@ def test_what_is_hopeless_ends_the_job(
 
 
 @db
-def test_a_failure_that_two_polls_report_ends_the_job(service: Service) -> None:
+def test_a_failure_that_two_polls_report_ends_the_job(service: FakeService) -> None:
     """Each poll is a process of its own; the row remembers what the last one said."""
-    service.progress = lambda _: answer(status="Generation failed")
+    service.answers({"status": "Generation failed"}, at="progress")
     job = due(start())
     assert advance(job)
     assert row(job).state == "running"
@@ -695,20 +669,20 @@ def test_a_failure_that_two_polls_report_ends_the_job(service: Service) -> None:
 
 @db
 @pytest.mark.parametrize(
-    ("reply", "code"),
+    ("say", "code"),
     [
-        (down, "APIConnectionError"),
-        (lambda _: answer(503), "APIStatusError"),
-        (lambda _: HttpResponse(200, {}, b"<html>"), "APIResponseError"),
-        (lambda _: HttpResponse(403, {"cf-mitigated": "challenge"}), "ChallengeError"),
+        (lambda s: s.drops_connection(**THRICE), "APIConnectionError"),
+        (lambda s: s.refuses(status=503, **THRICE), "APIStatusError"),
+        (lambda s: s.html(**THRICE), "APIResponseError"),
+        (lambda s: s.challenge(**THRICE), "ChallengeError"),
     ],
 )
 def test_a_service_in_trouble_is_asked_later_and_later(
-    reply: Callable[[str], HttpResponse], code: str, service: Service, media: Path, settings: Any
+    say: Say, code: str, service: FakeService, media: Path, settings: Any
 ) -> None:
     """The job behind it is healthy, for all we know."""
-    settings.IMAGELABS = {"default": settings_for(service, poll_interval=2.0)}
-    service.progress = reply
+    settings.IMAGELABS = {"default": scripted(poll_interval=2.0)}
+    say(service)
     job, pauses = start(), []
     for failures in (1, 2, 3):
         job = due(job)
@@ -717,27 +691,26 @@ def test_a_service_in_trouble_is_asked_later_and_later(
         pauses.append(job.seconds_until_due)
     assert pauses == sorted(pauses)
     assert pauses[0] < pauses[2] <= 60
-    service.progress = done
     job = due(job)
     assert advance(job)
     assert (job.state, job.failures, job.error_code, job.error) == ("done", 0, "", "")
 
 
 @db
-def test_a_poll_that_has_no_time_left_is_taken_later(service: Service) -> None:
+def test_a_poll_that_has_no_time_left_is_taken_later(service: FakeService) -> None:
     """It says nothing about the job."""
     job = due(start())
-    assert advance(job, timeout=1e-9)
+    assert advance(job, timeout=0)
     assert (job.state, job.error_code, job.failures) == ("running", "JobTimeoutError", 1)
-    assert service.counts == (1, 0, 0)
+    assert counts(service) == (1, 0, 0)
 
 
 @db
-def test_a_strategy_that_answers_nonsense_fails_no_job(service: Service, settings: Any) -> None:
+def test_a_strategy_that_answers_nonsense_fails_no_job(service: FakeService, settings: Any) -> None:
     """It is a mistake in the settings; the job is healthy."""
+    service.never_finishes()
     job = due(start())
-    settings.IMAGELABS = {"default": settings_for(service, poll_interval=None, polling=Nonsense())}
-    service.progress = lambda _: running()
+    settings.IMAGELABS = {"default": scripted(poll_interval=None, polling=Nonsense())}
     assert advance(job)
     assert (job.state, job.error_code) == ("running", "InvalidRequestError")
 
@@ -751,10 +724,10 @@ class Nonsense:
 
 @db
 def test_a_job_still_running_when_patience_ends_is_given_up(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for ever; the row says that it may yet finish."""
-    service.progress = lambda _: running()
+    service.never_finishes()
     job = due(start())
     monkeypatch.setattr(ImageJob, "give_up_after", timedelta(0))
     assert advance(job)
@@ -764,10 +737,10 @@ def test_a_job_still_running_when_patience_ends_is_given_up(
 
 @db
 def test_a_service_down_when_patience_ends_gives_the_job_up(
-    service: Service, monkeypatch: pytest.MonkeyPatch, heard: list[tuple[str, str]]
+    service: FakeService, monkeypatch: pytest.MonkeyPatch, heard: list[tuple[str, str]]
 ) -> None:
     """With the reason, which is not the job's."""
-    service.progress = down
+    service.drops_connection(at="progress")
     job = due(start())
     monkeypatch.setattr(ImageJob, "give_up_after", timedelta(0))
     assert advance(job)
@@ -777,34 +750,38 @@ def test_a_service_down_when_patience_ends_gives_the_job_up(
 
 @db
 def test_patience_may_have_no_end(
-    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`timedelta.max` is how one says it."""
     monkeypatch.setattr(ImageJob, "give_up_after", timedelta.max)
-    service.progress = lambda _: running()
+    service.progress(0.5).drops_connection()
     job = due(start())
     assert advance(job)
-    service.progress = down
     job = due(job)
     assert advance(job)
     assert job.state == JobState.RUNNING
 
 
 @db
-def test_a_preview_that_no_column_should_hold_is_left_out(service: Service) -> None:
+def test_a_preview_that_no_column_should_hold_is_left_out(service: FakeService) -> None:
     """The address comes from the service, and may be anything."""
-    job = start()
     for odd in ("https://x.test/" + 5000 * "x", "https://x.test:port/", None):
-        service.progress = lambda _, odd=odd: running(current_image_url=odd)  # type: ignore[misc]
+        service.answers({"status": "Processing", "current_image_url": odd}, at="progress")
+    job = start()
+    for _ in range(3):
         job = due(job)
         assert advance(job)
         assert row(job).preview_url == ""
 
 
 @db
-def test_jobs_are_polled_again_by_hand(service: Service, media: Path) -> None:
+def test_jobs_are_polled_again_by_hand(service: FakeService, media: Path) -> None:
     """The service may have drawn what was given up; a poll under way is left alone."""
-    service.progress = lambda _: answer(404)
+    service.job().refuses(status=404, at="progress", times=1)
+    for _ in ("waiting", "polled"):
+        service.job().done()
+    service.job().refuses(status=500)
+    service.job().refuses()
     given_up = due(start())
     advance(given_up)
     assert given_up.state == JobState.FAILED
@@ -813,12 +790,8 @@ def test_jobs_are_polled_again_by_hand(service: Service, media: Path) -> None:
         next_poll_at=timezone.now() + timedelta(seconds=30)
     )
     claim(polled)
-    service.submit = lambda _: answer(500)
-    unknown = start()
-    service.submit = lambda _: answer(422)
-    refused = start()
+    unknown, refused = start(), start()
     assert poll_now(ImageJob.objects.all()) == 2
-    service.progress = done
     due_now = [job for job in ImageJob.objects.all() if job.is_due]
     assert {job.pk for job in due_now} == {given_up.pk, waiting.pk}
     for job in due_now:
@@ -835,7 +808,7 @@ def test_jobs_are_polled_again_by_hand(service: Service, media: Path) -> None:
 @pytest.mark.parametrize("what", ["exists", "save"])
 def test_a_storage_that_fails_gets_the_image_later_and_once(
     what: str,
-    service: Service,
+    service: FakeService,
     storage: type[FailingStorage],
     media: Path,
     heard: list[tuple[str, str]],
@@ -844,7 +817,7 @@ def test_a_storage_that_fails_gets_the_image_later_and_once(
     job = due(start())
     left = media / "imagelabs" / job.pk.hex[:2] / f"{job.pk}.png"
     left.parent.mkdir(parents=True)
-    left.write_bytes(PNG[:20])
+    left.write_bytes(IMAGE[:20])
     storage.fails = what
     assert advance(job)
     assert (job.state, job.error_code, job.error) == ("running", "OSError", "")
@@ -854,41 +827,42 @@ def test_a_storage_that_fails_gets_the_image_later_and_once(
     job = due(job)
     assert advance(job)
     assert job.state == JobState.DONE
-    assert [path.read_bytes() for path in stored(media)] == [PNG]
+    assert [path.read_bytes() for path in stored(media)] == [IMAGE]
     assert heard == [("succeeded", "done")]
-    assert service.counts == (1, 2, 2)
+    assert counts(service) == (1, 2, 2)
 
 
 @db
 @pytest.mark.parametrize(
-    "reply",
-    [lambda _: answer(404), lambda _: HttpResponse(200, {}, b"<html>"), lambda _: answer(403)],
+    "say",
+    [
+        lambda s: s.refuses(status=404, at="image", times=2),
+        lambda s: s.refuses(status=403, at="image", times=2),
+        lambda s: s.html(at="image", times=1),
+    ],
 )
 def test_an_image_that_cannot_be_fetched_is_fetched_later(
-    reply: Callable[[str], HttpResponse], service: Service, media: Path
+    say: Say, service: FakeService, media: Path
 ) -> None:
     """The job is done; its image is worth another try."""
-    service.image = reply
+    say(service)
     job = due(start())
     assert advance(job)
     assert (job.state, job.error_code) == ("running", "DownloadError")
-    service.image = lambda _: HttpResponse(200, {}, PNG)
     job = due(job)
     assert advance(job)
     assert job.state == JobState.DONE
-    assert [path.read_bytes() for path in stored(media)] == [PNG]
+    assert [path.read_bytes() for path in stored(media)] == [IMAGE]
 
 
 @db
-def test_a_link_that_has_expired_is_asked_for_anew(service: Service, media: Path) -> None:
+def test_a_link_that_has_expired_is_asked_for_anew(service: FakeService, media: Path) -> None:
     """Within the same step."""
-    links = iter([f"{URL}/stale.png", f"{URL}/fresh.png"])
-    service.progress = lambda _: answer(status="Done", final_image_url=next(links))
-    service.image = lambda name: answer(403) if name == "stale" else HttpResponse(200, {}, PNG)
+    service.link_expires()
     job = due(start())
     assert advance(job)
     assert job.state == JobState.DONE
-    assert service.counts == (1, 2, 2)
+    assert counts(service) == (1, 2, 2)
 
 
 # Who is told, and of what --------------------------------------------------------------------
@@ -896,7 +870,10 @@ def test_a_link_that_has_expired_is_asked_for_anew(service: Service, media: Path
 
 @db
 def test_a_receiver_that_fails_harms_nobody(
-    service: Service, media: Path, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
+    service: FakeService,
+    media: Path,
+    heard: list[tuple[str, str]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The image is stored; a mail that cannot be sent does not change that."""
 
@@ -917,7 +894,7 @@ def test_a_receiver_that_fails_harms_nobody(
 
 
 @db
-def test_a_signal_waits_for_the_commit(service: Service, heard: list[tuple[str, str]]) -> None:
+def test_a_signal_waits_for_the_commit(service: FakeService, heard: list[tuple[str, str]]) -> None:
     """Whoever settles in a transaction may yet roll it back."""
     job = due(start())
     work = claim(job)
@@ -930,26 +907,28 @@ def test_a_signal_waits_for_the_commit(service: Service, heard: list[tuple[str, 
 
 @db
 def test_no_secret_is_told_by_a_row_or_a_log(
-    service: Service, storage: type[FailingStorage], caplog: pytest.LogCaptureFixture
+    service: FakeService, storage: type[FailingStorage], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Prompts, cookies and signed addresses, though the service and the storage quote them."""
     caplog.set_level(logging.DEBUG, logger="imagelabs_sdk")
     quoted = f"cannot draw {PROMPT} for {COOKIE}"
-    replies: list[Callable[[str], HttpResponse]] = [
-        lambda _: answer(503, error=quoted),
-        lambda _: answer(status=f"Queue: {quoted}"),
-        done,
-        lambda _: answer(status=f"Error: {quoted}"),
-    ]
-    service.image = lambda _: answer(404, error=quoted)
+    signed = {"status": "Done", "final_image_url": f"/images/task-1-1.png?key={KEY}"}
+    (
+        service.job()
+        .refuses(quoted, status=503, at="progress", times=1)
+        .progress(0.5, status=f"Queue: {quoted}")
+        .answers(signed, times=2)
+        .refuses(quoted, status=404, at="image", times=2)
+        .fails(quoted)
+    )
+    service.refuses(quoted)
     job = start()
     said = []
-    for reply in replies:
-        service.progress = reply
+    for code in ("APIStatusError", "", "DownloadError", "JobFailedError"):
         job = due(job)
         assert advance(job)
+        assert job.error_code == code
         said.append(f"{job.status} {job.error} {job.error_code}")
-    service.submit = lambda _: answer(422, error=quoted)
     refused = start()
     said.append(f"{refused.error} {refused!r}")
     told = "\n".join([*said, caplog.text])
@@ -959,19 +938,15 @@ def test_no_secret_is_told_by_a_row_or_a_log(
 
 @db
 def test_what_a_foreign_error_says_is_not_shown(
-    service: Service, storage: type[FailingStorage]
+    service: FakeService, storage: type[FailingStorage]
 ) -> None:
     """It may hold anything, and a row is shown to people; its class is enough."""
     storage.fails = "save"
+    odd = type("An" + 100 * "Odd" + "Error", (Exception,), {})
+    service.done().answers(odd(), at="progress")
     job = due(start())
     assert advance(job)
     assert (job.error_code, job.error) == ("OSError", "")
-    odd = type("An" + 100 * "Odd" + "Error", (Exception,), {})
-
-    def fail(_: str) -> HttpResponse:
-        raise odd
-
-    service.progress = fail
     job = due(job)
     assert advance(job)
     assert len(row(job).error_code) == 64
@@ -979,14 +954,14 @@ def test_what_a_foreign_error_says_is_not_shown(
 
 @db
 def test_an_alias_that_has_left_the_settings_is_told_and_its_jobs_wait(
-    service: Service, settings: Any, media: Path
+    service: FakeService, settings: Any, media: Path
 ) -> None:
     """A mistake in a deployment must not end jobs that are paid for."""
     job = due(start())
-    settings.IMAGELABS = {"another": settings_for(service)}
+    settings.IMAGELABS = {"another": scripted()}
     assert advance(job)
     assert (job.state, job.error_code) == ("running", "SettingsError")
-    settings.IMAGELABS = {"default": settings_for(service)}
+    settings.IMAGELABS = {"default": scripted()}
     job = due(job)
     assert advance(job)
     assert job.state == JobState.DONE
@@ -996,20 +971,19 @@ def test_an_alias_that_has_left_the_settings_is_told_and_its_jobs_wait(
 
 
 @db
-def test_an_image_that_comes_in_time_is_there_at_once(service: Service, media: Path) -> None:
+def test_an_image_that_comes_in_time_is_there_at_once(service: FakeService, media: Path) -> None:
     """A fast service needs no page in between."""
-    replies = iter([running(0.5), running(0.9)])
-    service.progress = lambda task_id: next(replies, None) or done(task_id)
+    service.progress(0.5, 0.9).done(IMAGE)
     job = ImageJob.objects.generate_or_defer(PROMPT, wait=10)
-    assert job.image.read() == PNG
+    assert job.image.read() == IMAGE
     job.image.close()
-    assert service.counts == (1, 3, 1)
+    assert counts(service) == (1, 3, 1)
 
 
 @db
-def test_an_image_that_takes_longer_is_left_to_its_page(service: Service) -> None:
+def test_an_image_that_takes_longer_is_left_to_its_page(service: FakeService) -> None:
     """The view answers when the wait is over, with a row that goes on."""
-    service.progress = lambda _: running(0.5)
+    service.never_finishes()
     job = ImageJob.objects.generate_or_defer(PROMPT, wait=0.1)
     assert (job.state, bool(job.image)) == ("running", False)
     assert job.is_outstanding
@@ -1018,18 +992,18 @@ def test_an_image_that_takes_longer_is_left_to_its_page(service: Service) -> Non
 
 @db
 @pytest.mark.parametrize("code", [422, 500])
-def test_a_request_that_was_not_accepted_is_not_waited_for(code: int, service: Service) -> None:
+def test_a_request_that_was_not_accepted_is_not_waited_for(code: int, service: FakeService) -> None:
     """Nothing will come."""
-    service.submit = lambda _: answer(code)
+    service.refuses(status=code)
     job = ImageJob.objects.generate_or_defer(PROMPT, wait=20)
     assert not job.is_outstanding
-    assert service.counts == (1, 0, 0)
+    assert counts(service) == (1, 0, 0)
 
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_what_somebody_else_settles_meanwhile_is_seen(
-    database: str, service: Service, media: Path
+    database: str, service: FakeService, media: Path
 ) -> None:
     """The same button, pressed in two tabs: the second waits for the first one's image."""
     manager, key = ImageJob.objects.db_manager(database), uuid4()
@@ -1040,19 +1014,19 @@ def test_what_somebody_else_settles_meanwhile_is_seen(
 
     names = at_once(2, wait)
     assert names[0] == names[1] != ""
-    assert service.counts == (1, 1, 1)
+    assert counts(service) == (1, 1, 1)
 
 
 @db
-def test_in_a_transaction_there_is_nothing_to_wait_for(service: Service) -> None:
+def test_in_a_transaction_there_is_nothing_to_wait_for(service: FakeService) -> None:
     """Nothing leaves before its end; a warning says what to do about it."""
     with transaction.atomic():
         with pytest.warns(RuntimeWarning, match="non_atomic_requests") as warned:
             job = ImageJob.objects.generate_or_defer(PROMPT, wait=20)
-        assert service.counts == (0, 0, 0)
+        assert counts(service) == (0, 0, 0)
     assert {warning.filename for warning in warned} == {__file__}
     assert job.state == JobState.RUNNING
-    assert service.counts == (1, 0, 0)
+    assert counts(service) == (1, 0, 0)
 
 
 # Processes that are killed -------------------------------------------------------------------
@@ -1075,40 +1049,31 @@ FileSystemStorage._save = _save
 """
 
 
-def killed(code: str, around: dict[str, str], server: FaultyServer, at: str = "") -> None:
+def killed(code: str, around: dict[str, str], service: FakeService, at: str | None = None) -> None:
     """Run `code` in a process that is killed when it asks `at`, at the latest."""
     with process(around, "-c", code) as child:
 
-        def kill(wire: faulty.Wire) -> None:
-            os.kill(child.pid, signal.SIGKILL)
-            wire.hang()
+        def kill(sent: SentRequest) -> None:
+            if sent.at == at:
+                os.kill(child.pid, signal.SIGKILL)
 
-        if at:
-            before, server.scripts[at] = server.scripts[at], [kill]
+        service.on_request = kill
         said, _ = child.communicate(timeout=30)
-        if at:
-            server.scripts[at] = before
+        service.on_request = None
     assert child.returncode == -signal.SIGKILL, said
-
-
-@pytest.fixture
-def served(server: FaultyServer, settings: Any) -> FaultyServer:
-    options = {"base_url": server.url, "allow_private_hosts": True, "poll_interval": 0.01}
-    settings.IMAGELABS = {"default": {"OPTIONS": options}}
-    return server
 
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 @pytest.mark.parametrize("sent", [0, 1])
 def test_a_sender_killed_leaves_a_row_that_nobody_sends_again(
-    sent: int, database: str, served: FaultyServer, media: Path, heard: list[tuple[str, str]]
+    sent: int, database: str, service: FakeService, around: Around, heard: list[tuple[str, str]]
 ) -> None:
     """Between the row and the request, or between the request and its answer: who can tell?"""
     before = "RequestsTransport.send = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
     code = BEGIN + "from imagelabs_sdk import RequestsTransport\n" + ("" if sent else before)
     code += "ImageJob.objects.start('a lighthouse')"
-    killed(code, environment(database, served, media), served, "/txt2img")
+    killed(code, around(database), service, "submit")
     job = ImageJob.objects.using(database).get()
     assert (job.state, job.is_due) == (JobState.SUBMITTING, False)
     job = due(job)  # the lease has ended
@@ -1117,27 +1082,25 @@ def test_a_sender_killed_leaves_a_row_that_nobody_sends_again(
     assert not job.is_outstanding
     assert not advance(job)
     assert heard == [("unknown", "unknown")]
-    assert served.count("/txt2img") == sent
-    assert served.count("/progress") == 0
+    assert counts(service) == (sent, 0, 0)
 
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
-@pytest.mark.parametrize("at", ["/progress", "/image.png", "storing"])
+@pytest.mark.parametrize("at", ["progress", "image", "storing"])
 def test_a_process_killed_in_a_step_leaves_the_row_due_again(
-    at: str, database: str, served: FaultyServer, media: Path, heard: list[tuple[str, str]]
+    at: str, database: str, service: FakeService, around: Around, heard: list[tuple[str, str]]
 ) -> None:
     """Whoever comes next settles it once, with one whole image."""
-    job = due(ImageJob.objects.db_manager(database).start("a lighthouse"))
+    job = due(ImageJob.objects.db_manager(database).start("a lighthouse", width=8, height=8))
     code = BEGIN + (DIE_STORING if at == "storing" else "") + "advance(ImageJob.objects.get())"
-    path = "" if at == "storing" else at
-    killed(code, environment(database, served, media), served, path)
+    killed(code, around(database), service, at)
     left = row(job)
     assert (left.state, left.attempts, left.is_outstanding) == ("running", 1, True)
     assert not left.is_due
     job = due(job)  # the lease has ended
     assert advance(job)
     assert row(job).state == JobState.DONE
-    assert [path.read_bytes() for path in stored(media)] == [PNG]
+    assert [path.read_bytes() for path in stored(Path(settings.MEDIA_ROOT))] == [IMAGE]
     assert heard == [("succeeded", "done")]
-    assert served.count("/txt2img") == 1
+    assert service.count("submit") == 1

@@ -19,9 +19,9 @@ from imagelabs_sdk import ImageRequest
 from imagelabs_sdk.contrib.django.forms import MAX_PROMPT, StartForm
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.signals import JobRefusedError, job_starting
+from imagelabs_sdk.testing import FakeService
 from tests.django.app.models import Album
-from tests.django.fixtures import Service, answer, due, files, running, settings_for
-from tests.faulty import PNG
+from tests.django.fixtures import IMAGE, counts, due, files, known
 
 pytestmark = pytest.mark.django_db(transaction=True)
 START, LIST = "/images/", "/images/list/"
@@ -29,9 +29,8 @@ JSON, HTMX = {"Accept": "application/json"}, {"HX-Request": "true"}
 
 
 @pytest.fixture(autouse=True)
-def service(settings: Any, media: Path) -> Service:
-    service = Service()
-    settings.IMAGELABS = {"default": settings_for(service)}
+def service(service: FakeService, media: Path) -> FakeService:
+    known("task-9")  # whatever the test's rows of it say
     return service
 
 
@@ -63,7 +62,7 @@ def make_job(owner: User, state: str = JobState.DONE, **columns: Any) -> ImageJo
         submitted_at=now, finished_at=now if ended else None, **given,
     )  # fmt: skip
     if state == JobState.DONE:
-        job.image.save("image.png", ContentFile(PNG))
+        job.image.save("image.png", ContentFile(IMAGE))
     return job
 
 
@@ -91,18 +90,20 @@ def test_the_list_shows_the_visitors_jobs_newest_first_in_pages(
     assert page.get(f"{LIST}?page=9").status_code == 404
 
 
-def test_one_request_polls_for_the_whole_page(page: Client, owner: User, service: Service) -> None:
+def test_one_request_polls_for_the_whole_page(
+    page: Client, owner: User, service: FakeService
+) -> None:
     """Not one for each card; each job that is due takes its step."""
-    service.progress = lambda _: running()
+    service.never_finishes()
     for _ in range(3):
         make_job(owner, JobState.RUNNING)
     done = make_job(owner)
     html = page.get(LIST).content.decode()
     assert html.count("hx-get=") == 1
     assert f"#item-{done.pk}" not in html
-    assert service.counts == (0, 0, 0)
+    assert counts(service) == (0, 0, 0)
     page.get(LIST, headers=HTMX)
-    assert service.counts == (0, 3, 0)
+    assert counts(service) == (0, 3, 0)
 
 
 def test_a_list_without_outstanding_jobs_asks_for_nothing(page: Client, owner: User) -> None:
@@ -112,25 +113,21 @@ def test_a_list_without_outstanding_jobs_asks_for_nothing(page: Client, owner: U
 
 
 def test_a_list_holds_no_thread_for_long(
-    page: Client, owner: User, service: Service, monkeypatch: pytest.MonkeyPatch
+    page: Client, owner: User, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it cannot poll in time is polled with the next request."""
     monkeypatch.setattr("imagelabs_sdk.contrib.django.views._A_LIST", -1.0)
     make_job(owner, JobState.RUNNING)
     assert page.get(LIST, headers=HTMX).status_code == 200
-    assert service.counts == (0, 0, 0)
+    assert counts(service) == (0, 0, 0)
 
 
 def test_a_job_deleted_while_its_list_polls_is_left_out(
-    page: Client, owner: User, service: Service
+    page: Client, owner: User, service: FakeService
 ) -> None:
     """In another tab."""
 
-    def delete(_: str) -> Any:
-        ImageJob.objects.all().delete()
-        return running()
-
-    service.progress = delete
+    service.never_finishes().on_request = lambda _: ImageJob.objects.all().delete()
     make_job(owner, JobState.RUNNING)
     assert page.get(LIST, headers=HTMX).context["presenters"] == []
 
@@ -159,7 +156,7 @@ def again(client: Client, job: ImageJob, **fields: str) -> Any:
     ],
 )
 def test_a_job_that_ended_is_tried_again_with_another_seed(
-    state: str, columns: dict[str, Any], page: Client, owner: User, service: Service
+    state: str, columns: dict[str, Any], page: Client, owner: User, service: FakeService
 ) -> None:
     """The same request otherwise; a button pressed twice starts one job."""
     job = make_job(owner, state, **columns)
@@ -183,7 +180,7 @@ def test_a_job_that_ended_is_tried_again_with_another_seed(
     ],
 )
 def test_what_may_be_bought_already_is_tried_again_only_by_who_wants_that(
-    state: str, columns: dict[str, Any], page: Client, owner: User, service: Service
+    state: str, columns: dict[str, Any], page: Client, owner: User, service: FakeService
 ) -> None:
     """With a plain warning."""
     job = make_job(owner, state, **columns)
@@ -195,10 +192,10 @@ def test_what_may_be_bought_already_is_tried_again_only_by_who_wants_that(
 
 
 def test_a_job_that_is_outstanding_is_not_tried_again(
-    page: Client, owner: User, service: Service
+    page: Client, owner: User, service: FakeService
 ) -> None:
     """It may be a page of long ago."""
-    service.progress = lambda _: running()
+    service.never_finishes()
     job = make_job(owner, JobState.RUNNING)
     assert "again/" not in page.get(url(job)).content.decode()
     again(page, job)
@@ -214,7 +211,7 @@ def test_programs_try_again_too(page: Client, owner: User) -> None:
 
 
 def test_a_job_that_was_given_up_is_looked_for_again(
-    page: Client, owner: User, service: Service
+    page: Client, owner: User, service: FakeService
 ) -> None:
     """The service may have drawn it all the same; that costs nothing."""
     job = make_job(owner, JobState.FAILED, error_code="JobTimeoutError")
@@ -235,13 +232,14 @@ def test_the_form_can_be_filled_in_from_a_job(page: Client, owner: User, strange
         assert "a lighthouse" not in client.get(f"{START}?from={key}").content.decode()
 
 
-def test_the_seed_that_a_page_shows_repeats_the_image(page: Client, service: Service) -> None:
+def test_the_seed_that_a_page_shows_repeats_the_image(page: Client, service: FakeService) -> None:
     """The form promises it; also of a seed that was picked for the visitor."""
     page.post(START, {"prompt": "a lighthouse"})
     job = ImageJob.objects.get()
     assert f"Seed {job.seed}" in page.get(url(job)).content.decode()
     page.post(START, {"prompt": "a lighthouse", "seed": str(job.seed)})
-    assert service.wanted[0] == service.wanted[1]
+    first, second = (sent.fields for sent in service.sent if sent.at == "submit")
+    assert first == second
 
 
 def test_a_form_filled_in_from_a_format_leaves_out_its_size() -> None:
@@ -280,7 +278,7 @@ def test_an_image_is_shown_or_downloaded(page: Client, owner: User) -> None:
     job = make_job(owner)
     for address, expected in (("image/", "inline"), ("image/?download", "attachment")):
         response = page.get(url(job, address))
-        assert b"".join(response) == PNG
+        assert b"".join(response) == IMAGE
         assert response.headers["Content-Disposition"].startswith(expected)
 
 
@@ -288,7 +286,7 @@ def test_a_thumbnail_is_the_image_where_there_is_none(page: Client, owner: User)
     """It was small already, or Pillow is not installed."""
     job = make_job(owner)
     response = page.get(url(job, "thumbnail/"))
-    assert b"".join(response) == PNG
+    assert b"".join(response) == IMAGE
 
 
 def test_a_page_that_is_not_there_has_a_way_on(page: Client, owner: User) -> None:
@@ -305,16 +303,15 @@ def test_a_page_that_is_not_there_has_a_way_on(page: Client, owner: User) -> Non
 
 
 def test_no_card_has_an_image_without_an_address(
-    page: Client, owner: User, service: Service
+    page: Client, owner: User, service: FakeService
 ) -> None:
     """Browsers show a broken icon for one."""
-    service.progress = lambda _: answer(status="Processing", progress=0.1)
+    service.progress(0.1).progress(0.5, preview=IMAGE)
     job = make_job(owner, JobState.RUNNING)
     first = page.get(url(job)).content.decode()
     assert "<img" not in first
     asked = re.search(r'hx-get="([^"]*)"', first)
     assert asked is not None
-    service.progress = lambda _: running(current_image_url="http://service.test/half.png")
     due(job)
     part = page.get(asked[1].replace("&amp;", "&"), headers=HTMX).content.decode()
     assert re.findall(r"<img(?![^>]*src=)", part) == []
@@ -322,11 +319,10 @@ def test_no_card_has_an_image_without_an_address(
 
 
 def test_a_preview_that_cannot_be_had_is_an_empty_image_to_pages(
-    page: Client, owner: User, service: Service
+    page: Client, owner: User, service: FakeService
 ) -> None:
     """Programs get a 404."""
-    service.image = lambda _: answer(404)
-    job = make_job(owner, JobState.RUNNING, preview_url="http://service.test/half.png")
+    job = make_job(owner, JobState.RUNNING, preview_url=f"{service.url}/previews/task-9")
     assert page.get(url(job, "preview/")).status_code == 404
     blank = page.get(url(job, "preview/?blank"))
     assert (blank.status_code, blank.headers["Content-Type"]) == (200, "image/gif")
@@ -414,7 +410,7 @@ def one_at_a_time() -> Any:
 
 
 def test_a_site_refuses_a_job_with_a_message(
-    one_at_a_time: None, page: Client, owner: User, service: Service
+    one_at_a_time: None, page: Client, owner: User, service: FakeService
 ) -> None:
     """Before anything is stored or sent; the same form again is still the same job."""
     wish = {"prompt": "a pier", "id": str(uuid.uuid4())}
@@ -430,7 +426,7 @@ def test_a_site_refuses_a_job_with_a_message(
         ImageJob.objects.start("x", owner=owner)
 
 
-def test_jobs_are_started_from_asynchronous_code(owner: User, service: Service) -> None:
+def test_jobs_are_started_from_asynchronous_code(owner: User, service: FakeService) -> None:
     """As Django's own ORM offers it."""
     job = async_to_sync(ImageJob.objects.astart)("a pier", owner=owner)
     assert job.state == JobState.RUNNING

@@ -7,23 +7,21 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from imagelabs_sdk import APIConnectionError, HttpResponse
+from imagelabs_sdk import HttpResponse
 from imagelabs_sdk.contrib.django.checks import check_settings
 from imagelabs_sdk.contrib.django.lifecycle import advance, claim, resubmit
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.signals import job_failed, jobs_outstanding
 from imagelabs_sdk.contrib.django.sweep import Sweeper
+from imagelabs_sdk.testing import FakeService
 from tests.django.fixtures import (
     ALIASES,
     PROMPT,
-    Service,
     all_due,
-    answer,
     at_once,
-    done,
+    counts,
     due,
-    running,
-    settings_for,
+    scripted,
     shared_databases,
 )
 
@@ -31,22 +29,14 @@ db = pytest.mark.django_db(transaction=True)
 shared = pytest.mark.django_db(transaction=True, databases=["default", *ALIASES])
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def service(settings: Any, media: Path) -> Service:
-    service = Service()
-    configure(settings, service)
+def service(service: FakeService, media: Path, settings: Any) -> FakeService:
+    configure(settings)
     return service
 
 
-def configure(settings: Any, service: Service, **entry: Any) -> None:
-    settings.IMAGELABS = {"default": {**settings_for(service), "SUBMIT": "worker", **entry}}
+def configure(settings: Any, **entry: Any) -> None:
+    settings.IMAGELABS = {"default": {**scripted(), "SUBMIT": "worker", **entry}}
 
 
 def start(count: int = 1, using: str = "default") -> list[ImageJob]:
@@ -58,12 +48,8 @@ def states(using: str = "default") -> list[str]:
     return sorted(ImageJob.objects.using(using).values_list("state", flat=True))
 
 
-def too_busy(seconds: int | None = None) -> HttpResponse:
-    return HttpResponse(429, {} if seconds is None else {"retry-after": str(seconds)}, b"{}")
-
-
 @db
-def test_a_request_that_a_driver_is_to_send_holds_no_web_thread(service: Service) -> None:
+def test_a_request_that_a_driver_is_to_send_holds_no_web_thread(service: FakeService) -> None:
     """A slow service is the driver's business; the driver hears of it."""
     heard: list[str] = []
 
@@ -74,7 +60,7 @@ def test_a_request_that_a_driver_is_to_send_holds_no_web_thread(service: Service
     (job,) = start()
     jobs_outstanding.disconnect(hear)
     assert (job.state, job.is_due, heard) == (JobState.QUEUED, True, ["default"])
-    assert service.counts == (0, 0, 0)
+    assert counts(service) == (0, 0, 0)
     with Sweeper() as sweeper:
         sweeper.sweep(due_by=timezone.now())
     job.refresh_from_db()
@@ -82,14 +68,14 @@ def test_a_request_that_a_driver_is_to_send_holds_no_web_thread(service: Service
     all_due()
     assert advance(due(job))
     assert states() == ["done"]
-    assert service.counts == (1, 1, 1)
+    assert counts(service) == (1, 1, 1)
 
 
 @shared
 @pytest.mark.parametrize("database", shared_databases)
-def test_four_drivers_submit_each_job_once(database: str, service: Service) -> None:
+def test_four_drivers_submit_each_job_once(database: str, service: FakeService) -> None:
     """They know nothing of each other."""
-    service.progress = lambda _: running()
+    service.never_finishes()
     start(20, database)
 
     def sweep(_: int) -> int:
@@ -103,7 +89,9 @@ def test_four_drivers_submit_each_job_once(database: str, service: Service) -> N
 
 
 @db
-def test_a_driver_killed_between_claim_and_answer_leaves_an_unknown_job(service: Service) -> None:
+def test_a_driver_killed_between_claim_and_answer_leaves_an_unknown_job(
+    service: FakeService,
+) -> None:
     """The request may have been sent; it is not sent again."""
     (job,) = start()
     assert claim(job) is not None
@@ -111,27 +99,26 @@ def test_a_driver_killed_between_claim_and_answer_leaves_an_unknown_job(service:
     job = due(job)  # the lease has ended
     assert advance(job)
     assert (job.state, job.error_code) == (JobState.UNKNOWN, "SubmissionUnknownError")
-    assert service.counts == (0, 0, 0)
+    assert counts(service) == (0, 0, 0)
 
 
 @db
-def test_what_a_busy_service_refuses_stays_queued_until_it_takes_it(service: Service) -> None:
+def test_what_a_busy_service_refuses_stays_queued_until_it_takes_it(service: FakeService) -> None:
     """A site's rush hour is no reason to fail anybody's job."""
     jobs = start(10)
-    service.submit = lambda _: too_busy(60)
-    clock = Clock()
-    with Sweeper(threads=4, clock=clock) as sweeper:
-        sweeper.sweep()
-        refused = service.count("submit")
-        assert refused <= 4  # those under way at the first refusal
-        assert states() == ["queued"] * 10
-        all_due()
-        clock.now += 59
-        assert sweeper.sweep() == 0
-        clock.now += 1
-        assert sweeper.sweep() == 1  # a probe
-        service.submit = lambda task_id: answer(task_id=task_id)
-        clock.now += 60
+    clock = service.clock
+    with Sweeper(threads=4, clock=clock.now) as sweeper:
+        with service.outage(HttpResponse(429, {"retry-after": "60"})):
+            sweeper.sweep()
+            refused = service.count("submit")
+            assert refused <= 4  # those under way at the first refusal
+            assert states() == ["queued"] * 10
+            all_due()
+            clock.advance(59)
+            assert sweeper.sweep() == 0
+            clock.advance(1)
+            assert sweeper.sweep() == 1  # a probe
+        clock.advance(60)
         all_due()
         sweeper.sweep(stop=lambda: service.count("submit") >= refused + 11)
     assert "queued" not in states()
@@ -139,14 +126,15 @@ def test_what_a_busy_service_refuses_stays_queued_until_it_takes_it(service: Ser
 
 
 @db
-def test_a_refusal_does_not_hold_up_polls(service: Service) -> None:
+def test_a_refusal_does_not_hold_up_polls(service: FakeService) -> None:
     """The jobs that the service has accepted go on."""
+    service.job().done()
+    service.rate_limited(60)
     (running_job,) = start()
     assert advance(running_job)
     start(2)
-    service.submit = lambda _: too_busy(60)
-    clock = Clock()
-    with Sweeper(threads=1, clock=clock) as sweeper:
+    clock = service.clock
+    with Sweeper(threads=1, clock=clock.now) as sweeper:
         sweeper.sweep(due_by=timezone.now())
         all_due()
         sweeper.sweep(due_by=timezone.now())
@@ -154,41 +142,36 @@ def test_a_refusal_does_not_hold_up_polls(service: Service) -> None:
 
 
 @db
-def test_a_service_that_cannot_be_reached_gets_the_request_later(service: Service) -> None:
+def test_a_service_that_cannot_be_reached_gets_the_request_later(service: FakeService) -> None:
     """The request surely never left."""
-
-    def unreachable(_: str) -> HttpResponse:
-        raise APIConnectionError("connection refused", delivered="no")
-
-    service.submit = unreachable
+    service.unreachable(times=1)
     (job,) = start()
     assert advance(job)
     assert (job.state, job.failures, job.error_code) == ("queued", 1, "APIConnectionError")
     assert not job.is_due
-    service.submit = lambda task_id: answer(task_id=task_id)
     job = due(job)
     assert advance(job)
     assert (job.state, job.failures, job.error) == ("running", 0, "")
 
 
 @db
-@pytest.mark.parametrize(
-    ("reply", "state"), [(lambda _: answer(422), "failed"), (lambda _: answer(500), "unknown")]
-)
+@pytest.mark.parametrize(("code", "state"), [(422, "failed"), (500, "unknown")])
 def test_what_is_refused_for_good_or_unclear_is_not_queued_again(
-    reply: Any, state: str, service: Service
+    code: int, state: str, service: FakeService
 ) -> None:
     """The one is hopeless; the other may have been bought."""
-    service.submit = reply
+    service.refuses(status=code)
     (job,) = start()
     assert advance(job)
     assert (job.state, job.is_outstanding) == (state, False)
 
 
 @db
-def test_a_job_is_not_queued_for_ever(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_not_queued_for_ever(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody waits for it any more."""
-    service.submit = lambda _: too_busy()
+    service.rate_limited()
     monkeypatch.setattr(ImageJob, "give_up_after", timedelta(0))
     heard: list[str] = []
 
@@ -203,16 +186,16 @@ def test_a_job_is_not_queued_for_ever(service: Service, monkeypatch: pytest.Monk
 
 
 @db
-def test_no_more_jobs_are_at_the_service_than_may_be(service: Service, settings: Any) -> None:
+def test_no_more_jobs_are_at_the_service_than_may_be(service: FakeService, settings: Any) -> None:
     """A free account has a limit; the others wait in the table."""
-    configure(settings, service, MAX_IN_FLIGHT=2)
-    service.progress = lambda _: running()
+    configure(settings, MAX_IN_FLIGHT=2)
+    service.takes(60)
     start(5)
     with Sweeper(threads=4) as sweeper:
         sweeper.sweep(due_by=timezone.now())
         assert states() == ["queued"] * 3 + ["running"] * 2
-        service.progress = done
         for _ in range(5):
+            service.clock.advance(60)
             all_due()
             sweeper.sweep(due_by=timezone.now())
     assert states() == ["done"] * 5
@@ -220,9 +203,11 @@ def test_no_more_jobs_are_at_the_service_than_may_be(service: Service, settings:
 
 
 @db
-def test_a_queue_that_is_full_is_not_in_the_way_of_polls(service: Service, settings: Any) -> None:
+def test_a_queue_that_is_full_is_not_in_the_way_of_polls(
+    service: FakeService, settings: Any
+) -> None:
     """However long it is, and however old."""
-    configure(settings, service, MAX_IN_FLIGHT=1)
+    configure(settings, MAX_IN_FLIGHT=1)
     (job,) = start()
     assert advance(job)
     start(250)
@@ -237,19 +222,14 @@ def test_a_queue_that_is_full_is_not_in_the_way_of_polls(service: Service, setti
 
 
 @db
-def test_what_was_never_sent_is_queued_again_by_hand(service: Service) -> None:
+def test_what_was_never_sent_is_queued_again_by_hand(service: FakeService) -> None:
     """It cannot buy twice; what may have been accepted is left alone."""
-    service.submit = lambda _: answer(422)
-    (refused,) = start()
-    advance(refused)
-    service.submit = lambda _: answer(500)
-    (unknown,) = start()
-    advance(unknown)
-    service.submit = lambda task_id: answer(task_id=task_id)
-    service.progress = lambda _: answer(404)
-    (forgotten,) = start()
-    advance(forgotten)
-    advance(due(forgotten))
+    service.job().refuses(times=1)
+    service.job().refuses(status=500)
+    service.job().refuses(status=404, at="progress")
+    refused, unknown, forgotten = start(3)
+    for job in (refused, unknown, forgotten, due(forgotten)):
+        advance(due(job))
     assert resubmit(ImageJob.objects.all()) == 1
     refused.refresh_from_db()
     assert (refused.state, refused.is_due) == ("queued", True)
@@ -258,11 +238,11 @@ def test_what_was_never_sent_is_queued_again_by_hand(service: Service) -> None:
 
 
 @db
-def test_a_wait_for_a_queued_job_leaves_the_submit_to_the_driver(service: Service) -> None:
+def test_a_wait_for_a_queued_job_leaves_the_submit_to_the_driver(service: FakeService) -> None:
     """The web request must not send it."""
     job = ImageJob.objects.generate_or_defer(PROMPT, wait=0.6)
     assert job.state == JobState.QUEUED
-    assert service.counts == (0, 0, 0)
+    assert counts(service) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

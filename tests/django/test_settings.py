@@ -24,19 +24,14 @@ from imagelabs_sdk import GeneratedImage, RequestsTransport
 from imagelabs_sdk.contrib.django import client, clients
 from imagelabs_sdk.contrib.django.checks import check_settings
 from imagelabs_sdk.contrib.django.clients import Client, SettingsError, in_transaction
-from tests.django.fixtures import ROOT, URL, Line, Service, needs_postgres, settings_for
+from imagelabs_sdk.testing import FakeBackend, FakeService
+from imagelabs_sdk.testing.script import png
+from tests.django.fixtures import IMAGE, ROOT, counts, needs_postgres, scripted
 from tests.faulty import PNG, FaultyServer
 
 REQUESTS = "imagelabs_sdk.RequestsTransport"
 EMBEDDED = "imagelabs_sdk.embedded.embedded_transport"
 SECRETS = ("hunter2", "crumb")
-
-
-@pytest.fixture
-def service(settings: Any) -> Service:
-    service = Service()
-    settings.IMAGELABS = {"default": settings_for(service), "other": settings_for(service)}
-    return service
 
 
 def transport_of(alias: str) -> Any:
@@ -54,26 +49,26 @@ def test_without_settings_there_is_a_client_by_default(settings: Any) -> None:
 
 
 def test_an_option_goes_to_the_backend_if_that_takes_it_else_to_the_client(
-    service: Service, settings: Any
+    service: FakeService, settings: Any
 ) -> None:
     """One mapping, so that nobody has to know whose an option is."""
-    options = {"proxy": "http://127.0.0.1:3128", "timeout": 7, "base_url": URL}
+    options = {"proxy": "http://127.0.0.1:3128", "timeout": 7, "base_url": service.url}
     settings.IMAGELABS["proxied"] = {"BACKEND": REQUESTS, "OPTIONS": options}
     transport, made = transport_of("proxied"), clients["proxied"]
     assert isinstance(transport, RequestsTransport)
     assert transport.proxy == options["proxy"]
-    assert made.url == URL
+    assert made.url == service.url
     assert 6 < made.deadline().remaining() <= 7
 
 
-def test_an_alias_is_a_client_of_its_own_and_always_the_same(service: Service) -> None:
+def test_an_alias_is_a_client_of_its_own_and_always_the_same(service: FakeService) -> None:
     """Connections and cookies are kept in it."""
     assert clients["default"] is clients["default"]
     assert clients["default"] is not clients["other"]
     assert isinstance(clients["default"], Client)
-    image = client.generate("a lighthouse")
-    assert image.read() == PNG
-    assert service.counts == (1, 1, 1)
+    image = client.generate("a lighthouse", width=8, height=8)
+    assert image.read() == IMAGE
+    assert counts(service) == (1, 1, 1)
 
 
 def test_the_embedded_engine_draws_with_no_network(
@@ -93,35 +88,38 @@ def test_the_embedded_engine_draws_with_no_network(
     assert clients.is_in_process("default")
 
 
-def test_settings_are_followed_and_old_clients_closed(service: Service, settings: Any) -> None:
+def test_settings_are_followed_and_old_clients_closed(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A test that overrides them must not leave connections behind, or use those of others."""
-    before, line = clients["default"], transport_of("default")
-    other = settings_for(service, base_url="https://other.test")
+    before, closed = clients["default"], list[bool]()
+    monkeypatch.setattr(transport_of("default"), "close", lambda: closed.append(True))
+    other = scripted(base_url="https://other.test")
     with override_settings(IMAGELABS={"default": other}):
         assert client.url == "https://other.test"
-        assert line.closed == 1
+        assert closed == [True]
     assert clients["default"] is not before
-    assert client.url == URL
+    assert client.url == service.url
 
 
-def test_a_client_that_opens_its_own_connections_closes_them(server: FaultyServer) -> None:
+def test_a_client_that_opens_its_own_connections_closes_them(imagelabs_server: str) -> None:
     """Without a backend the transport is the client's."""
-    with override_settings(IMAGELABS={"default": {"OPTIONS": {"base_url": server.url}}}):
+    with override_settings(IMAGELABS={"default": {"OPTIONS": {"base_url": imagelabs_server}}}):
         client.submit("a lighthouse")
         assert transport_of("default") is None
     # An open socket would be a warning when it is collected, and warnings fail.
 
 
-def slow_line(service: Service, barrier: threading.Barrier) -> Line:
+def slow_backend(barrier: threading.Barrier) -> FakeBackend:
     """Made by all threads at once."""
     barrier.wait(20)
-    return Line(service)
+    return FakeBackend()
 
 
-def test_thirty_two_threads_get_one_client(service: Service, settings: Any) -> None:
+def test_thirty_two_threads_get_one_client(service: FakeService, settings: Any) -> None:
     """Each would open connections and learn cookies of its own."""
-    slow = settings_for(service, barrier=threading.Barrier(32))
-    settings.IMAGELABS = {"default": {**slow, "BACKEND": f"{__name__}.slow_line"}}
+    slow = {"BACKEND": f"{__name__}.slow_backend", "OPTIONS": {"barrier": threading.Barrier(32)}}
+    settings.IMAGELABS = {"default": slow}
 
     def get(_: int) -> Client:
         return clients["default"]
@@ -129,8 +127,8 @@ def test_thirty_two_threads_get_one_client(service: Service, settings: Any) -> N
     with ThreadPoolExecutor(32) as pool:
         assert len(set(map(id, pool.map(get, range(32))))) == 1
         images = list(pool.map(lambda _: client.generate("x").read(), range(32)))
-    assert images == [PNG] * 32
-    assert service.counts == (32, 32, 32)
+    assert images == [png(1152, 896)] * 32
+    assert counts(service) == (32, 32, 32)
 
 
 APPLICATION = """
@@ -139,6 +137,7 @@ import django
 from django.conf import settings
 from django.http import HttpResponse
 from django.urls import path
+from imagelabs_sdk.testing import FakeService
 from tests.django.app import settings as project
 
 settings.configure(
@@ -161,7 +160,8 @@ application = get_wsgi_application()
 
 
 def test_a_client_made_before_the_fork_works_in_each_worker(
-    server: FaultyServer, tmp_path: Path
+    server: FaultyServer,
+    tmp_path: Path,  # which tells connections apart
 ) -> None:
     """gunicorn with preload: what the parent has opened must stay the parent's."""
     (tmp_path / "prefork.py").write_text(APPLICATION)
@@ -263,7 +263,7 @@ def test_what_cannot_be_used_is_named_with_a_remedy_and_no_secret(name: str, set
     assert clients["default"].url
 
 
-def test_an_alias_that_is_not_there_is_named_with_those_that_are(service: Service) -> None:
+def test_an_alias_that_is_not_there_is_named_with_those_that_are(service: FakeService) -> None:
     """A typing error shows at once."""
     with pytest.raises(SettingsError, match="no alias 'drawn-here'") as raised:
         _ = clients["drawn-here"]
@@ -295,7 +295,7 @@ def only() -> CheckMessage:
     return message
 
 
-def test_settings_that_are_fine_are_passed_over(service: Service, settings: Any) -> None:
+def test_settings_that_are_fine_are_passed_over(service: FakeService, settings: Any) -> None:
     """A check that cries at everything is switched off."""
     settings.IMAGELABS = {
         "default": {},
@@ -378,22 +378,22 @@ def test_a_task_backend_without_django_tasks_is_an_error(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_waiting_in_a_transaction_is_a_warning(service: Service) -> None:
+def test_waiting_in_a_transaction_is_a_warning(service: FakeService) -> None:
     """It keeps a connection and its locks from everybody else; the image comes all the same."""
     with transaction.atomic(), pytest.warns(RuntimeWarning, match="generate") as warned:
         image = client.generate("a lighthouse")
-    assert image.read() == PNG
+    assert image.read() == png(1152, 896)
     assert {warning.filename for warning in warned} == {__file__}
 
 
 @pytest.mark.django_db(transaction=True)
-def test_waiting_outside_of_a_transaction_is_none(service: Service) -> None:
+def test_waiting_outside_of_a_transaction_is_none(service: FakeService) -> None:
     """Warnings fail here."""
     assert isinstance(client.generate("a lighthouse"), GeneratedImage)
 
 
 @pytest.mark.django_db
-def test_the_transaction_of_a_test_case_does_not_count(service: Service) -> None:
+def test_the_transaction_of_a_test_case_does_not_count(service: FakeService) -> None:
     """It is not there when the code runs; one within it is."""
     client.generate("a lighthouse")
     with transaction.atomic(), pytest.warns(RuntimeWarning, match="generate"):
@@ -402,7 +402,7 @@ def test_the_transaction_of_a_test_case_does_not_count(service: Service) -> None
 
 @needs_postgres
 @pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
-def test_a_transaction_is_known_by_its_database(service: Service) -> None:
+def test_a_transaction_is_known_by_its_database(service: FakeService) -> None:
     """Of several, the one that holds locks may not be the one of the jobs."""
     assert in_transaction() is None
     with transaction.atomic(using="postgres"):
@@ -411,7 +411,7 @@ def test_a_transaction_is_known_by_its_database(service: Service) -> None:
 
 
 def test_a_storage_that_is_overridden_is_followed(
-    service: Service, settings: Any, tmp_path: Path
+    service: FakeService, settings: Any, tmp_path: Path
 ) -> None:
     """A model's field is made once; the settings of a test come later."""
     from imagelabs_sdk.contrib.django.storage import image_storage

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,14 +10,12 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-import attrs
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, OperationalError, connections
 from django.test import override_settings
 from django.utils import timezone
 
-from imagelabs_sdk import HttpResponse
 from imagelabs_sdk.contrib.django import lifecycle
 from imagelabs_sdk.contrib.django.checks import check_settings
 from imagelabs_sdk.contrib.django.health import ServiceHealth
@@ -31,49 +27,33 @@ from imagelabs_sdk.contrib.django.sweep import (
     any_outstanding,
     sweep_briefly,
 )
-from tests import faulty
+from imagelabs_sdk.testing import FakeService, SentRequest
 from tests.django.app.models import Album, Framed, Own, Poster
 from tests.django.app.storage import FailingStorage
 from tests.django.fixtures import (
     ALIASES,
-    Service,
+    IMAGE,
     all_due,
-    answer,
     at_once,
-    done,
-    down,
-    environment,
+    counts,
+    known,
     needs_postgres,
     process,
-    running,
-    settings_for,
+    scripted,
     shared_databases,
     stored,
 )
-from tests.faulty import PNG, FaultyServer
 
 db = pytest.mark.django_db(transaction=True)
 shared = pytest.mark.django_db(transaction=True, databases=["default", *ALIASES])
+Around = Callable[..., dict[str, str]]
 EMBEDDED = {"BACKEND": "imagelabs_sdk.embedded.embedded_transport"}
-
-
-@pytest.fixture
-def service(settings: Any) -> Service:
-    service = Service()
-    settings.IMAGELABS = {"default": settings_for(service), "other": settings_for(service)}
-    return service
-
-
-@attrs.define
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def accepted(count: int, using: str = "default", **columns: Any) -> list[ImageJob]:
     """Rows that are due, of jobs that the service has taken up."""
+    for number in range(1, count + 1):
+        known(f"task-{number}")
     now = timezone.now()
     common = {"state": JobState.RUNNING, "submitted_at": now, "next_poll_at": now, "seed": 1}
     rows = [
@@ -113,12 +93,11 @@ call_command("imagelabs_sweep", "--once")
 @needs_postgres
 @shared
 def test_four_sweepers_bring_two_hundred_images_once_each(
-    server: FaultyServer, media: Path
+    service: FakeService, around: Around, media: Path
 ) -> None:
     """Looked at, stored and told once; the sweepers know nothing of each other."""
     accepted(200, "postgres")
-    around = environment("postgres", server, media)
-    sweepers = [process(around, "-c", SWEEP_AND_TELL) for _ in range(4)]
+    sweepers = [process(around("postgres"), "-c", SWEEP_AND_TELL) for _ in range(4)]
     told: list[str] = []
     for sweeper in sweepers:
         said, _ = sweeper.communicate(timeout=60)
@@ -127,9 +106,9 @@ def test_four_sweepers_bring_two_hundred_images_once_each(
     everyone = sorted(f"task-{number}" for number in range(1, 201))
     assert sorted(told) == everyone
     assert states("postgres") == {"done": 200}
-    assert [path.read_bytes() for path in stored(media)] == [PNG] * 200
-    polled = [asked.body for asked in server.asked if asked.path == "/progress"]
-    assert len(polled) == len(set(polled)) == server.count("/image.png") == 200
+    assert [path.read_bytes() for path in stored(media)] == [IMAGE] * 200
+    asked = Counter((sent.at, sent.task_id) for sent in service.sent)
+    assert (len(asked), set(asked.values())) == (400, {1})
     attempts = ImageJob.objects.using("postgres").values_list("attempts", flat=True)
     assert set(attempts) == {1}
 
@@ -137,7 +116,7 @@ def test_four_sweepers_bring_two_hundred_images_once_each(
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_sweepers_in_threads_do_not_meet_either(
-    database: str, service: Service, media: Path
+    database: str, service: FakeService, media: Path
 ) -> None:
     """A worker may have a pool of threads; SQLite lets one write at a time."""
     accepted(60, database)
@@ -157,14 +136,15 @@ def test_sweepers_in_threads_do_not_meet_either(
     finally:
         job_succeeded.disconnect(hear)
         job_failed.disconnect(hear)
-    assert set(told.values()) == set(service.asked.values()) == {1}
+    asked = Counter((sent.at, sent.task_id) for sent in service.sent)
+    assert set(told.values()) == set(asked.values()) == {1}
     assert len(told) == len(stored(media)) == 60
     assert states(database) == {"done": 60}
 
 
 @db
 def test_threads_of_a_sweep_open_no_connection_to_the_database(
-    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight threads in each of ten processes would use up a server's connections."""
     opened: list[object] = []
@@ -177,13 +157,13 @@ def test_threads_of_a_sweep_open_no_connection_to_the_database(
 
     monkeypatch.setattr(FailingStorage, "_save", watched)
 
-    def poll(task_id: str) -> HttpResponse:
+    def asked(_: object) -> None:
         threads.add(threading.get_ident())
         opened.extend(connections.all(initialized_only=True))
-        return down(task_id) if task_id == "task-1" else done(task_id)
 
-    service.progress = poll
+    service.on_request = asked
     accepted(20)
+    service.known_job("task-1").drops_connection(at="progress")
     with Sweeper(threads=4) as sweeper:
         assert sweeper.sweep(due_by=timezone.now()) == 20
     assert opened == []
@@ -194,7 +174,7 @@ def test_threads_of_a_sweep_open_no_connection_to_the_database(
 
 @db
 def test_what_becomes_due_meanwhile_is_taken_though_a_poll_hangs(
-    service: Service, media: Path
+    service: FakeService, media: Path
 ) -> None:
     """One slow answer must not hold up all jobs."""
     slow, quick = accepted(2)
@@ -203,35 +183,36 @@ def test_what_becomes_due_meanwhile_is_taken_though_a_poll_hangs(
     )
     taken = threading.Event()
 
-    def poll(task_id: str) -> HttpResponse:
-        if task_id == slow.task_id:
+    def poll(sent: SentRequest) -> None:
+        if sent.task_id == slow.task_id:
             assert taken.wait(20)
         else:
             taken.set()
-        return done(task_id)
 
-    service.progress = poll
+    service.on_request = poll
     with Sweeper(threads=2) as sweeper:
         assert sweeper.sweep() == 2
     assert states() == {"done": 2}
 
 
 @db
-def test_a_sweep_of_what_is_due_by_now_ends_though_jobs_are_due_again(service: Service) -> None:
+def test_a_sweep_of_what_is_due_by_now_ends_though_jobs_are_due_again(service: FakeService) -> None:
     """Else one that a clock starts each minute would never end, and the next one join it."""
-    service.progress = lambda _: running()
+    service.never_finishes()
     accepted(20)
     now = timezone.now()
     with Sweeper(threads=4) as sweeper:
         assert sweeper.sweep(due_by=now) == 20
         sleep(0.02)  # all are due again
         assert sweeper.sweep(due_by=now) == 0
-        assert sweeper.sweep(stop=lambda: len(service.asked) < 20 or service.count("progress") > 30)
+        assert sweeper.sweep(stop=lambda: service.count("progress") > 30)
     assert service.count("progress") > 30
 
 
 @db
-def test_a_sweep_that_is_stopped_finishes_what_is_under_way(service: Service, media: Path) -> None:
+def test_a_sweep_that_is_stopped_finishes_what_is_under_way(
+    service: FakeService, media: Path
+) -> None:
     """And leaves the others as they are, due."""
     accepted(20)
     with Sweeper(threads=2) as sweeper:
@@ -244,7 +225,7 @@ def test_a_sweep_that_is_stopped_finishes_what_is_under_way(service: Service, me
 
 
 @shared
-def test_rows_are_read_where_they_are_written(service: Service, media: Path) -> None:
+def test_rows_are_read_where_they_are_written(service: FakeService, media: Path) -> None:
     """A replica lags behind, and shows as due what was settled long ago."""
     accepted(1)
     with override_settings(DATABASE_ROUTERS=["tests.django.test_jobs.Replicated"]):
@@ -261,8 +242,9 @@ def test_each_row_is_of_one_model() -> None:
 
 
 @db
-def test_rows_of_all_models_are_polled(service: Service, media: Path) -> None:
+def test_rows_of_all_models_are_polled(service: FakeService, media: Path) -> None:
     """A site's own need no command of their own."""
+    service.done(IMAGE)
     ImageJob.objects.start("a lighthouse")
     Poster.objects.start("a pier", title="The Pier")
     Framed.objects.start("a boat", title="The Boat")
@@ -273,7 +255,7 @@ def test_rows_of_all_models_are_polled(service: Service, media: Path) -> None:
     assert {job.state for model in (ImageJob, Framed) for job in model._base_manager.all()} == {
         "done"
     }
-    assert service.counts == (3, 3, 3)
+    assert counts(service) == (3, 3, 3)
 
 
 # What goes wrong -----------------------------------------------------------------------------
@@ -281,7 +263,7 @@ def test_rows_of_all_models_are_polled(service: Service, media: Path) -> None:
 
 @db
 def test_no_job_is_in_the_way_of_others(
-    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    service: FakeService, media: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """Whatever is odd about one: its engine, its row, its alias, its end."""
     jobs = accepted(30)
@@ -295,11 +277,6 @@ def test_no_job_is_in_the_way_of_others(
     change(pk=odd["unsent"].pk).update(task_id="", state=JobState.SUBMITTING)
     change(pk=odd["no object"].pk).update(request=["x"])
 
-    def poll(task_id: str) -> HttpResponse:
-        if task_id == odd["crashes"].task_id:
-            raise ZeroDivisionError
-        return done(task_id)
-
     def record_result(job: ImageJob, seen: Any) -> bool:
         if job == odd["deleted"]:
             ImageJob.objects.filter(pk=job.pk).delete()
@@ -307,7 +284,7 @@ def test_no_job_is_in_the_way_of_others(
             raise DatabaseError("deadlock detected")
         return lifecycle.record_result(job, seen)
 
-    service.progress = poll
+    service.known_job(odd["crashes"].task_id).answers(ZeroDivisionError(), at="progress")
     monkeypatch.setattr(f"{Sweeper.__module__}.record_result", record_result)
     with Sweeper(threads=4) as sweeper:
         assert sweeper.sweep(due_by=timezone.now()) == 30
@@ -323,100 +300,102 @@ def test_no_job_is_in_the_way_of_others(
 
 
 @db
-def test_a_service_that_is_down_is_probed_and_found_again(service: Service, media: Path) -> None:
+def test_a_service_that_is_down_is_probed_and_found_again(
+    service: FakeService, media: Path
+) -> None:
     """A thousand jobs that all ask in vain do not help it up."""
-    service.progress = down
     accepted(40)
-    clock = Clock()
-    with Sweeper(threads=4, clock=clock) as sweeper:
-        first = sweeper.sweep()
-        assert 4 <= first <= 8  # the first to fail, and those under way then
-        assert sweeper.sweep() == 0
-        for _ in range(8):
-            clock.now += 30.0  # no pause is longer
-            assert sweeper.sweep() == 1
+    clock = service.clock
+    with Sweeper(threads=4, clock=clock.now) as sweeper:
+        with service.outage():
+            first = sweeper.sweep()
+            assert 4 <= first <= 8  # the first to fail, and those under way then
             assert sweeper.sweep() == 0
+            for _ in range(8):
+                clock.advance(30.0)  # no pause is longer
+                assert sweeper.sweep() == 1
+                assert sweeper.sweep() == 0
         assert states() == {"running": 40}
         assert service.count("progress") == first + 8
-        service.progress = done
-        clock.now += 30.0
+        clock.advance(30.0)
         all_due()
         assert sweeper.sweep() == 40
     assert states() == {"done": 40}
 
 
 @db
-def test_a_service_may_be_down_for_days(service: Service) -> None:
+def test_a_service_may_be_down_for_days(service: FakeService) -> None:
     """Powers of two outgrow every number."""
-    service.progress = down
+    service.drops_connection(at="progress")
     accepted(3)
-    clock = Clock()
-    health = {"default": ServiceHealth(clock=clock, failures=100_000)}
-    with Sweeper(health=health, clock=clock) as sweeper:
+    clock = service.clock
+    health = {"default": ServiceHealth(clock=clock.now, failures=100_000)}
+    with Sweeper(health=health, clock=clock.now) as sweeper:
         assert sweeper.sweep() == 1
-    assert health["default"].polls_from == clock.now + 30.0
+    assert health["default"].polls_from == clock.now() + 30.0
 
 
 @db
 def test_one_service_that_is_down_does_not_hold_up_another(
-    service: Service, media: Path, settings: Any
+    service: FakeService, media: Path, settings: Any
 ) -> None:
     """Each alias has a health of its own."""
-    there = Service()
-    there.progress = down
-    settings.IMAGELABS = {**settings.IMAGELABS, "there": settings_for(there)}
+    there = FakeService()
+    settings.IMAGELABS = {**settings.IMAGELABS, "there": scripted(service=there)}
     accepted(20, alias="there")
     accepted(20)
-    with Sweeper(threads=2, clock=Clock()) as sweeper:
+    with there.outage(), Sweeper(threads=2, clock=service.clock.now) as sweeper:
         sweeper.sweep()
     assert states() == {"done": 20, "running": 20}
     assert there.count("progress") <= 4
 
 
 @db
-def test_a_service_that_asks_for_a_pause_gets_it_for_all_jobs(service: Service) -> None:
+def test_a_service_that_asks_for_a_pause_gets_it_for_all_jobs(service: FakeService) -> None:
     """Also when another poll, which was under way, fails in another way afterwards."""
     both = threading.Barrier(2)
 
-    def poll(task_id: str) -> HttpResponse:
+    def poll(sent: SentRequest) -> None:
         both.wait(20)
-        if task_id == "task-1":
-            return HttpResponse(429, {"retry-after": "60"})
-        sleep(0.1)  # lands after the other
-        return answer(500)
+        if sent.task_id == "task-2":
+            sleep(0.1)  # lands after the other
 
-    service.progress = poll
     accepted(2)
-    clock = Clock()
-    with Sweeper(threads=2, clock=clock) as sweeper:
+    service.known_job("task-1").rate_limited(60, at="progress")
+    service.known_job("task-2").refuses(status=500, at="progress")
+    service.on_request = poll
+    clock = service.clock
+    with Sweeper(threads=2, clock=clock.now) as sweeper:
         assert sweeper.sweep() == 2
+        service.on_request = None
         accepted(1)
-        clock.now += 59
+        clock.advance(59)
         assert sweeper.sweep() == 0
-        service.progress = lambda _: running()
-        clock.now += 1
+        clock.advance(1)
         assert sweeper.sweep(due_by=timezone.now())
 
 
 @db
-def test_the_health_of_a_service_is_shared_by_the_sweepers_of_a_process(service: Service) -> None:
+def test_the_health_of_a_service_is_shared_by_the_sweepers_of_a_process(
+    service: FakeService,
+) -> None:
     """A queue makes one for each message; each would try a service that is down anew."""
-    service.progress = down
+    service.drops_connection(at="progress")
     accepted(40)
     health: dict[str, ServiceHealth] = {}
-    clock = Clock()
+    clock = service.clock
     for expected in (True, False, False):
-        with Sweeper(threads=4, health=health, clock=clock) as sweeper:
+        with Sweeper(threads=4, health=health, clock=clock.now) as sweeper:
             assert bool(sweeper.sweep()) is expected
     assert 4 <= health["default"].failures <= 8
 
 
 @db
 def test_an_image_that_cannot_be_fetched_says_nothing_of_the_service(
-    service: Service, media: Path
+    service: FakeService, media: Path
 ) -> None:
     """Images that cannot be fetched are the matter of another host."""
-    service.image = lambda _: answer(404)
+    service.refuses(status=404, at="image")
     accepted(20)
     with Sweeper(threads=2) as sweeper:
         assert sweeper.sweep(due_by=timezone.now()) == 20
@@ -425,7 +404,7 @@ def test_an_image_that_cannot_be_fetched_says_nothing_of_the_service(
 
 @db
 def test_a_database_that_fails_is_told_and_what_was_under_way_is_settled_next(
-    service: Service, media: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller decides how long to wait; the images that were fetched are not lost."""
     claims = []
@@ -443,7 +422,7 @@ def test_a_database_that_fails_is_told_and_what_was_under_way_is_settled_next(
             sweeper.sweep()
         assert sweeper.sweep() == 2
     assert states() == {"done": 2}
-    assert service.counts == (0, 2, 2)
+    assert counts(service) == (0, 2, 2)
 
 
 # Jobs that live in another process -----------------------------------------------------------
@@ -451,7 +430,7 @@ def test_a_database_that_fails_is_told_and_what_was_under_way_is_settled_next(
 
 @db
 def test_a_queue_leaves_alone_what_only_another_process_can_poll_at(
-    service: Service, media: Path, settings: Any
+    service: FakeService, media: Path, settings: Any
 ) -> None:
     """The embedded engine's jobs are in the memory of the process that started them."""
     settings.IMAGELABS = {**settings.IMAGELABS, "embedded": EMBEDDED}
@@ -475,34 +454,32 @@ def handlers() -> Iterator[None]:
 
 
 @db
-def test_once_takes_what_is_due_and_ends(service: Service, media: Path, handlers: None) -> None:
+def test_once_takes_what_is_due_and_ends(service: FakeService, media: Path, handlers: None) -> None:
     """For cron, and for tests of a site."""
 
-    def poll(_: str) -> HttpResponse:
+    def poll(_: object) -> None:
         sleep(0.02)  # the first are due again before the last are polled
         if service.count("progress") > 10:
             os.kill(os.getpid(), signal.SIGTERM)
-        return running()
 
-    service.progress = poll
+    service.never_finishes().on_request = poll
     accepted(10)
     call_command("imagelabs_sweep", "--once", "--threads", "1")
-    assert service.counts == (0, 10, 0)
+    assert counts(service) == (0, 10, 0)
 
 
 @db
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_goes_on_until_a_signal(
-    number: int, service: Service, media: Path, handlers: None
+    number: int, service: FakeService, media: Path, handlers: None
 ) -> None:
     """One sweep after another; jobs that are due again are polled again."""
 
-    def poll(task_id: str) -> HttpResponse:
+    def poll(_: object) -> None:
         if service.count("progress") == 5:
             os.kill(os.getpid(), number)
-        return running()
 
-    service.progress = poll
+    service.never_finishes().on_request = poll
     accepted(1)
     call_command("imagelabs_sweep", "--interval", "0.03", "--threads", "1")
     assert 5 <= service.count("progress") <= 6
@@ -511,7 +488,7 @@ def test_the_command_goes_on_until_a_signal(
 
 @db
 def test_the_command_outlives_a_database_that_fails(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: Any, handlers: None
+    service: FakeService, monkeypatch: pytest.MonkeyPatch, caplog: Any, handlers: None
 ) -> None:
     """A restart of the database must not need one of the worker."""
     answers: Iterator[Callable[[], int]] = iter([_gone, lambda: 0, _terminate])
@@ -542,13 +519,13 @@ def test_a_sweep_that_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> N
 
 @db
 def test_a_worker_says_that_it_cannot_poll_into_the_web_process(
-    service: Service, media: Path, settings: Any, handlers: None
+    service: FakeService, media: Path, settings: Any, handlers: None
 ) -> None:
     """It would wait in silence for ever; with another alias beside, it serves that."""
     settings.IMAGELABS = {"default": EMBEDDED}
     with pytest.raises(CommandError, match="imagelabs serve"):
         call_command("imagelabs_sweep", "--once")
-    settings.IMAGELABS = {"default": EMBEDDED, "other": settings_for(service)}
+    settings.IMAGELABS = {"default": EMBEDDED, "other": scripted()}
     accepted(1)
     accepted(1, alias="other")
     call_command("imagelabs_sweep", "--once")
@@ -558,21 +535,20 @@ def test_a_worker_says_that_it_cannot_poll_into_the_web_process(
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_a_worker_that_is_told_to_end_settles_what_is_under_way(
-    database: str, server: FaultyServer, media: Path
+    database: str, service: FakeService, around: Around
 ) -> None:
     """A deployment sends SIGTERM; the other rows are as they were, due."""
-    looking, told = threading.Event(), threading.Event()
+    polled, told = threading.Event(), threading.Event()
 
-    def poll(wire: faulty.Wire) -> None:
-        looking.set()
+    def poll(_: object) -> None:
+        polled.set()
         assert told.wait(20)
-        server.done()(wire)
 
-    server.scripts["/progress"] = [poll]
+    service.on_request = poll
     accepted(3, database)
     command = ["-m", "django", "imagelabs_sweep", "--threads", "1"]
-    with process(environment(database, server, media), *command) as worker:
-        assert looking.wait(20)
+    with process(around(database), *command) as worker:
+        assert polled.wait(20)
         worker.terminate()
         sleep(0.2)  # the signal is there before the answer is
         told.set()
@@ -586,21 +562,20 @@ def test_a_worker_that_is_told_to_end_settles_what_is_under_way(
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_a_worker_killed_in_the_middle_loses_and_repeats_nothing(
-    database: str, server: FaultyServer, media: Path
+    database: str, service: FakeService, around: Around, media: Path
 ) -> None:
     """Whoever sweeps next, once its leases have ended, brings the rest."""
     accepted(12, database)
-    hanging = threading.Event()
+    hanging, ended = threading.Event(), threading.Event()
 
-    def poll(wire: faulty.Wire) -> None:
-        if server.count("/progress") > 6:
+    def poll(sent: SentRequest) -> None:
+        if sent.at == "progress" and service.count("progress") > 6:
             hanging.set()
-            wire.hang()
-        server.done()(wire)
+            assert ended.wait(60)
 
-    server.scripts["/progress"] = [poll]
-    around = environment(database, server, media)
-    with process(around, "-m", "django", "imagelabs_sweep", "--threads", "3") as worker:
+    service.on_request = poll
+    command = ["-m", "django", "imagelabs_sweep"]
+    with process(around(database), *command, "--threads", "3") as worker:
         assert hanging.wait(20)
         end = monotonic() + 20
         while states(database)["done"] < 6:
@@ -608,20 +583,19 @@ def test_a_worker_killed_in_the_middle_loses_and_repeats_nothing(
             sleep(0.02)
         worker.send_signal(signal.SIGKILL)
         worker.communicate(timeout=20)
-    server.scripts["/progress"] = [server.done()]
-    before = server.count("/progress")
+    ended.set()
+    service.on_request = None
+    before = service.count("progress")
     rows = ImageJob.objects.using(database)
     assert not rows.exclude(attempts=0).filter(next_poll_at__lte=timezone.now()).exists()
     all_due(database)  # the leases have ended
-    after = subprocess.run(
-        [sys.executable, "-m", "django", "imagelabs_sweep", "--once"],
-        env=around, timeout=40, check=True,
-    )  # fmt: skip
-    assert after.returncode == 0
-    assert server.count("/progress") == before + 6
+    with process(around(database), *command, "--once") as after:
+        said, _ = after.communicate(timeout=40)
+    assert (after.returncode, said) == (0, "")
+    assert service.count("progress") == before + 6
     assert states(database) == {"done": 12}
-    assert [path.read_bytes() for path in stored(media)] == [PNG] * 12
-    assert server.count("/txt2img") == 0
+    assert [path.read_bytes() for path in stored(media)] == [IMAGE] * 12
+    assert service.count("submit") == 0
 
 
 # Killed and stopped --------------------------------------------------------------------------
@@ -629,18 +603,17 @@ def test_a_worker_killed_in_the_middle_loses_and_repeats_nothing(
 
 @db
 def test_a_sweep_renews_the_leases_of_what_it_holds(
-    service: Service, media: Path, settings: Any
+    service: FakeService, media: Path, settings: Any
 ) -> None:
     """A download that takes longer than the lease is not begun by another process, too."""
     settings.IMAGELABS_SWEEP = {"LEASE": 5}
     accepted(1)
     renewed = threading.Event()
 
-    def slow(_: str) -> HttpResponse:
-        assert renewed.wait(20)
-        return HttpResponse(200, {}, PNG)
+    def slow(sent: SentRequest) -> None:
+        assert sent.at == "progress" or renewed.wait(20)
 
-    service.image = slow
+    service.on_request = slow
     leases: list[Any] = []
 
     def stop() -> bool:
@@ -656,7 +629,7 @@ def test_a_sweep_renews_the_leases_of_what_it_holds(
 
 @db
 def test_a_lease_that_another_process_has_taken_is_not_renewed(
-    service: Service, media: Path
+    service: FakeService, media: Path
 ) -> None:
     """Its job is theirs; what is found here must not be stored."""
     mine, theirs = accepted(2)
@@ -675,25 +648,23 @@ def test_a_lease_that_another_process_has_taken_is_not_renewed(
 
 @db
 def test_a_worker_that_is_to_stop_does_not_wait_for_a_service_that_hangs(
-    service: Service, media: Path
+    service: FakeService, media: Path
 ) -> None:
     """Its jobs are due at once for the next worker; what it still finds is not recorded."""
     accepted(2)
     polled, answered = threading.Event(), threading.Event()
 
-    def hang(task_id: str) -> HttpResponse:
+    def hang(_: object) -> None:
         if service.count("progress") == 2:
             polled.set()
         assert answered.wait(20)
-        return done(task_id)
 
-    service.progress = hang
+    service.on_request = hang
     with Sweeper(threads=2, drain_timeout=0.0) as sweeper:
         assert sweeper.sweep(stop=polled.is_set) == 0
         rows = ImageJob.objects.filter(attempts=1, next_poll_at__lte=timezone.now())
         assert rows.count() == 2
         answered.set()
-        service.progress = done
         assert sweeper.sweep(due_by=timezone.now()) == 2
     assert states() == {"done": 2}
 
@@ -701,19 +672,13 @@ def test_a_worker_that_is_to_stop_does_not_wait_for_a_service_that_hangs(
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_a_worker_ends_on_sigterm_though_the_service_hangs(
-    database: str, server: FaultyServer, media: Path
+    database: str, service: FakeService, around: Around
 ) -> None:
     """Docker kills after ten seconds."""
     polled = threading.Event()
-
-    def hang(wire: faulty.Wire) -> None:
-        polled.set()
-        wire.hang()
-
-    server.scripts["/progress"] = [hang]
+    service.hangs(at="progress").on_request = lambda _: polled.set()
     accepted(1, database)
-    around = environment(database, server, media)
-    with process(around, "-m", "django", "imagelabs_sweep") as worker:
+    with process(around(database), "-m", "django", "imagelabs_sweep") as worker:
         assert polled.wait(20)
         worker.terminate()
         said, _ = worker.communicate(timeout=8)
@@ -724,17 +689,11 @@ def test_a_worker_ends_on_sigterm_though_the_service_hangs(
 
 @db
 def test_a_step_that_ends_in_no_ordinary_way_leaves_its_row_to_the_lease(
-    service: Service, media: Path, caplog: Any
+    service: FakeService, media: Path, caplog: Any
 ) -> None:
     """A transport may call `sys.exit`; the other jobs go on."""
     accepted(2)
-
-    def leave(task_id: str) -> HttpResponse:
-        if task_id == "task-1":
-            raise SystemExit
-        return done(task_id)
-
-    service.progress = leave
+    service.known_job("task-1").answers(SystemExit(), at="progress")
     with Sweeper(threads=1) as sweeper:
         assert sweeper.sweep(due_by=timezone.now()) == 2
     assert states() == {"done": 1, "running": 1}
@@ -746,19 +705,18 @@ def test_a_step_that_ends_in_no_ordinary_way_leaves_its_row_to_the_lease(
 
 @db
 def test_the_log_says_when_a_service_goes_down_and_comes_back_once(
-    service: Service, media: Path, caplog: Any
+    service: FakeService, media: Path, caplog: Any
 ) -> None:
     """Not once for each of a thousand jobs."""
     caplog.set_level("INFO", logger="imagelabs_sdk.contrib.django.sweep")
-    service.progress = down
     accepted(10)
-    clock = Clock()
-    with Sweeper(threads=2, clock=clock) as sweeper:
-        for _ in range(4):
-            sweeper.sweep()
-            clock.now += 60
-            all_due()
-        service.progress = done
+    clock = service.clock
+    with Sweeper(threads=2, clock=clock.now) as sweeper:
+        with service.outage():
+            for _ in range(4):
+                sweeper.sweep()
+                clock.advance(60)
+                all_due()
         sweeper.sweep()
     said = [record.message for record in caplog.records if "the service is" in record.message]
     assert said == [
@@ -769,7 +727,7 @@ def test_the_log_says_when_a_service_goes_down_and_comes_back_once(
 
 @db
 def test_the_command_says_when_it_starts_and_stops(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: Any, handlers: None
+    service: FakeService, monkeypatch: pytest.MonkeyPatch, caplog: Any, handlers: None
 ) -> None:
     """And counts its steps each minute, for who turns the log up."""
     caplog.set_level("DEBUG", logger="imagelabs_sdk.contrib.django.sweep")
@@ -785,7 +743,7 @@ def test_the_command_says_when_it_starts_and_stops(
 
 @db
 def test_the_status_is_fit_for_a_health_check(
-    service: Service, media: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, media: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its exit code says whether a sweep runs."""
     call_command("imagelabs_sweep", "--status")
@@ -802,7 +760,7 @@ def test_the_status_is_fit_for_a_health_check(
 
 
 @db
-def test_the_command_can_be_called_in_a_thread(service: Service, media: Path) -> None:
+def test_the_command_can_be_called_in_a_thread(service: FakeService, media: Path) -> None:
     """Python lets only the main thread handle signals."""
     raised: list[ValueError] = []
 

@@ -4,10 +4,9 @@ import ast
 import gettext
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import attrs
@@ -21,13 +20,15 @@ from django.test import Client, RequestFactory
 from django.urls import resolve, reverse
 from django.utils import timezone, translation
 
-from imagelabs_sdk import ImageRequest, InvalidRequestError, errors
+from imagelabs_sdk import HttpResponse, ImageRequest, InvalidRequestError, errors
 from imagelabs_sdk.contrib.django import presenters, views
 from imagelabs_sdk.contrib.django.conf import sweep_settings
 from imagelabs_sdk.contrib.django.forms import StartForm
+from imagelabs_sdk.contrib.django.lifecycle import advance
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.presenters import JobPresenter
-from tests.faulty import PNG, FaultyServer, hang, reply
+from imagelabs_sdk.testing import FakeService, serve_in_thread
+from tests.django.fixtures import IMAGE, known, scripted
 
 APP = Path(views.__file__).parent
 START = "/images/"
@@ -39,24 +40,14 @@ WISH = {"prompt": "a lighthouse", "width": "512", "height": "384", "seed": "7"}
 
 
 @pytest.fixture(autouse=True)
-def service(server: FaultyServer, tmp_path: Path, settings: Any) -> Iterator[FaultyServer]:
-    """A service that is half done, with a preview; images go to a folder of the test's own."""
-    settings.MEDIA_ROOT = str(tmp_path / "media")
+def service(service: FakeService, media: Path, settings: Any) -> Iterator[FakeService]:
+    """A service that is half done, with a preview."""
     settings.SECURE_CONTENT_TYPE_NOSNIFF = False  # what is safe here is safe in a careless site
-    settings.IMAGELABS = {
-        "default": {"OPTIONS": {"base_url": server.url, "max_retries": 0}},
-    }
-    server.scripts["/progress"] = [running(server)]
-    server.scripts["/preview.png"] = [reply(200, PNG)]
+    settings.IMAGELABS = {"default": scripted(poll_interval=None)}
+    known("task-1")
     cache.clear()
-    yield server
+    yield service.progress(0.5, preview=IMAGE)
     cache.clear()
-
-
-def running(server: FaultyServer) -> Any:
-    preview = f"{server.url}/preview.png"
-    answer = {"status": "Processing", "progress": 0.5, "current_image_url": preview}
-    return reply(200, answer)
 
 
 @pytest.fixture
@@ -89,7 +80,7 @@ def make_job(owner: User | None, prompt: str = "a lighthouse", **columns: Any) -
     return job
 
 
-def make_done(owner: User | None, data: bytes = PNG, **columns: Any) -> ImageJob:
+def make_done(owner: User | None, data: bytes = IMAGE, **columns: Any) -> ImageJob:
     """A row with its image stored."""
     job = make_job(owner, **{"state": JobState.DONE, "next_poll_at": None, **columns})
     job.finished_at = timezone.now()
@@ -115,11 +106,11 @@ def test_a_stranger_finds_nothing_anywhere(
 
 
 def test_a_strangers_visit_asks_the_service_nothing(
-    owner: User, stranger: Client, service: FaultyServer
+    owner: User, stranger: Client, service: FakeService
 ) -> None:
     """Who may not poll must not cause work."""
     stranger.get(make_job(owner).get_absolute_url())
-    assert not service.asked
+    assert not service.sent
 
 
 @pytest.mark.parametrize("part", ["", "image/", "preview/"])
@@ -162,7 +153,7 @@ def key_of(response: Any) -> str:
 
 @pytest.mark.django_db(transaction=True)
 def test_the_form_becomes_a_job_of_who_sent_it(
-    page: Client, owner: User, service: FaultyServer
+    page: Client, owner: User, service: FakeService
 ) -> None:
     """The short way: a form, a press, the job's page."""
     form = page.get(START)
@@ -173,7 +164,7 @@ def test_the_form_becomes_a_job_of_who_sent_it(
     assert (job.owner, job.alias, job.state) == (owner, "default", JobState.RUNNING)
     assert job.request["negative_prompt"] == "fog"
     assert (job.width, job.height, job.seed) == (512, 384, 7)
-    assert service.count("/txt2img") == 1
+    assert service.count("submit") == 1
 
 
 @pytest.mark.django_db(transaction=True)
@@ -185,12 +176,12 @@ def test_a_format_sets_the_size(page: Client) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_pressing_twice_buys_one_image(page: Client, service: FaultyServer) -> None:
+def test_pressing_twice_buys_one_image(page: Client, service: FakeService) -> None:
     """A double click, and a reload that sends the form again."""
     key = key_of(page.get(START))
     first, second = (page.post(START, {"id": key, **WISH}) for _ in range(2))
     assert first.headers["Location"] == second.headers["Location"]
-    assert service.count("/txt2img") == ImageJob.objects.count() == 1
+    assert service.count("submit") == ImageJob.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
@@ -205,7 +196,7 @@ def test_going_back_and_asking_for_something_else_is_another_job(page: Client) -
 
 @pytest.mark.django_db(transaction=True)
 def test_nobody_meets_anothers_job_by_its_id(
-    page: Client, stranger: Client, owner: User, service: FaultyServer
+    page: Client, stranger: Client, owner: User, service: FakeService
 ) -> None:
     """Neither the id of a row nor that of a form leads to what is somebody else's."""
     key = str(uuid.uuid4())
@@ -217,7 +208,7 @@ def test_nobody_meets_anothers_job_by_its_id(
         page_of_theirs = stranger.post(START, {"id": given, **WISH}).headers["Location"]
         assert page_of_theirs != mine.get_absolute_url()
     assert ImageJob.objects.filter(owner=owner).get() == mine
-    assert service.count("/txt2img") == 2  # the same form of the stranger's is one job, too
+    assert service.count("submit") == 2  # the same form of the stranger's is one job, too
 
 
 @pytest.mark.django_db(transaction=True)
@@ -232,10 +223,10 @@ def test_a_program_gets_the_job_as_json(page: Client) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_service_that_refuses_is_told_of_on_the_jobs_page(
-    page: Client, service: FaultyServer
+    page: Client, service: FakeService
 ) -> None:
     """The page that starts a job does not fail because the service does."""
-    service.scripts["/txt2img"] = [reply(500, b"oops")]
+    service.refuses(status=500, at="submit")
     response = page.post(START, WISH, follow=True)
     assert response.status_code == 200
     assert ImageJob.objects.get().state in (JobState.FAILED, JobState.UNKNOWN)
@@ -357,17 +348,17 @@ def test_a_foreign_site_cannot_start_a_job(owner: User, settings: Any, middlewar
 
 
 def test_five_tabs_cost_the_service_no_more_than_one(
-    page: Client, owner: User, service: FaultyServer
+    page: Client, owner: User, service: FakeService
 ) -> None:
     """Whoever comes first polls; the row tells the others."""
     url = make_job(owner).get_absolute_url()
     answers = [page.get(url, headers=JSON).json() for _ in range(5)]
-    assert service.count("/progress") == 1
+    assert service.count("progress") == 1
     assert {answer["percent"] for answer in answers} == {50}
 
 
 def test_five_tabs_at_the_same_moment_cost_one_poll(
-    page: Client, owner: User, service: FaultyServer, monkeypatch: pytest.MonkeyPatch
+    page: Client, owner: User, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All have read the row while it was due; the lease lets one of them poll."""
     job = make_job(owner)
@@ -375,21 +366,19 @@ def test_five_tabs_at_the_same_moment_cost_one_poll(
     monkeypatch.setattr(views.JobView, "get_job", lambda _: rows.pop())
     answers = [page.get(job.get_absolute_url(), headers=JSON).json() for _ in range(5)]
     assert not rows
-    assert service.count("/progress") == 1
+    assert service.count("progress") == 1
     assert [answer["percent"] for answer in answers] == [50] * 5
 
 
-def test_the_page_takes_the_job_to_its_end(
-    page: Client, owner: User, service: FaultyServer
-) -> None:
+def test_the_page_takes_the_job_to_its_end(page: Client, owner: User) -> None:
     """No worker is needed, as long as somebody watches."""
-    service.scripts["/progress"] = [service.done()]
+    known("task-1").done()
     job = make_job(owner)
     answer = page.get(job.get_absolute_url(), headers=JSON).json()
     assert answer["state"] == "done"
     assert answer["image"] == f"{job.get_absolute_url()}image/"
     assert answer["refresh"] is None
-    assert body(page.get(answer["image"])) == PNG
+    assert body(page.get(answer["image"])) == IMAGE
 
 
 def test_json_tells_all_that_a_page_needs(page: Client, owner: User) -> None:
@@ -505,24 +494,24 @@ def test_a_preview_stays_until_the_next_image_is_loaded(page: Client, owner: Use
 
 
 def test_a_page_whose_service_hangs_is_shown_in_time(
-    page: Client, owner: User, service: FaultyServer, monkeypatch: pytest.MonkeyPatch
+    page: Client, owner: User, service: FakeService
 ) -> None:
     """What comes of the poll is in the row; the page shows what is known."""
-    monkeypatch.setattr(views, "_A_POLL", 0.3)
-    service.scripts["/progress"] = [hang()]
-    begin = monotonic()
+    known("task-1").hangs(at="progress")
     response = page.get(make_job(owner).get_absolute_url(), headers=JSON)
-    assert monotonic() - begin < 3
+    assert service.clock.elapsed == pytest.approx(views._A_POLL)
     assert response.json()["state"] == "running"
     assert ImageJob.objects.get().failures == 1
 
 
-@pytest.mark.parametrize("trouble", [reply(500, b"oops"), reply(200, b"<html>"), reply(404)])
+@pytest.mark.parametrize(
+    "trouble", [HttpResponse(500), HttpResponse(200, {}, b"<html>"), HttpResponse(404)]
+)
 def test_a_page_never_fails_because_the_service_does(
-    page: Client, owner: User, service: FaultyServer, trouble: Any
+    page: Client, owner: User, trouble: HttpResponse
 ) -> None:
     """Whatever it answers."""
-    service.scripts["/progress"] = [trouble]
+    known("task-1").answers(trouble, at="progress")
     assert page.get(make_job(owner).get_absolute_url()).status_code == 200
 
 
@@ -547,7 +536,7 @@ def test_a_job_that_is_deleted_while_a_page_polls_is_not_there(
 
 
 def test_pages_are_outside_of_transactions(
-    page: Client, owner: User, service: FaultyServer, monkeypatch: pytest.MonkeyPatch
+    page: Client, owner: User, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `ATOMIC_REQUESTS` a poll would keep a connection idle in a transaction."""
     for alias in connections:
@@ -642,7 +631,7 @@ def test_a_card_can_be_shown_without_its_view(owner: User) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "media_type", "ending"), [(PNG, "image/png", "png"), (JPEG, "image/jpeg", "jpg")]
+    ("data", "media_type", "ending"), [(IMAGE, "image/png", "png"), (JPEG, "image/jpeg", "jpg")]
 )
 def test_an_image_is_served_as_what_its_bytes_are(
     page: Client, owner: User, data: bytes, media_type: str, ending: str
@@ -692,7 +681,7 @@ def test_the_head_of_an_image_can_be_asked_for(page: Client, owner: User) -> Non
     """Its size and type, and none of its bytes."""
     response = page.head(f"{make_done(owner).get_absolute_url()}image/")
     assert response.headers["Content-Type"] == "image/png"
-    assert response.headers["Content-Length"] == str(len(PNG))
+    assert response.headers["Content-Length"] == str(len(IMAGE))
     assert not body(response)
     response.close()
 
@@ -715,20 +704,21 @@ def test_an_image_that_is_gone_or_not_there_yet_is_not_found(page: Client, owner
 # The preview ----------------------------------------------------------------------------
 
 
-def preview_of(service: FaultyServer, owner: User) -> str:
-    job = make_job(owner, preview_url=f"{service.url}/preview.png")
+def preview_of(owner: User) -> str:
+    job = make_job(owner)
+    advance(job)
     return f"{job.get_absolute_url()}preview/"
 
 
 def test_a_preview_comes_from_us_and_is_fetched_once(
-    page: Client, owner: User, service: FaultyServer
+    page: Client, owner: User, service: FakeService
 ) -> None:
     """Its host is not told who polls, and many tabs cost it no more than one."""
-    url = preview_of(service, owner)
+    url = preview_of(owner)
     for _ in range(5):
         response = page.get(url)
-        assert response.content == PNG
-    assert service.count("/preview.png") == 1
+        assert response.content == IMAGE
+    assert service.count("preview") == 1
     for header, value in {
         "Content-Type": "image/png",
         "X-Content-Type-Options": "nosniff",
@@ -747,32 +737,38 @@ def test_a_new_preview_has_another_address(owner: User) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [reply(404), reply(200, b"<html>"), reply(200, b""), hang()],
+    "say",
+    [
+        lambda s: s.refuses(status=404, at="preview"),
+        lambda s: s.html(at="preview"),
+        lambda s: s.answers(HttpResponse(200), at="preview"),
+        lambda s: s.hangs(at="preview"),
+    ],
     ids=["missing", "a page", "empty", "silent"],
 )
 def test_a_preview_that_cannot_be_had_is_quietly_missing(
-    page: Client, owner: User, service: FaultyServer, answer: Any, monkeypatch: pytest.MonkeyPatch
+    page: Client, owner: User, service: FakeService, say: Callable[[FakeService], object]
 ) -> None:
     """And not asked for again at once, by any tab."""
-    monkeypatch.setattr(views, "_A_PREVIEW", 0.3)
-    service.scripts["/preview.png"] = [answer]
-    url = preview_of(service, owner)
-    begin = monotonic()
+    say(service)
+    url = preview_of(owner)
     assert page.get(url).status_code == 404
-    assert monotonic() - begin < 3
-    asked = service.count("/preview.png")
+    assert service.clock.elapsed <= views._A_PREVIEW
+    asked = service.count("preview")
     assert page.get(url).status_code == 404
-    assert service.count("/preview.png") == asked
+    assert service.count("preview") == asked
 
 
 def test_a_preview_may_not_lead_into_the_house(
-    page: Client, owner: User, service: FaultyServer, other: FaultyServer
+    page: Client, owner: User, imagelabs_server: str, settings: Any
 ) -> None:
-    """The SDK's checks of addresses hold for previews, too."""
-    job = make_job(owner, preview_url=f"{other.url}/image.png")
-    assert page.get(f"{job.get_absolute_url()}preview/").status_code == 404
-    assert not other.asked
+    """The SDK's checks of addresses, which are those of connections, hold for previews, too."""
+    settings.IMAGELABS = {"default": {"OPTIONS": {"base_url": imagelabs_server}}}
+    inside = FakeService()
+    with serve_in_thread(inside) as other:
+        job = make_job(owner, preview_url=f"{other}/previews/task-1")
+        assert page.get(f"{job.get_absolute_url()}preview/").status_code == 404
+    assert not inside.sent
 
 
 def test_a_job_without_a_preview_has_none(page: Client, owner: User) -> None:
@@ -781,13 +777,13 @@ def test_a_job_without_a_preview_has_none(page: Client, owner: User) -> None:
 
 
 def test_a_large_preview_is_not_kept(
-    page: Client, owner: User, service: FaultyServer, monkeypatch: pytest.MonkeyPatch
+    page: Client, owner: User, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Caches have limits, and other things to keep."""
     monkeypatch.setattr(views, "_MAX_KEPT", 10)
-    url = preview_of(service, owner)
+    url = preview_of(owner)
     assert [page.get(url).status_code for _ in range(2)] == [200, 200]
-    assert service.count("/preview.png") == 2
+    assert service.count("preview") == 2
 
 
 # Words ----------------------------------------------------------------------------------
