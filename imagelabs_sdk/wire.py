@@ -269,22 +269,24 @@ def _about(task_id: str, answer: Answer) -> Iterator[Iterator[dict[str, Any]]]:
 
     One that names another job is left out with all that is inside it.
     """
+    loose = [answer.loose] if answer.loose else []
+    if not task_id or "task_id" not in answer.text:  # most answers name no job
+        yield objects_in([*answer.values, *loose], stop_at=_says_all)
+        return
 
     def name_of(fields: Mapping[str, Any]) -> str:
         return (_task_id(fields.get("task_id")) or "").lower()
 
     def is_other(fields: Mapping[str, Any]) -> bool:
-        return bool(task_id) and name_of(fields) not in ("", task_id.lower())
+        return name_of(fields) not in ("", task_id.lower())
 
     def usable(values: list[Any]) -> Iterator[dict[str, Any]]:
         found = objects_in(values, stop_at=lambda each: _says_all(each) or is_other(each))
         return (fields for fields in found if not is_other(fields))
 
-    if task_id:
-        yield usable([each for each in answer.objects() if name_of(each) == task_id.lower()])
+    yield usable([each for each in answer.objects() if name_of(each) == task_id.lower()])
     # Loose fields of a text with several objects may be of several jobs.
-    mixed = answer.text.count("{") > 1 and _MENTIONS_ID.search(answer.text)
-    yield usable(answer.values if mixed else [*answer.values, answer.loose])
+    yield usable([*answer.values, *(loose if answer.text.count("{") == 1 else [])])
 
 
 def _task_id(value: object) -> str | None:
