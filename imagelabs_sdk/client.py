@@ -303,9 +303,11 @@ class ImageLabs(ReferenceProvider):
                 alone, and is for one call at a time. `None`: nothing is kept.
             unknown: What to do with an item that an earlier run with this checkpoint was
                 submitting when it ended, so that nobody knows whether it was accepted.
-                ``"skip"``: its outcome is `SubmissionUnknownError`; an image that was bought is
-                lost. ``"retry"``: it is submitted again; an image that was bought before is
-                bought twice.
+                ``"skip"``: nothing is sent, its outcome is `SubmissionUnknownError`; an image that
+                was bought is lost. ``"retry"``: it is submitted again; an image that was bought
+                before is bought twice, except where the service had announced idempotency keys to
+                that run: the same request with the same key is answered with the same job, as
+                long as the service keeps that.
             stop: A `threading.Event`, or a function that returns True: the next outcome then is a
                 `JobStoppedError`, raised within 0.1 s. A submit in flight finishes first, so that
                 its id is known; `Batch.unfinished` has the jobs that go on at the service.

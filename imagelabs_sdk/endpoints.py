@@ -114,6 +114,7 @@ class Endpoints:
         max_retries: int | None = None,
         priority: int | None = None,
         key: str | None = None,
+        was_sent: bool = False,
     ) -> str:
         """Ask for one image with ``POST /txt2img`` and return the task id.
 
@@ -126,6 +127,9 @@ class Endpoints:
                 as any other request.
             key: What tells a service that has announced such keys that this request was sent
                 before; `None`: a new one.
+            was_sent: True if an earlier run has sent it with this key, and nobody knows what
+                became of that: the key is sent whatever this process knows of the service, and
+                only an answer about the request itself can refuse it.
 
         Raises:
             SubmissionUnknownError: It may have been accepted; it was not sent again.
@@ -134,11 +138,12 @@ class Endpoints:
             JobStoppedError: The caller asked to stop before it was accepted.
             OSError: The ledger cannot be written; nothing was sent.
         """
-        ledger, headers = self.settings.ledger, self._submit_headers(priority, key)
+        ledger, headers = self.settings.ledger, self._submit_headers(priority, key, was_sent)
+        send = partial(self._submit, request, deadline, max_retries, headers, unclear=was_sent)
         if ledger is None:
-            return self._submit(request, deadline, max_retries, headers)
+            return send()
         with ledger.submitting(request, self.settings.base_url) as submit:
-            submit.task_id = self._submit(request, deadline, max_retries, headers)
+            submit.task_id = send()
         return submit.task_id
 
     def _submit(
@@ -147,6 +152,8 @@ class Endpoints:
         deadline: Deadline,
         max_retries: int | None,
         headers: Mapping[str, str],
+        *,
+        unclear: bool,
     ) -> str:
         retries = self.settings.max_retries if max_retries is None else max_retries
         keyed = "idempotency-key" in headers
@@ -156,7 +163,7 @@ class Endpoints:
             wire.decode_submission,
             self._secrets(request),
         )
-        attempt, unclear = 0, False
+        attempt = 0
         # A submit in flight finishes, so that its id is known.
         unstoppable = deadline.without_stop()
         while True:
@@ -248,9 +255,11 @@ class Endpoints:
         """Return what the service has announced in this process."""
         return known_features(self.settings.base_url)
 
-    def _submit_headers(self, priority: int | None, key: str | None) -> dict[str, str]:
+    def _submit_headers(
+        self, priority: int | None, key: str | None, was_sent: bool
+    ) -> dict[str, str]:
         features, headers = self.features, {}
-        if features.idempotency_key:
+        if features.idempotency_key or was_sent:
             headers["idempotency-key"] = key or new_key()
         if features.priority and priority is not None:
             headers["priority"] = f"u={priority}"

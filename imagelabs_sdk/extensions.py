@@ -1,7 +1,8 @@
 """What a service can do beyond the protocol, as it has announced in its answers.
 
 Our own server names its extensions in the header ``imagelabs-features``. They are remembered for
-each origin, in this process; an origin that does not announce them is never sent one.
+each origin, in this process; an origin that does not announce them is never sent one. A submit that
+an earlier run has sent with a key is an exception: it is sent again with it (`Endpoints.submit`).
 """
 
 import re

@@ -157,9 +157,14 @@ class Batch(Iterator[Outcome]):
             return
         facts = self._checkpoint.recall(place.index, asked)
         job = self._job_from_dict(facts["job"]) if "job" in facts else None
-        event = facts.get("event")
+        event, keyed = facts.get("event"), facts.get("keyed")
         if event == "sending" and self._settings.unknown == "skip":
-            self._scheduler.put(place.outcome(asked, error=_unknown()))
+            self._scheduler.put(place.outcome(asked, error=_unknown(keyed=bool(keyed))))
+        elif event == "sending" and keyed:
+            request = attrs.evolve(asked, seed=keyed["seed"], subseed=keyed["subseed"])
+            fingerprint = wire.fingerprint(asked)
+            entry = Entry(place, request, fingerprint, key=keyed["key"], was_sent=True)
+            self._scheduler.add(entry)
         elif job is not None and event != "accepted":
             self._scheduler.put(_recorded_outcome(place, job, facts))
         else:
@@ -207,10 +212,14 @@ def _numbered(items: Iterable[Item], n: int) -> Iterator[tuple[int, Item, int]]:
             yield item_index * n + variation, item, variation
 
 
-def _unknown() -> SubmissionUnknownError:
+def _unknown(*, keyed: bool) -> SubmissionUnknownError:
+    how = (
+        "with its idempotency key, which is answered with the same job as long as the service "
+        "keeps that"
+    )
     return SubmissionUnknownError(
         "an earlier run ended while it submitted this item, which may or may not have been "
-        'accepted, so it was not sent again; unknown="retry" sends it again, which may buy the '
-        "image twice",
+        'accepted, so it was not sent again; unknown="retry" sends it again, '
+        f"{how if keyed else 'which may buy the image twice'}",
         endpoint="POST /txt2img",
     )

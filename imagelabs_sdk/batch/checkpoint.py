@@ -4,7 +4,8 @@ The file holds JSON lines. The first line names the version and the service. Eac
 an event of one item; an item's last event is its state:
 
 ============  ==============================================================================
-``sending``   about to be submitted; as the last event: it may or may not have been accepted
+``sending``   about to be submitted; as the last event: it may or may not have been accepted.
+              With the idempotency key and the seeds, if it is sent with a key
 ``refused``   surely not accepted: it may be submitted again
 ``accepted``  with the job, as `Job.to_dict` describes it (its prompt included)
 ``done``      with the image's URL

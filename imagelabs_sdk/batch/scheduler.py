@@ -132,6 +132,8 @@ class Entry:
         deadline: When the wait for the job ends.
         attempts: Its submits so far.
         key: The idempotency key that all of them carry, where the service takes one.
+        was_sent: True if an earlier run has sent it with this key, and nobody knows what became
+            of that.
         seen: What the last poll that was answered said of it.
         moved_at: When that changed, by the clock of polling.
     """
@@ -143,6 +145,7 @@ class Entry:
     deadline: Deadline = Deadline()  # noqa: RUF009 - frozen
     attempts: Attempts = attrs.Factory(Attempts)
     key: str = attrs.Factory(new_key)
+    was_sent: bool = False
     seen: object = None
     moved_at: float = 0.0
 
@@ -331,7 +334,7 @@ class Scheduler:
                     self._stop()
 
     def _submit(self, entry: Entry) -> None:
-        self._record(entry, "sending", lambda: {"fingerprint": entry.fingerprint})
+        self._record(entry, "sending", lambda: self._sending(entry))
         deadline = self._deadline()
         # A worker that sleeps polls no job: a submit is sent once here, and put back.
         try:
@@ -341,6 +344,7 @@ class Scheduler:
                 max_retries=0,
                 priority=_LOW_PRIORITY,
                 key=entry.key,
+                was_sent=entry.was_sent,
             )
         except JobStoppedError:
             self._record(entry, "refused")
@@ -365,9 +369,18 @@ class Scheduler:
             self._admission.accepted()
             self._schedule_poll(entry)
 
+    def _sending(self, entry: Entry) -> Mapping[str, Any]:
+        """Return what a later run has to know to send the same again."""
+        keyed = None
+        if entry.was_sent or self._context.endpoints.features.idempotency_key:
+            seeds = {"seed": entry.request.seed, "subseed": entry.request.subseed}
+            keyed = {"key": entry.key, **seeds}
+        return {"fingerprint": entry.fingerprint, "keyed": keyed}
+
     def _submit_failed(self, entry: Entry, error: ImageLabsError) -> None:
         """Send it again later, if that cannot buy twice; otherwise the error is its outcome."""
-        if error.delivered != "maybe":
+        # A refusal says nothing of what an earlier run has sent: it may be of another body, too.
+        if error.delivered != "maybe" and not entry.was_sent:
             self._record(entry, "refused")
         with self._work_ready:
             send_again = self._admission.failed(entry.attempts, error, self._clock())
