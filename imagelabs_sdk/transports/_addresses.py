@@ -10,7 +10,13 @@ from typing import Any
 
 from ..deadline import Deadline
 
-__all__ = ["PrivateAddressError", "connect", "refuse_private", "refuse_private_target"]
+__all__ = [
+    "PrivateAddressError",
+    "connect",
+    "refuse_private",
+    "refuse_private_target",
+    "resolve_public",
+]
 
 _STAGGER = 0.25  # seconds after which the next address is tried, too
 _STOP_INTERVAL = 0.05  # seconds after which a wait asks again if it has to stop
@@ -53,6 +59,13 @@ def refuse_private(host: str, found: list[Any]) -> None:
             )
 
 
+def resolve_public(host: str, port: int) -> list[Any]:
+    """Return what `getaddrinfo` finds for a host, unless `PrivateAddressError` refuses it."""
+    found = _resolve(host, port)
+    refuse_private(host, found)
+    return found
+
+
 def refuse_private_target(host: str) -> None:
     """Do the same before a proxy connects to `host`, unless only the proxy can resolve it."""
     try:
@@ -76,9 +89,7 @@ def connect(
         public_only: True: raise `PrivateAddressError` if any address of the host is not public.
         options: Arguments of `setsockopt`, in order; `None`: none.
     """
-    found = _resolve(host, port)
-    if public_only:
-        refuse_private(host, found)
+    found = resolve_public(host, port) if public_only else _resolve(host, port)
     attempt = _Attempt(deadline, options)
     try:
         for info in _by_turns(found):

@@ -2,12 +2,10 @@
 
 import copy
 import functools
-import os
 import ssl
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,18 +15,11 @@ import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
 from requests.structures import CaseInsensitiveDict
-from requests.utils import (
-    get_environ_proxies,
-    prepend_scheme_if_needed,
-    select_proxy,
-    should_bypass_proxies,
-)
 
-from .. import validation
 from .._redact import sanitize_text
 from ..deadline import Deadline
 from ..errors import APIConnectionError, APITimeoutError, ForbiddenAddressError
-from . import _addresses, _body, _connections
+from . import _addresses, _body, _connections, _cookies, _environment, _failures
 from .base import HttpRequest, HttpResponse, origin_of
 
 __all__ = ["DeadlineSession"]
@@ -36,7 +27,6 @@ __all__ = ["DeadlineSession"]
 _PIECE = 1024 * 1024  # bytes read at once: large images cost less in large pieces
 _HIDDEN = "x-imagelabs-location"
 _MAX_ROUTES = 64
-_MAX_COOKIE, _MAX_COOKIES = 4096, 50  # bytes of one, and how many; browsers keep no larger ones
 _SESSIONS = requests.sessions.merge_setting.__code__.co_filename
 _ADAPTERS = HTTPAdapter.proxy_headers.__code__.co_filename
 _TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
@@ -79,7 +69,7 @@ class DeadlineSession:
         self._user_session = user_session
         self._session = user_session or _bare_session()
         self._proxy, self._no_proxy = proxy, no_proxy
-        self._verify = _bundle() if verify is True else verify
+        self._verify = _environment.ca_bundle(verify)
         self._routes: dict[tuple[str, str], _Route] = {}  # by URL and jar
         self._jars: dict[Hashable, RequestsCookieJar] = {}  # by origin and name
 
@@ -146,7 +136,7 @@ class DeadlineSession:
             proxies=route.proxies,
         )
         if request.cookies is not None:
-            _keep(jar, answer.cookies)
+            _cookies.keep(jar, answer.cookies)
         return answer
 
     def _route(self, request: HttpRequest, exchange: _connections.Exchange) -> _Route:
@@ -155,7 +145,7 @@ class DeadlineSession:
         if known and known.headers is request.headers:
             return known
         adapter = self._session.get_adapter(request.url)
-        proxies = self._proxies(request.url)
+        proxies = _environment.proxies(request.url, self._proxy, no_proxy=self._no_proxy)
         _install_deadlines(adapter, request.url, proxies, exchange)
         prepared, jar = _unprepared(request, b"").prepare(), RequestsCookieJar()
         prepared.headers = _plain(prepared.headers)
@@ -170,13 +160,6 @@ class DeadlineSession:
         if request.method == "POST" and not _is_replaced():  # an image's URL is used once
             self._routes[request.url, request.jar] = route
         return route
-
-    def _proxies(self, url: str) -> dict[str, str]:
-        if self._proxy is None:
-            return get_environ_proxies(url)
-        if self._no_proxy and should_bypass_proxies(url, None):
-            return {}
-        return {"http": self._proxy, "https": self._proxy}
 
     def _send_with_user_session(
         self, request: HttpRequest, exchange: _connections.Exchange
@@ -211,16 +194,14 @@ def _install_deadlines(
     adapter: BaseAdapter, url: str, proxies: Mapping[str, str], exchange: _connections.Exchange
 ) -> None:
     """Make the connections that will be used honour the deadline and the address check."""
-    proxy = select_proxy(url, dict(proxies))
+    proxy = _environment.chosen_proxy(url, proxies)
     checks_address = isinstance(adapter, HTTPAdapter)
     if exchange.public_only and (proxy or not checks_address):
         _addresses.refuse_private_target(urlsplit(url).hostname or "")
     if proxy:
         # The proxy connects to the host, and we to the proxy, which is the caller's choice.
         exchange.public_only = False
-        proxy = validation.proxy(proxy if "://" in proxy else f"http://{proxy}")
-        proxy = prepend_scheme_if_needed(proxy, "http")  # in the adapter's spelling
-        exchange.proxy = urlsplit(proxy).netloc.rpartition("@")[2]
+        exchange.proxy = _environment.without_credentials(proxy)
     if isinstance(adapter, HTTPAdapter):
         _connections.install_deadlines(
             adapter.proxy_manager_for(proxy) if proxy else adapter.poolmanager
@@ -366,15 +347,6 @@ def _bare_session() -> requests.Session:
     return session
 
 
-def _bundle() -> bool | str:
-    """Return the CA bundle that the environment names; True: that of certifi."""
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-        if path := os.environ.get(name):
-            return validation.verify(path)
-    folders = os.environ.get("SSL_CERT_DIR", "").split(os.pathsep)  # as OpenSSL reads it
-    return next((folder for folder in folders if Path(folder).is_dir() and folder), True)
-
-
 def _unprepared(request: HttpRequest, body: bytes) -> requests.Request:
     # Only gzip, which is decoded here in bounded steps: by default requests offers whatever
     # decoders happen to be installed.
@@ -385,21 +357,8 @@ def _unprepared(request: HttpRequest, body: bytes) -> requests.Request:
 def _set_cookies(
     prepared: requests.PreparedRequest, given: Mapping[str, str], held: str | None
 ) -> None:
-    """Send the caller's cookies and those that the service has set since, which win."""
-    cookies = dict(given)
-    for pair in (held or "").split("; "):
-        name, _, value = pair.partition("=")
-        if name:
-            cookies[name] = value
-    if cookies:
-        prepared.headers["Cookie"] = "; ".join(f"{k}={v}" for k, v in cookies.items())
-
-
-def _keep(jar: RequestsCookieJar, fresh: Iterable[Any]) -> None:
-    """Keep cookies within a browser's limits of size and number."""
-    for cookie in fresh:
-        if len(cookie.name) + len(cookie.value or "") <= _MAX_COOKIE and len(jar) < _MAX_COOKIES:
-            jar.set_cookie(cookie)
+    if header := _cookies.merge(given, held):
+        prepared.headers["Cookie"] = header
 
 
 # The body -----------------------------------------------------------------------------
@@ -440,14 +399,15 @@ def _raw(answer: "requests.Response | _Answer", deadline: Deadline) -> Iterator[
 
 
 def _translate(exc: Exception, exchange: _connections.Exchange, url: str) -> APIConnectionError:
-    root, peer = _first_cause(exc), sanitize_text(urlsplit(url).netloc)
-    if exchange.proxy:
-        at_proxy = not (exchange.sent or exchange.tunnelled)
-        peer = f"the proxy {exchange.proxy}" if at_proxy else f"{peer} by proxy {exchange.proxy}"
+    root = _first_cause(exc)
     timed_out = any(isinstance(each, _TIMEOUTS) for each in (exc, root))
-    kind = APITimeoutError if timed_out else APIConnectionError
-    words = "no answer in time" if timed_out else f"no answer ({_describe(root)})"
-    return kind(f"{peer}: {words}", delivered="no" if _surely_unsent(exc, exchange) else "maybe")
+    return _failures.no_answer(
+        url,
+        None if timed_out else _describe(root),
+        sent=not _surely_unsent(exc, exchange),
+        proxy=exchange.proxy,
+        at_proxy=not (exchange.sent or exchange.tunnelled),
+    )
 
 
 def _surely_unsent(exc: Exception, exchange: _connections.Exchange) -> bool:

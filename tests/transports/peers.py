@@ -2,12 +2,15 @@
 
 import gzip
 import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from imagelabs_sdk import HttpRequest
 from tests import faulty
-from tests.faulty import chunked, message
+from tests.faulty import FaultyServer, chunked, message
 
 squeezed = partial(gzip.compress, mtime=0)  # the same in every worker of the test runner
 
@@ -75,3 +78,26 @@ SLOW = {
     "100 Continue without end": faulty.drip(b"HTTP/1.1 100 Continue\r\n\r\n" * 20, every=0.005),
     "100 Continue in a flood": faulty.endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
 }
+
+
+def tunnelling(server: FaultyServer, target: int) -> Callable[[faulty.Wire], None]:
+    """A proxy's answer to CONNECT: a pipe to a port of this machine."""
+
+    def answer(wire: faulty.Wire) -> None:
+        wire.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with socket.create_connection(("127.0.0.1", target)) as onward:
+            back = threading.Thread(target=pump, args=(onward, wire.sock))
+            back.start()
+            pump(wire.sock, onward)
+            back.join()
+
+    return answer
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            sink.sendall(data)
+    for sock in (source, sink):
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)

@@ -2,14 +2,12 @@
 
 import os
 import pickle
-import socket
 import ssl
 import subprocess
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from imagelabs_sdk import (
 )
 from tests import faulty
 from tests.faulty import PNG, FaultyServer, message
-from tests.transports.peers import BROKEN, SLOW, closed_port, get
+from tests.transports.peers import BROKEN, SLOW, closed_port, get, tunnelling
 
 Connect = Callable[..., ImageLabs]
 
@@ -238,29 +236,6 @@ def test_a_proxy_in_any_spelling_honours_the_deadline(connect: Connect) -> None:
 
 class FaultyAddress:
     url = "http://service.test"
-
-
-def tunnelling(server: FaultyServer, target: int) -> Callable[[faulty.Wire], None]:
-    """A proxy's answer to CONNECT: a pipe to a port of this machine."""
-
-    def answer(wire: faulty.Wire) -> None:
-        wire.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        with socket.create_connection(("127.0.0.1", target)) as onward:
-            back = threading.Thread(target=pump, args=(onward, wire.sock))
-            back.start()
-            pump(wire.sock, onward)
-            back.join()
-
-    return answer
-
-
-def pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65_536):
-            sink.sendall(data)
-    for sock in (source, sink):
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
 
 
 def test_tls_goes_through_a_tunnel(
