@@ -131,10 +131,14 @@ def test_a_submit_with_a_key_is_the_same_wish_again() -> None:
     service = FakeService(features="idempotency-key")
     client = service.client()
     client.submit("a cat")
-    service.job().drops_connection().done()
+    service.job().drops_connection(times=1)
     client.submit("a dog")
-    assert service.submits[1].times_sent == 2
-    assert [submit.task_id for submit in service.submits] == ["task-1", "task-2"]
+    service.job().drops_connection()
+    with pytest.raises(SubmissionUnknownError):
+        client.submit("a bird", seed=1)
+    client.submit("a bird", seed=1)  # another call has another key
+    assert [submit.times_sent for submit in service.submits] == [1, 2, 3, 1]
+    assert [submit.task_id for submit in service.submits] == ["task-1", "task-2", None, "task-3"]
 
 
 def test_a_new_service_has_announced_nothing() -> None:
