@@ -267,7 +267,7 @@ class ImageLabs(ReferenceProvider):
         n: int = 1,
         max_in_flight: int = 64,
         workers: int = 8,
-        timeout: float | None = None,
+        timeout: "float | Deadline | None" = None,
         min_interval: float = 0.0,
         on_progress: "OnBatchProgress | None" = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -292,7 +292,10 @@ class ImageLabs(ReferenceProvider):
             max_in_flight: How many items are at work at most, waiting outcomes included.
             workers: How many threads send requests, each over a connection of its own.
             timeout: Seconds for each job, from the submit that was accepted, or from when it
-                was taken up again; `None`: the client's; infinity: no limit.
+                was taken up again; `None`: the client's; infinity: no limit. A `Deadline` is one
+                for the whole batch: when it passes, a request in flight is cut off, nothing more
+                is sent, and the next outcome is a `JobTimeoutError`, raised; `Batch.unfinished`
+                has the jobs that go on at the service.
             min_interval: Seconds between two submits; 0: none.
             on_progress: Called with an item's index and the latest poll of its job, in the
                 thread that iterates, while it waits for outcomes.

@@ -82,6 +82,7 @@ class Batch(Iterator[Outcome]):
                 or the batch was made in another process, of which this one is a fork.
             BatchStoppedError: The service answered none of several submits in a row.
             JobStoppedError: The caller's `stop` ended it.
+            JobTimeoutError: The `Deadline` of the batch has passed.
             OSError: The checkpoint cannot be written, or was deleted or replaced.
         """
         try:

@@ -21,6 +21,7 @@ from ..errors import (
     InvalidRequestError,
     JobFailedError,
     JobStoppedError,
+    JobTimeoutError,
     RateLimitError,
 )
 from ..extensions import new_key
@@ -80,6 +81,11 @@ def _seconds(_: object, field: "attrs.Attribute[Any]", value: float | None) -> N
         seconds(field.name, value)
 
 
+def _seconds_or_deadline(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
+    if not (value is None or isinstance(value, Deadline)):
+        seconds(field.name, value)
+
+
 def _skip_or_retry(_: object, field: "attrs.Attribute[str]", value: object) -> None:
     if value not in ("skip", "retry"):
         raise invalid(field.name, value, 'must be "skip" or "retry"', code="unknown_option")
@@ -92,7 +98,7 @@ class BatchSettings:
     max_in_flight: int = attrs.field(validator=_at_least_one)
     workers: int = attrs.field(validator=_at_least_one)
     n: int = attrs.field(default=1, validator=_at_least_one)
-    timeout: float | None = attrs.field(default=None, validator=_seconds)
+    timeout: float | Deadline | None = attrs.field(default=None, validator=_seconds_or_deadline)
     min_interval: float = attrs.field(default=0.0, validator=_seconds)
     unknown: str = attrs.field(default="skip", validator=_skip_or_retry)
     stall_timeout: float | None = attrs.field(default=None, validator=_seconds)
@@ -155,6 +161,14 @@ class Entry:
         return self.place.index
 
 
+def _deadline_of_batch(settings: BatchSettings, clock: Callable[[], float]) -> Deadline:
+    """Return when a batch has to end, by the clock of polling."""
+    whole, left, stop = settings.timeout, math.inf, settings.stop
+    if isinstance(whole, Deadline):
+        left, stop = whole.remaining(), stop or whole.stop
+    return Deadline.from_timeout(left, clock=clock, stop=stop)
+
+
 _Task: TypeAlias = tuple[Callable[[Entry], None], Entry]
 
 
@@ -186,8 +200,8 @@ class Scheduler:
             min_interval=settings.min_interval, max_retries=context.settings.max_retries
         )
         self._clock, self._wants_progress = context.polling.clock, wants_progress
-        self._call = Deadline.from_timeout(None, stop=settings.stop)  # ends with the caller's stop
-        self._max_wait = _MAX_WAIT if settings.stop is None else _STOP_INTERVAL
+        self._call = _deadline_of_batch(settings, self._clock)
+        self._max_wait = _MAX_WAIT if self._call.stop is None else _STOP_INTERVAL
         self._stall = math.inf if settings.stall_timeout is None else settings.stall_timeout
         self._pid = os.getpid()
         lock = threading.RLock()  # the garbage collector may call `stop` while it is held
@@ -253,7 +267,7 @@ class Scheduler:
         with self._outcome_ready:
             while wait and not (self._outcomes or self._progress or self.idle):
                 if self._call.stopped:
-                    self._stop_for_caller()
+                    self._stop_early()
                 else:
                     self._wait_for_outcome()
             if self._outcomes:
@@ -350,7 +364,7 @@ class Scheduler:
             self._record(entry, "refused")
             with self._work_ready:
                 self._submit_queue.appendleft(entry)
-                self._stop_for_caller()
+                self._stop_early()
             return
         except ImageLabsError as error:
             self._submit_failed(entry, error)
@@ -414,7 +428,7 @@ class Scheduler:
             image = job.image() if result.next_poll_in is None else None
         except JobStoppedError:
             with self._work_ready:
-                self._stop_for_caller()
+                self._stop_early()
             return
         except ImageLabsError as error:
             self._finish(entry, error=error)
@@ -436,6 +450,8 @@ class Scheduler:
             self._schedule_poll(entry)
 
     def _deadline(self) -> Deadline:
+        if isinstance(self._settings.timeout, Deadline):
+            return self._call
         return self._context.deadline(self._settings.timeout, self._settings.stop)
 
     def _begin_wait(self, entry: Entry, deadline: Deadline) -> None:
@@ -470,8 +486,8 @@ class Scheduler:
         """Wait for the next task of this worker; return `None` when the scheduler was stopped."""
         with self._work_ready:
             while not self._stopped:
-                if self._call.stopped:
-                    self._stop_for_caller()
+                if self._call.stopped or self._call.passed:
+                    self._stop_early()
                     return None
                 now = self._clock()
                 if task := self._due_task(now):
@@ -495,7 +511,9 @@ class Scheduler:
 
     def _wait_until_due(self, now: float) -> None:
         """Wait for something to do. The first worker that waits also waits for the due time."""
-        until = self._poll_queue[0][0] if self._poll_queue else math.inf
+        until = now + self._call.remaining()
+        if self._poll_queue:
+            until = min(until, self._poll_queue[0][0])
         if self._submit_queue:
             until = min(until, self._admission.next_submit_at)
         if until >= self._timer_until or (self._simulated and not self._all_rest):
@@ -540,10 +558,15 @@ class Scheduler:
         due = min(due, entry.deadline.at, entry.moved_at + self._stall)
         heapq.heappush(self._poll_queue, (due, entry.index, entry))
 
-    def _stop_for_caller(self) -> None:
+    def _stop_early(self) -> None:
+        """Stop for the caller's `stop` or for the deadline of the batch."""
         if not self._stopped:
             what = self.unfinished_message() or "no job was accepted that is unfinished"
-            self._worker_error = JobStoppedError(f"stopped by the caller; {what}")
+            self._worker_error = (
+                JobStoppedError(f"stopped by the caller; {what}")
+                if self._call.stopped
+                else JobTimeoutError(f"the deadline of the batch has passed; {what}")
+            )
             self._stop()
 
     def _stop(self) -> None:
