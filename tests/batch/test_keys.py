@@ -7,89 +7,45 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
 from imagelabs_sdk import (
     APIConnectionError,
-    FixedInterval,
-    HandlerTransport,
     HttpRequest,
     HttpResponse,
     ImageLabs,
     Outcome,
     SubmissionUnknownError,
 )
-from tests.batch.scripted import events, process
+from imagelabs_sdk.testing import FakeService
+from tests.batch.scripted import events, process, run
 from tests.our_server import our_server
 
 SMALL = {"width": 64, "height": 48}
 
 
-@attrs.define
-class KeyedService:
-    """Gives a task to each key, and another one to each submit without one.
-
-    Attributes:
-        url: An origin of its own: what is announced is remembered for the process.
-        announces: The header of each answer; empty: none.
-        faults: By prompt, what comes instead of an answer, in order. An exception comes after the
-            task was accepted, a response before.
-        tasks: By key, or by number without one.
-        submits: What was sent: prompt, key, body.
-    """
-
-    url: str
-    announces: str = "idempotency-key"
-    faults: dict[str, list[Any]] = attrs.Factory(dict)
-    tasks: dict[object, str] = attrs.Factory(dict)
-    submits: list[tuple[str, str | None, bytes]] = attrs.Factory(list)
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not request.url.endswith("/txt2img"):
-            return self._answer({"status": "Done", "final_image_url": "/x.png"})
-        prompt, key = json.loads(request.body)["prompt"], request.headers.get("idempotency-key")
-        self.submits.append((prompt, key, request.body))
-        fault = self.faults[prompt].pop(0) if self.faults.get(prompt) else None
-        if isinstance(fault, HttpResponse):
-            return fault
-        task = self.tasks.setdefault(key or len(self.submits), f"task-{len(self.tasks) + 1}")
-        if fault is not None:
-            raise fault
-        return self._answer({"task_id": task})
-
-    def _answer(self, fields: dict[str, Any]) -> HttpResponse:
-        headers = {"imagelabs-features": self.announces} if self.announces else {}
-        return HttpResponse(200, headers, json.dumps(fields).encode())
-
-    def client(self) -> ImageLabs:
-        polling = FixedInterval(0.01, sleep=lambda seconds: None)
-        return ImageLabs(self.url, transport=HandlerTransport(self), polling=polling)
-
-    def run(self, *items: Any, **more: Any) -> dict[int, Outcome]:
-        """Return the outcomes by index; there is one worker, so that the submits have an order."""
-        batch = self.client().generate_many(items, **{"workers": 1, "max_in_flight": 1, **more})
-        return {outcome.index: outcome for outcome in batch}
-
-    def sent(self, prompt: str) -> list[tuple[str | None, bytes]]:
-        return [(key, body) for each, key, body in self.submits if each == prompt]
-
-
 @pytest.fixture
-def keyed(request: pytest.FixtureRequest) -> KeyedService:
-    return KeyedService(f"http://{abs(hash(request.node.nodeid))}.test")
+def keyed() -> FakeService:
+    return FakeService(features="idempotency-key")
 
 
-def crash() -> KeyboardInterrupt:
-    """What ends a run while a submit waits for its answer."""
-    return KeyboardInterrupt()
+def outcomes_of(service: FakeService, *items: str, **more: Any) -> dict[int, Outcome]:
+    """Return the outcomes of a run by index."""
+    return {outcome.index: outcome for outcome in run(service, *items, max_in_flight=1, **more)}
 
 
-def begin_and_crash(service: KeyedService, path: Path) -> None:
+def sent(service: FakeService, prompt: str) -> list[tuple[str | None, bytes]]:
+    """Return key and body of each submit with this prompt."""
+    submits = [one.request for one in service.sent if one.fields.get("prompt") == prompt]
+    return [(request.headers.get("idempotency-key"), request.body) for request in submits]
+
+
+def begin_and_crash(service: FakeService, path: Path) -> None:
     """End a run while its second item is submitted; the first one has told what is announced."""
-    service.faults["b"] = [crash()]
+    service.job().done()
+    service.job().answers(KeyboardInterrupt(), times=1)
     with pytest.raises(KeyboardInterrupt):
-        service.run("a", "b", checkpoint=path)
+        run(service, "a", "b", max_in_flight=1, checkpoint=path)
     assert events(path)[-1] == (1, "sending")
 
 
@@ -134,38 +90,38 @@ def test_a_run_that_was_killed_while_it_submitted_is_settled_without_buying_twic
 
 
 def test_the_submit_that_is_sent_again_is_the_same_to_the_byte(
-    keyed: KeyedService, path: Path
+    keyed: FakeService, path: Path
 ) -> None:
     """With its key and the seeds that were picked: another body with that key is refused."""
     begin_and_crash(keyed, path)
-    outcomes = keyed.run("a", "b", checkpoint=path, unknown="retry")
+    outcomes = outcomes_of(keyed, "a", "b", checkpoint=path, unknown="retry")
     assert outcomes[1].result is not None
-    first, again = keyed.sent("b")
+    first, again = sent(keyed, "b")
     assert first == again
     assert first[0] is not None
-    assert len(keyed.tasks) == 2
+    assert len(keyed.submits) == 2
 
 
-def test_skip_sends_nothing_and_says_what_retry_would_do(keyed: KeyedService, path: Path) -> None:
+def test_skip_sends_nothing_and_says_what_retry_would_do(keyed: FakeService, path: Path) -> None:
     """The server may have forgotten its keys with its jobs: that is for a person to decide."""
     begin_and_crash(keyed, path)
-    outcomes = keyed.run("a", "b", checkpoint=path)
+    outcomes = outcomes_of(keyed, "a", "b", checkpoint=path)
     assert is_unknown(outcomes[1])
     assert "with its idempotency key" in str(outcomes[1].error)
-    assert len(keyed.sent("b")) == 1
+    assert len(sent(keyed, "b")) == 1
 
 
 def test_a_submit_that_went_without_a_key_is_not_said_to_have_one(
-    keyed: KeyedService, path: Path
+    keyed: FakeService, path: Path
 ) -> None:
     """The first of a process does not know yet that the service takes keys."""
-    keyed.faults["a"] = [crash()]
+    keyed.job().answers(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        keyed.run("a", checkpoint=path)
-    (outcome,) = keyed.run("a", checkpoint=path).values()
+        run(keyed, "a", checkpoint=path)
+    (outcome,) = outcomes_of(keyed, "a", checkpoint=path).values()
     assert "which may buy the image twice" in str(outcome.error)
-    keyed.run("a", checkpoint=path, unknown="retry")
-    assert [key for key, _ in keyed.sent("a")] == [None, None]
+    outcomes_of(keyed, "a", checkpoint=path, unknown="retry")
+    assert [key for key, _ in sent(keyed, "a")] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -181,40 +137,39 @@ def test_a_submit_that_went_without_a_key_is_not_said_to_have_one(
     ],
 )
 def test_whatever_the_retry_is_answered_the_item_is_never_taken_for_refused(
-    keyed: KeyedService, path: Path, fault: HttpResponse | Exception
+    keyed: FakeService, path: Path, fault: HttpResponse | Exception
 ) -> None:
     """The earlier submit may be rendering: only its task settles it, in whichever run."""
     begin_and_crash(keyed, path)
-    keyed.faults["b"] = [fault] * 9
-    outcomes = keyed.run("a", "b", checkpoint=path, unknown="retry")
+    with keyed.outage(fault):
+        outcomes = outcomes_of(keyed, "a", "b", checkpoint=path, unknown="retry")
     judged = isinstance(fault, HttpResponse) and fault.status in (400, 422)
     assert is_unknown(outcomes[1]) is not judged
     assert outcomes[1].error is not None
-    keyed.faults["b"] = []
-    sent = len(keyed.sent("b"))
-    assert is_unknown(keyed.run("a", "b", checkpoint=path)[1])
-    assert len(keyed.sent("b")) == sent
-    assert keyed.run("a", "b", checkpoint=path, unknown="retry")[1].result is not None
-    assert len(set(keyed.sent("b"))) == 1
-    assert len(keyed.tasks) == 2
+    before = sent(keyed, "b")
+    assert is_unknown(outcomes_of(keyed, "a", "b", checkpoint=path)[1])
+    assert sent(keyed, "b") == before
+    assert outcomes_of(keyed, "a", "b", checkpoint=path, unknown="retry")[1].result is not None
+    assert len(set(sent(keyed, "b"))) == 1
+    assert len(keyed.submits) == 2
 
 
 def test_the_key_is_sent_although_this_process_was_told_of_none(
-    keyed: KeyedService, path: Path
+    keyed: FakeService, path: Path
 ) -> None:
     """The origin had announced keys to the run before; a first answer would come too late."""
     begin_and_crash(keyed, path)
-    keyed.announces = ""
-    keyed.run("a", checkpoint=path.with_name("other.jsonl"))  # takes the announcement back
-    keyed.run("a", "b", "c", checkpoint=path, unknown="retry")
-    assert len(set(keyed.sent("b"))) == 1
-    assert keyed.sent("c")[0][0] is None
+    keyed.features = ""
+    outcomes_of(keyed, "a", checkpoint=path.with_name("other.jsonl"))  # takes the announcement back
+    outcomes_of(keyed, "a", "b", "c", checkpoint=path, unknown="retry")
+    assert len(set(sent(keyed, "b"))) == 1
+    assert sent(keyed, "c")[0][0] is None
 
 
-def test_a_service_without_keys_gets_none(keyed: KeyedService, path: Path) -> None:
+def test_a_service_without_keys_gets_none(keyed: FakeService, path: Path) -> None:
     """Nor does the file hold one."""
-    keyed.announces = ""
+    keyed.features = ""
     begin_and_crash(keyed, path)
-    keyed.run("a", "b", checkpoint=path, unknown="retry")
-    assert {key for _, key, _ in keyed.submits} == {None}
+    outcomes_of(keyed, "a", "b", checkpoint=path, unknown="retry")
+    assert {key for key, _ in sent(keyed, "a") + sent(keyed, "b")} == {None}
     assert '"key"' not in path.read_text()
