@@ -65,7 +65,7 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("extra", ["cli", "server", "celery", "django"])
+@nox.parametrize("extra", ["cli", "server", "curl", "celery", "django"])
 def extras(session: nox.Session, extra: str) -> None:
     """Install one extra alone, as the documentation says, and run what it is for."""
     examples = Path("examples").absolute()
@@ -76,6 +76,9 @@ def extras(session: nox.Session, extra: str) -> None:
         session.run("imagelabs", "generate", "--help", silent=True)
     elif extra == "server":
         session.run("python", f"{examples}/generate.py", "--embedded", "--out", "lighthouse.png")
+    elif extra == "curl":
+        code = "from imagelabs_sdk.transports.curl_cffi import CurlTransport; CurlTransport()"
+        session.run("python", "-c", code)
     elif extra == "celery":
         with session.chdir(examples / "celery_worker"):
             session.run(

@@ -26,7 +26,8 @@ _CHALLENGE = re.compile(rb"<title>\s*just a moment", re.IGNORECASE)
 _REQUEST_IDS = ("x-request-id", "cf-ray")
 _AFTER_CHALLENGE = (
     "give the client the cookies (cf_clearance) and the exact user-agent of a browser that passed "
-    "it, or use a transport with a browser's TLS handshake"
+    'it, or use a browser\'s TLS handshake: pip install "imagelabs_sdk[curl]", then '
+    "ImageLabs(transport=CurlTransport()) from imagelabs_sdk.transports.curl_cffi"
 )
 _KINDS: dict[int, type[APIStatusError]] = {
     401: AuthenticationError,

@@ -348,7 +348,7 @@ class ChallengeError(APIStatusError):
     """A Cloudflare check stands in front of the service.
 
     Pass the check in a browser and give the client its cookies (``cf_clearance``) and its
-    exact ``user-agent``, or use a transport whose TLS handshake is a browser's.
+    exact ``user-agent``, or use `CurlTransport`, whose TLS handshake is a browser's.
     """
 
     code: str = "challenge"

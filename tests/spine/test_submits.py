@@ -192,6 +192,8 @@ def test_a_cloudflare_page_names_both_remedies(page: HttpResponse) -> None:
     service = FakeService().answers(page)
     with pytest.raises(ChallengeError, match=r"cf_clearance.*user-agent.*TLS handshake") as caught:
         service.client().generate("x")
+    for line in ('pip install "imagelabs_sdk[curl]"', "ImageLabs(transport=CurlTransport())"):
+        assert line in str(caught.value)
     assert len(service.sent) == 1
     assert caught.value.delivered == "no"
 

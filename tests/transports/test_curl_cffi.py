@@ -41,8 +41,9 @@ from imagelabs_sdk.transports import _addresses, _libcurl, curl_cffi
 from imagelabs_sdk.transports.curl_cffi import CurlTransport
 from tests import faulty
 from tests.faulty import PNG, FaultyServer, message
+from tests.test_docs import ROOT, blocks
 from tests.transports.http2 import Http2Server
-from tests.transports.peers import BROKEN, SLOW, closed_port, get, squeezed, tunnelling
+from tests.transports.peers import BROKEN, SLOW, closed_port, get, pump, squeezed, tunnelling
 
 Connect = Callable[..., ImageLabs]
 
@@ -635,6 +636,31 @@ def test_proxies_of_the_environment_count(
     assert (server.connections, other.connections) == (2, 2)
 
 
+def socks(wire: socket.socket, port: int) -> None:
+    """Serve one connection as a SOCKS5 proxy, which leads to a port here whatever it is told."""
+    with wire, wire.makefile("rb") as file, socket.create_connection(("127.0.0.1", port)) as onward:
+        file.read(file.read(2)[1])
+        wire.sendall(b"\x05\x00")  # no password
+        file.read(4)
+        file.read(file.read(1)[0] + 2)
+        wire.sendall(b"\x05\x00\x00\x01" + bytes(6))
+        back = threading.Thread(target=pump, args=(onward, wire))
+        back.start()
+        pump(wire, onward)
+        back.join()
+
+
+def test_a_socks_proxy_resolves_the_name(server: FaultyServer) -> None:
+    """With ``socks5h``; nothing else has to be installed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport = CurlTransport(proxy=f"socks5h://127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=lambda: socks(listener.accept()[0], server.port))
+        thread.start()
+        assert b"Done" in ask(transport, post("http://no-such-host.invalid/progress"))
+        transport.close()
+        thread.join()
+
+
 # The address guard -----------------------------------------------------------------------
 
 
@@ -821,6 +847,19 @@ def test_a_client_comes_through_a_bad_poll_and_a_bad_download(
     server.scripts["/image.png"] = [cut, faulty.reply(200, PNG)]
     assert connect(server, transport=transport).generate("x").read() == PNG
     assert server.count("/txt2img") == 1
+
+
+def test_the_lines_of_the_documentation_work(
+    server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader copies them."""
+    monkeypatch.setenv("IMAGELABS_BASE_URL", server.url)
+    page = ROOT / "docs" / "howto" / "cloudflare.md"
+    (code,) = [block.code for block in blocks(page) if "CurlTransport" in block.code]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["client"].generate("x").read() == PNG
+    names["client"].close()
 
 
 @pytest.mark.parametrize("name", ["netscape", "", None, 7])
