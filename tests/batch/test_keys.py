@@ -161,7 +161,10 @@ def test_the_key_is_sent_although_this_process_was_told_of_none(
     begin_and_crash(keyed, path)
     keyed.features = ""
     outcomes_of(keyed, "a", checkpoint=path.with_name("other.jsonl"))  # takes the announcement back
+    with keyed.outage():  # the file keeps the key all the same
+        outcomes_of(keyed, "a", "b", checkpoint=path, unknown="retry")
     outcomes_of(keyed, "a", "b", "c", checkpoint=path, unknown="retry")
+    assert len(sent(keyed, "b")) > 2
     assert len(set(sent(keyed, "b"))) == 1
     assert sent(keyed, "c")[0][0] is None
 
