@@ -1,7 +1,5 @@
 """Everything that can go wrong, as a tree that follows the way of the data.
 
-::
-
     ImageLabsError                                 code
     ├── InvalidRequestError     (ValueError)       (several)           bad input; nothing was sent
     ├── APIConnectionError      (ConnectionError)  api_connection      no answer came back

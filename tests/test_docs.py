@@ -1,13 +1,17 @@
 """Every block of code in README.md and docs/ runs as it stands, against a real service."""
 
 import configparser
+import importlib
+import inspect
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -134,6 +138,25 @@ def test_the_install_page_names_the_version_of_this_checkout() -> None:
     major, minor, _ = (int(part) for part in __version__.split("."))
     assert f"imagelabs_sdk-{__version__}-py3-none-any.whl" in page
     assert f">={major}.{minor},<{major}.{minor + 1}`" in page
+
+
+PUBLIC = ("", ".embedded", ".testing", ".contrib.celery", ".contrib.g4f")
+"""The packages whose names the upgrade policy promises; the Django app has a page of its own."""
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_the_reference_has_every_public_name(package: str) -> None:
+    """A name that an error or another page mentions is looked up there."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    places = [pkgutil.resolve_name(place) for place in re.findall(r"^::: (\S+)$", page, re.M)]
+    shown = [each for place in places for each in members(place)]
+    public = members(importlib.import_module(f"imagelabs_sdk{package}"))
+    assert [each.__name__ for each in public if callable(each) and each not in shown] == []
+
+
+def members(place: Any) -> list[Any]:
+    """Return what a room names, or the one thing that is no room."""
+    return [getattr(place, n) for n in place.__all__] if inspect.ismodule(place) else [place]
 
 
 def test_a_block_that_is_not_run_says_why() -> None:

@@ -1,11 +1,12 @@
 """Images that Celery workers save (extra ``celery``), for projects without Django.
 
-The caller submits, once; a task polls the job and saves its image::
+The caller submits, once; a task polls the job and saves its image:
 
     from imagelabs_sdk.contrib.celery import save_image
 
     job = client.submit("a lighthouse")
-    result = save_image.apply_async((job.to_dict(), "/srv/1.png"), countdown=job.next_poll_in)
+    work = job.to_dict(), "/srv/1.png"
+    result = save_image.apply_async(work, countdown=job.next_poll_in)
     result.get()  # "/srv/1.png"
 
 There is no task that submits: its message may be delivered twice, and would buy twice.
@@ -41,7 +42,7 @@ _PAUSE = 2.0  # seconds after a failed download; also what a direct call has if 
 class ImageTask(Task):  # type: ignore[type-arg]  # Celery 5.4 cannot subscribe it
     """The base of `save_image`. No log, event or monitor is shown its arguments.
 
-    A client with settings of its own is given to it in Celery's way; workers may inherit it::
+    A client with settings of its own is given to it in Celery's way; workers may inherit it:
 
         app.conf.task_annotations = {"imagelabs.save_image": {"client": ImageLabs(timeout=900)}}
     """

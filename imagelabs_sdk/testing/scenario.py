@@ -1,7 +1,5 @@
 """A fake service as a file of JSON, for `imagelabs serve --script`.
 
-::
-
     {
         "every_job": [{"queued": 2}, {"progress": [0.1, 0.6]}, "done"],
         "jobs": [
