@@ -1,57 +1,78 @@
 """Undo the content codings of a body in bounded memory."""
 
+import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 __all__ = ["decode"]
 
 _CHUNK = 65_536  # bytes inflated at once: what is small may become large
-_GZIP = b"\x1f\x8b"
-_COMPRESSED = ("gzip", "x-gzip", "deflate")
+_GZIP = 0x1F  # the first byte of gzip, and of no image, no JSON and no text
+_TRAILER = 8  # bytes at the end of gzip: a checksum and a length
+_COMPRESSED = {"gzip", "x-gzip", "deflate"}
 
 
 def decode(chunks: Iterable[bytes], headers: Mapping[str, str]) -> Iterator[bytes]:
-    """Yield the body as it was before ``content-encoding``, inflated in bounded steps.
+    """Yield the body as it was before it was compressed, inflated in bounded steps.
 
-    An unknown coding counts as none: some servers name a character set here.
+    The bytes decide more than ``content-encoding``: gzip is undone also where it is not named, or
+    was applied twice, and what is only named so passes as it is. An unknown coding counts as none:
+    some servers name a character set here.
 
     Raises:
-        zlib.error: The body is cut or broken, or was compressed twice.
+        zlib.error: The body is cut or broken; what came before that has been yielded.
     """
-    names = [name.strip() for name in headers.get("content-encoding", "").lower().split(",")]
-    # Once each: some proxies repeat the header that they pass on.
-    codings = list(dict.fromkeys(name for name in names if name in _COMPRESSED))
-    if len(codings) > 1:
-        raise zlib.error(f"content-encoding {', '.join(codings)}")
-    yield from _inflate(chunks, codings[0]) if codings else chunks
+    named = {name.strip() for name in headers.get("content-encoding", "").lower().split(",")}
+    return _inflate(_inflate(chunks, named & _COMPRESSED), set())
 
 
-def _inflate(chunks: Iterable[bytes], coding: str) -> Iterator[bytes]:
-    inflater = None
-    for chunk in chunks:
-        if inflater is None and chunk and coding != "deflate" and not _has_header(chunk):
-            yield chunk  # named gzip, but not compressed
-            yield from chunks
-            return
-        left = chunk
+def _inflate(chunks: Iterable[bytes], named: Set[str]) -> Iterator[bytes]:
+    pieces = filter(None, chunks)
+    head = next(pieces, b"")
+    if not head and named:
+        raise zlib.error("the compressed body is empty")
+    window = _window(head, named)
+    if window is None:
+        yield head
+        yield from pieces
+        return
+    inflater = zlib.decompressobj(window)
+    for piece in _before_trailers(itertools.chain([head], pieces)):
+        left = piece
         while left:
-            if inflater is None:
-                inflater = _inflater(left)
-            elif inflater.eof:
-                if not left.startswith(_GZIP):
+            if inflater.eof:
+                if left[0] != _GZIP:
                     break  # what follows the last member means nothing
-                inflater = _inflater(left)
+                inflater = zlib.decompressobj(window)
             yield inflater.decompress(left, _CHUNK)
             left = inflater.unconsumed_tail or inflater.unused_data
-    if inflater is None or not inflater.eof:
+    if not inflater.eof:
         raise zlib.error("the compressed body is cut short")
 
 
-def _inflater(head: bytes) -> "zlib._Decompress":
-    """Return one for gzip, for zlib, or for deflate without a header, as some servers send it."""
-    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32 if _has_header(head) else -zlib.MAX_WBITS)
+def _window(head: bytes, named: Set[str]) -> int | None:
+    """Return what zlib calls window bits, which say the format; `None`: it is not compressed."""
+    if head[:1] == bytes([_GZIP]):
+        return zlib.MAX_WBITS | 16
+    if named and head:
+        # Some servers send deflate without the header of zlib.
+        has_header = head[0] & 0x0F == zlib.DEFLATED
+        window = zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
+        if (has_header or "deflate" in named) and _can_inflate(head, window):
+            return window
+    return None
 
 
-def _has_header(head: bytes) -> bool:
-    """Return True for the first byte of gzip or of zlib."""
-    return head[0] == _GZIP[0] or head[0] & 0x0F == zlib.DEFLATED
+def _can_inflate(head: bytes, window: int) -> bool:
+    try:
+        zlib.decompressobj(window).decompress(head, _CHUNK)
+    except zlib.error:
+        return False
+    return True
+
+
+def _before_trailers(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Split off what may be a trailer: if that is wrong, zlib keeps all it was given with it."""
+    for chunk in chunks:
+        yield chunk[:-_TRAILER]
+        yield chunk[-_TRAILER:]

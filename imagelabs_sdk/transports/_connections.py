@@ -159,10 +159,22 @@ class _DeadlineReader(io.RawIOBase):
 class _DeadlineResponse(http.client.HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        exchange = current.get()
+        self._exchange = exchange = current.get()
         if exchange is not None:
             file = self.fp.detach()
             self.fp = io.BufferedReader(_DeadlineReader(file, sock, exchange))
+
+    def read(self, amt: int | None = None) -> bytes:
+        """Return what has come, at most `amt` bytes, instead of waiting for as many.
+
+        A connection that breaks meanwhile would take those with it that are there already.
+        """
+        if amt is None or self.chunked or self._exchange is None:
+            return super().read(amt)
+        data = self.read1(amt)
+        if self.length == 0 and self.fp is not None:  # as in http.client's own
+            self._close_conn()  # type: ignore[attr-defined]
+        return data
 
     def _read_status(self) -> tuple[str, int, str]:
         """Read past 103 and other interim responses as http.client does past 100 alone."""

@@ -6,6 +6,7 @@ import ssl
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from types import FunctionType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -214,21 +215,16 @@ def _is_replaced() -> bool:
     It sees only what goes through `Session.send`; that may have been replaced at any time.
     """
     session = requests.Session
-    return not _are_shipped(session.send, session.get_adapter, HTTPAdapter.send)
-
-
-@functools.lru_cache(maxsize=16)
-def _are_shipped(send: Any, get_adapter: Any, adapter_send: Any) -> bool:
-    return (
-        _is_written_in(send, _SESSIONS)
-        and _is_written_in(get_adapter, _SESSIONS)
-        and _is_written_in(adapter_send, _ADAPTERS)
+    return not (
+        _is_written_in(session.send, _SESSIONS)
+        and _is_written_in(session.get_adapter, _SESSIONS)
+        and _is_written_in(HTTPAdapter.send, _ADAPTERS)
     )
 
 
 def _is_written_in(function: Any, file: str) -> bool:
-    code = getattr(function, "__code__", None)
-    return code is not None and code.co_filename == file
+    # What tracers wrap around a function shows the code of that function as its own.
+    return type(function) is FunctionType and function.__code__.co_filename == file
 
 
 def _send_apart(

@@ -119,6 +119,46 @@ def test_a_tracer_of_session_send_sees_each_request(
             session.close()
 
 
+class Transparent:
+    """What tracers put around a function: it looks like that function, and is equal to it."""
+
+    def __init__(self, wrapped: Any, seen: list[str]) -> None:
+        self.wrapped, self.seen, self.__code__ = wrapped, seen, wrapped.__code__
+
+    def __get__(self, owner: object, kind: type | None = None) -> "Transparent":
+        return self if owner is None else Transparent(self.wrapped.__get__(owner), self.seen)
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        self.seen.append(self.wrapped.__name__)
+        return self.wrapped(*args, **more)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.wrapped == other)
+
+    def __hash__(self) -> int:
+        return hash(self.wrapped)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (requests.Session, "send"),
+        (requests.Session, "get_adapter"),
+        (requests.adapters.HTTPAdapter, "send"),
+    ],
+)
+def test_a_wrapper_that_looks_like_what_it_wraps_is_seen(
+    server: FaultyServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    """Tracers of applications wrap with `wrapt`, whose proxies are all but the function itself."""
+    client = connect(server)
+    client.submit("before")
+    seen: list[str] = []
+    monkeypatch.setattr(owner, name, Transparent(owner.__dict__[name], seen))
+    client.submit("x")
+    assert name in seen
+
+
 PATCHED_FIRST = """
 import requests
 seen = []
