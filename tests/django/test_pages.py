@@ -215,7 +215,9 @@ def test_a_job_that_was_given_up_is_looked_for_again(
 ) -> None:
     """The service may have drawn it all the same; that costs nothing."""
     job = make_job(owner, JobState.FAILED, error_code="JobTimeoutError")
-    assert url(job, "resume/") in page.get(url(job)).content.decode()
+    html = page.get(url(job)).content.decode()
+    assert url(job, "resume/") in html
+    assert "Check again" in html
     assert page.post(url(job, "resume/")).headers["Location"] == url(job)
     page.get(url(job))
     job.refresh_from_db()
