@@ -1,6 +1,7 @@
 """A job's row: bought once, polled by one at a time, settled once, whoever dies meanwhile."""
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from django.db import DatabaseError, IntegrityError, transaction
 from django.test import override_settings
 from django.utils import timezone
 
-from imagelabs_sdk import ImageRequest, InvalidRequestError
+from imagelabs_sdk import Deadline, ImageRequest, InvalidRequestError
+from imagelabs_sdk.contrib.django.clients import clients
 from imagelabs_sdk.contrib.django.conf import SettingsError, sweep_settings
 from imagelabs_sdk.contrib.django.lifecycle import (
     advance,
@@ -703,6 +705,51 @@ def test_a_poll_that_has_no_time_left_is_taken_later(service: FakeService) -> No
     assert advance(job, timeout=0)
     assert (job.state, job.error_code, job.failures) == ("running", "JobTimeoutError", 1)
     assert counts(service) == (1, 0, 0)
+
+
+@db
+def test_several_steps_share_a_deadline(service: FakeService) -> None:
+    """By the client's own clock, which is the kit's here."""
+    service.hangs(at="progress")
+    first, second = start(), start()
+    deadline = clients["default"].deadline(15)
+    assert advance(due(first), timeout=deadline)
+    assert service.clock.elapsed == pytest.approx(15)
+    second = due(second)
+    assert advance(second, timeout=deadline)
+    assert (second.error_code, service.count("progress")) == ("JobTimeoutError", 1)
+
+
+@db
+def test_a_step_is_stopped_by_its_deadline(service: FakeService) -> None:
+    """A worker that is to end; the job goes on."""
+    service.hangs(at="progress")
+    job = due(start())
+    assert advance(job, timeout=clients["default"].deadline(stop=lambda: True))
+    assert (job.state, job.error_code) == ("running", "JobStoppedError")
+    assert service.count("progress") == 0
+
+
+@db
+@pytest.mark.parametrize("timeout", [math.inf, 1e9, Deadline()])
+def test_no_step_takes_hours(timeout: float | Deadline, service: FakeService) -> None:
+    """Its lease would outlast every process."""
+    leases: list[Any] = []
+    service.on_request = lambda _: leases.append(ImageJob.objects.get().next_poll_at)
+    job = due(start())
+    begun = timezone.now()
+    assert advance(job, timeout=timeout)
+    assert timedelta(0) < leases[-1] - begun < timedelta(minutes=6)
+
+
+@db
+@pytest.mark.parametrize("timeout", [-1, math.nan, "5"])
+def test_a_timeout_that_makes_no_sense_claims_nothing(timeout: Any, service: FakeService) -> None:
+    """It is said before anything is sent."""
+    job = due(start())
+    with pytest.raises(InvalidRequestError, match="timeout"):
+        advance(job, timeout=timeout)
+    assert row(job).attempts == 0
 
 
 @db

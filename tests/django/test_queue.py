@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from imagelabs_sdk import HttpResponse
 from imagelabs_sdk.contrib.django.checks import check_settings
+from imagelabs_sdk.contrib.django.clients import clients
 from imagelabs_sdk.contrib.django.lifecycle import advance, claim, resubmit
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
 from imagelabs_sdk.contrib.django.signals import job_failed, jobs_outstanding
@@ -152,6 +153,15 @@ def test_a_service_that_cannot_be_reached_gets_the_request_later(service: FakeSe
     job = due(job)
     assert advance(job)
     assert (job.state, job.failures, job.error) == ("running", 0, "")
+
+
+@db
+def test_a_submit_that_was_stopped_before_it_left_is_queued_again(service: FakeService) -> None:
+    """Nothing was sent; the next driver sends it."""
+    (job,) = start()
+    assert advance(job, timeout=clients["default"].deadline(stop=lambda: True))
+    assert (job.state, job.error_code) == ("queued", "JobStoppedError")
+    assert counts(service) == (0, 0, 0)
 
 
 @db

@@ -17,8 +17,10 @@ from django.db import models, router, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from imagelabs_sdk import Deadline
+
 from . import poll as steps
-from .choices import JobState, due
+from .choices import LONGEST_PAUSE, JobState, due
 from .clients import in_transaction
 from .conf import sweep_settings
 from .poll import ClaimedJob, ColumnUpdates, Lease, PollResult
@@ -48,12 +50,13 @@ log = logging.getLogger(__name__)
 MAX_REQUEST_TIME = 20.0
 """Seconds for which a web request may be held: well below the limits of servers and proxies."""
 
+_LONGEST_STEP = LONGEST_PAUSE.total_seconds()  # a lease that is much longer looks like an error
 _MARGIN = 2.0  # seconds of a lease that are left for storing the image
 SUBMIT_LEASE = MAX_REQUEST_TIME + 10.0
 """Seconds after which a job whose submit has not ended is taken for interrupted."""
 
 
-def advance(job: "AbstractImageJob", *, timeout: float = MAX_REQUEST_TIME) -> bool:
+def advance(job: "AbstractImageJob", *, timeout: float | Deadline = MAX_REQUEST_TIME) -> bool:
     """Take the next step of a job, if it is due and no other process is at it; never sleeps.
 
     Submit it if it is queued; else poll once, and if the image is there, fetch and store it. Two
@@ -61,23 +64,27 @@ def advance(job: "AbstractImageJob", *, timeout: float = MAX_REQUEST_TIME) -> bo
 
     Args:
         job: Its row.
-        timeout: Seconds for all requests together.
+        timeout: Seconds for all requests together, or a `Deadline`; at most five minutes. 0: no
+            request is sent, and the step counts as one that failed.
 
     Returns:
         True if this call took the step.
 
     Raises:
+        InvalidRequestError: `timeout` is something else; nothing was sent.
         RuntimeError: It was called in a transaction, which would hide the claim from others
             and keep the row locked during the requests.
     """
+    left = Deadline.from_timeout(timeout).within(_LONGEST_STEP).remaining()
     job._state.db = router.db_for_write(type(job), instance=job)  # it may come from a replica
     if in_transaction(job._state.db):
         raise RuntimeError("advance() must not be called in a transaction")
-    claimed = claim(job, lease=max(sweep_settings().lease, timeout + _MARGIN))
+    claimed = claim(job, lease=max(sweep_settings().lease, left + _MARGIN))
     if claimed is None:
         job.refresh_from_db(using=job._state.db)
         return False
-    record_result(job, steps.take_step(claimed, timeout=timeout))
+    limit = timeout.within(left) if isinstance(timeout, Deadline) else left  # may have a stop
+    record_result(job, steps.take_step(claimed, timeout=limit))
     return True
 
 

@@ -25,6 +25,7 @@ from imagelabs_sdk import (
     ImageRequest,
     Job,
     JobFailedError,
+    JobStoppedError,
     JobTimeoutError,
     Progress,
     RateLimitError,
@@ -190,14 +191,14 @@ class PollResult:
     error: Exception | None = None
 
 
-def take_step(claimed: ClaimedJob, *, timeout: float) -> PollResult:
+def take_step(claimed: ClaimedJob, *, timeout: float | Deadline) -> PollResult:
     """Submit a queued job, or poll one that was accepted. Raises no `Exception`.
 
     A job that was claimed while it was being submitted lost its sender: it is unknown.
 
     Args:
         claimed: The job.
-        timeout: Seconds for all of it.
+        timeout: Seconds for all requests together, or a `Deadline`.
     """
     if claimed.state == JobState.QUEUED:
         return submit(claimed, timeout=timeout, requeue=True)
@@ -209,14 +210,15 @@ def take_step(claimed: ClaimedJob, *, timeout: float) -> PollResult:
 # Submitting -----------------------------------------------------------------------------
 
 
-def submit(claimed: ClaimedJob, *, timeout: float, requeue: bool) -> PollResult:
+def submit(claimed: ClaimedJob, *, timeout: float | Deadline, requeue: bool) -> PollResult:
     """Send the request, once. Raises no `Exception`.
 
     Args:
         claimed: The job.
-        timeout: Seconds.
+        timeout: Seconds, or a `Deadline`.
         requeue: Queue the job again when the service was too busy to accept it or could not be
-            reached, until it is time to give it up. False: it has failed then.
+            reached, or the caller stopped before, until it is time to give it up. False: it has
+            failed then.
     """
     try:
         request = ImageRequest(**claimed.request)
@@ -242,7 +244,7 @@ def submit(claimed: ClaimedJob, *, timeout: float, requeue: bool) -> PollResult:
 def _refused(claimed: ClaimedJob, error: Exception, requeue: bool) -> ColumnUpdates:
     if not isinstance(error, ImageLabsError) or error.delivered in (None, "maybe"):
         return final_columns(JobState.UNKNOWN, error)
-    if requeue and isinstance(error, RateLimitError | APIConnectionError):
+    if requeue and isinstance(error, RateLimitError | APIConnectionError | JobStoppedError):
         return _retried(claimed, error, error.retry_after or _PAUSE)
     return final_columns(JobState.FAILED, error)
 
@@ -256,12 +258,12 @@ def _interrupted() -> ColumnUpdates:
 # Polling --------------------------------------------------------------------------------
 
 
-def poll(claimed: ClaimedJob, *, timeout: float) -> PollResult:
+def poll(claimed: ClaimedJob, *, timeout: float | Deadline) -> PollResult:
     """Poll once; fetch and store the image if it is there. Raises no `Exception`.
 
     Args:
         claimed: The job.
-        timeout: Seconds for the poll and the download together.
+        timeout: Seconds for the poll and the download together, or a `Deadline`.
     """
     try:
         deadline = clients[claimed.alias].deadline(timeout)
