@@ -602,11 +602,8 @@ def test_a_worker_killed_in_the_middle_loses_and_repeats_nothing(
 
 
 @db
-def test_a_sweep_renews_the_leases_of_what_it_holds(
-    service: FakeService, media: Path, settings: Any
-) -> None:
+def test_a_sweep_renews_the_leases_of_what_it_holds(service: FakeService, media: Path) -> None:
     """A download that takes longer than the lease is not begun by another process, too."""
-    settings.IMAGELABS_SWEEP = {"LEASE": 5}
     accepted(1)
     renewed = threading.Event()
 
@@ -620,11 +617,73 @@ def test_a_sweep_renews_the_leases_of_what_it_holds(
         leases.append(ImageJob.objects.get().next_poll_at)
         if len(set(leases)) > 2:  # as it was, the claim, the renewal
             renewed.set()
+        service.clock.advance(4)  # a third of the lease
         return False
 
-    with Sweeper(threads=1) as sweeper:
+    with Sweeper(threads=1, clock=service.clock.now) as sweeper:
         assert sweeper.sweep(stop=stop, due_by=timezone.now()) == 1
     assert states() == {"done": 1}
+
+
+class AllAtOnce:
+    """Threads whose steps all end at the same moment."""
+
+    def __init__(self, count: int) -> None:
+        self.steps: list[tuple[object, Callable[[], Any]]] = []
+
+    def start(self, key: object, call: Callable[[], Any]) -> None:
+        self.steps.append((key, call))
+
+    def finished(self, timeout: float) -> list[tuple[Any, Any]]:
+        steps, self.steps = self.steps, []
+        return [(key, call()) for key, call in steps]
+
+    def close(self) -> None:
+        """There are none."""
+
+
+@db
+def test_a_receiver_that_takes_long_costs_no_other_job_its_lease(
+    service: FakeService, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mail for each of eight images is longer than a lease."""
+    held: list[int] = []
+
+    def slow(**_: object) -> None:
+        service.clock.advance(5)
+
+    monkeypatch.setattr(f"{Sweeper.__module__}.StepThreads", AllAtOnce)
+    monkeypatch.setattr(f"{Sweeper.__module__}.renew", lambda steps: held.append(len(steps)))
+    accepted(3)
+    job_succeeded.connect(slow)
+    try:
+        with Sweeper(threads=3, clock=service.clock.now) as sweeper:
+            assert sweeper.sweep() == 3
+    finally:
+        job_succeeded.disconnect(slow)
+    assert held == [2, 1, 0]
+
+
+@shared
+@pytest.mark.parametrize("database", shared_databases)
+def test_a_lease_here_never_outlasts_that_in_the_row(database: str, service: FakeService) -> None:
+    """A database may take its time: what counts is when the UPDATE was sent."""
+    sent: list[float] = []
+
+    def slowly(execute: Callable[..., Any], sql: str, *more: Any) -> Any:
+        if sql.startswith("UPDATE"):
+            sent.append(monotonic())
+            sleep(0.001)
+        return execute(sql, *more)
+
+    (job,) = accepted(1, database)
+    with connections[database].execute_wrapper(slowly):
+        claimed = lifecycle.claim(job)
+        assert claimed is not None
+        assert claimed.lease.until <= sent[-1] + 12
+        claimed.lease.until = 0.0
+        lifecycle.renew([(job, claimed)])
+    assert 0.0 < claimed.lease.until <= sent[-1] + 12
 
 
 @db

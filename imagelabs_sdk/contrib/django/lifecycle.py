@@ -100,8 +100,8 @@ def claim(job: "AbstractImageJob", *, lease: float | None = None) -> ClaimedJob 
     """
     if not job.is_due:
         return None
-    seconds, now = lease or sweep_settings().lease, timezone.now()
-    held = Lease.lasting(seconds)
+    seconds = lease or sweep_settings().lease
+    held, now = Lease.lasting(seconds), timezone.now()  # in this order, as in `renew`
     columns: ColumnUpdates = {"next_poll_at": now + timedelta(seconds=seconds)}
     if job.state == JobState.QUEUED:
         columns["state"] = JobState.SUBMITTING
@@ -120,14 +120,15 @@ def renew(held: "Collection[tuple[AbstractImageJob, ClaimedJob]]") -> None:
     """
     seconds = sweep_settings().lease
     for rows, group in _claims(held):
-        until = timezone.now() + timedelta(seconds=seconds)
+        # Before the UPDATE, however long that takes: a lease here never outlasts the row's.
+        renewed, until = Lease.lasting(seconds).until, timezone.now() + timedelta(seconds=seconds)
         count = rows.update(next_poll_at=until)
         kept = {job.pk for job, _ in group}
         if count != len(group):
             kept &= set(rows.values_list("pk", flat=True))
         for job, claimed in group:
             if job.pk in kept:
-                claimed.lease.renew(seconds)
+                claimed.lease.until = renewed
 
 
 def release(held: "Collection[tuple[AbstractImageJob, ClaimedJob]]") -> None:

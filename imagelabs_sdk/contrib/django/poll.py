@@ -82,10 +82,6 @@ class Lease:
         """Return a lease from now on."""
         return cls(time.monotonic() + seconds)
 
-    def renew(self, seconds: float) -> None:
-        """Let it last `seconds` from now."""
-        self.until = time.monotonic() + seconds
-
     @property
     def has_ended(self) -> bool:
         """True if another process may have claimed the job by now."""

@@ -95,7 +95,7 @@ class Sweeper:
         self._threads = StepThreads(self._count)
         self._health = {} if health is None else health
         self._steps: dict[int, _Step] = {}
-        self._renewed_at = time.monotonic()
+        self._renewed_at = clock()
         self._number = 0
 
     def __enter__(self) -> "Sweeper":
@@ -150,6 +150,7 @@ class Sweeper:
                 if step := self._steps.pop(number, None):  # else it was abandoned
                     taken += 1
                     self._land(step, result)
+                    self._renew_leases()  # the site's receivers may have taken long
 
     def _due(self, by: datetime) -> "deque[AbstractImageJob]":
         """Return some of the rows that are due, in an order that other sweepers do not have."""
@@ -201,9 +202,9 @@ class Sweeper:
         self._threads.start(self._number, step)
 
     def _renew_leases(self) -> None:
-        if time.monotonic() - self._renewed_at >= self._renew_every:
+        if (now := self._clock()) - self._renewed_at >= self._renew_every:
             renew([(step.job, step.claimed) for step in self._steps.values()])
-            self._renewed_at = time.monotonic()
+            self._renewed_at = now
 
     def _abandon(self) -> None:
         """Leave the steps under way to the end of the process; others take the jobs at once."""
