@@ -68,7 +68,7 @@ def test_after_it_nothing_is_sent(service: FakeService) -> None:
 
 def test_a_hold_ends_with_it(service: FakeService) -> None:
     """Nobody waits for a service that asks for more time than there is."""
-    service.rate_limited(60.0)
+    service.rate_limited(60.0, at="submit")
     client = client_of(service)
     outcomes, error = take_all(begin(service, *"ab", client=client, timeout=client.deadline(10.0)))
     assert outcomes == []
