@@ -103,7 +103,8 @@ def _run(
     results: list[ItemResult] = []
     saving: dict[int, Job] = {}
     outcomes = client.generate_many(
-        [item.request for item in items],
+        [item.request for item in items[:: batch.count]],
+        n=batch.count,
         max_in_flight=batch.max_in_flight,
         on_progress=display.show_poll,
         checkpoint=batch.checkpoint,

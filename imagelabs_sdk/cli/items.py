@@ -1,4 +1,4 @@
-"""What a batch draws: one request and one file name for each image."""
+"""What a batch draws: a request for each row, and a file name for each image."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ class BatchItem:
 
     Attributes:
         line: The line of its prompt, counted from 1; `None`: from the command line.
-        request: What to draw.
+        request: What its row asks for; a seed counts up from image to image.
         stem: The path of the image without its extension.
     """
 
@@ -54,7 +54,7 @@ def plan_items(
     Args:
         rows: What the file asks for.
         fields: What the options ask for; a row's own fields win.
-        count: Images of each row. Those after the first get the next seed each, if one is given.
+        count: Images of each row.
         stem: A folder if `numbered`, else a path that the numbers are added to.
         numbered: True: ``0001``, ``0002`` ... in a folder, one number a row.
 
@@ -70,7 +70,7 @@ def plan_items(
             name = f"{number:04}" if numbered else stem.name
             name += f"-{copy + 1}" if count > 1 else ""
             path = stem / name if numbered else stem.with_name(name)
-            items.append(BatchItem(row.line, _with_seed(request, copy), path))
+            items.append(BatchItem(row.line, request, path))
     return items
 
 
@@ -82,12 +82,6 @@ def _request(row: Row, fields: Mapping[str, Any]) -> ImageRequest:
         if row.line is None:
             raise
         raise click.BadParameter(f"line {row.line}: {error}") from error
-
-
-def _with_seed(request: ImageRequest, copy: int) -> ImageRequest:
-    if copy == 0 or request.seed is None:
-        return request
-    return attrs.evolve(request, seed=request.seed + copy)
 
 
 def check_not_overwritten(
