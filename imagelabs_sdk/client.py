@@ -96,8 +96,8 @@ class ImageLabs(ReferenceProvider):
             on_response: Called with a `ResponseInfo` after each one, also if it failed.
             ledger: A file in which each submit and each end is recorded durably, so that not even
                 kill -9 loses the id of a job; ``IMAGELABS_LEDGER``. Any number of processes may
-                share it. It holds fingerprints of the requests; with ``Ledger(path,
-                prompts=True)`` the requests. `None` or empty: nothing is recorded.
+                share it. It holds fingerprints of the requests and the labels of the jobs; with
+                ``Ledger(path, prompts=True)`` the requests. `None` or empty: nothing is recorded.
 
         Raises:
             InvalidRequestError: A setting cannot be used.

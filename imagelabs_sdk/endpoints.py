@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
 
@@ -115,6 +115,7 @@ class Endpoints:
         priority: int | None = None,
         key: str | None = None,
         was_sent: bool = False,
+        metadata: Mapping[str, Any] | None = None,
     ) -> str:
         """Ask for one image with ``POST /txt2img`` and return the task id.
 
@@ -130,6 +131,7 @@ class Endpoints:
             was_sent: True if an earlier run has sent it with this key, and nobody knows what
                 became of that: the key is sent whatever this process knows of the service, and
                 only an answer about the request itself can refuse it.
+            metadata: Labels for the ledger; they are not sent.
 
         Raises:
             SubmissionUnknownError: It may have been accepted; it was not sent again.
@@ -142,7 +144,7 @@ class Endpoints:
         send = partial(self._submit, request, deadline, max_retries, headers, unclear=was_sent)
         if ledger is None:
             return send()
-        with ledger.submitting(request, self.settings.base_url) as submit:
+        with ledger.submitting(request, self.settings.base_url, metadata) as submit:
             submit.task_id = send()
         return submit.task_id
 

@@ -113,7 +113,7 @@ class Job:
     ) -> "Job":
         """Ask for one image; see `ImageLabs.submit`. Every seed of `request` is set."""
         kept = plain_json("metadata", metadata or {})
-        task_id = context.endpoints.submit(request, deadline=deadline)
+        task_id = context.endpoints.submit(request, deadline=deadline, metadata=kept)
         return cls(task_id, context, request=request, first_poll_now=False, metadata=kept)
 
     @classmethod

@@ -50,6 +50,7 @@ class LedgerEntry:
         fingerprint: Equal for equal requests with equal seeds.
         request: `None` unless the ledger keeps prompts.
         message: Why it failed or was refused; else empty.
+        metadata: The labels that were given with the job.
     """
 
     state: str
@@ -59,6 +60,7 @@ class LedgerEntry:
     fingerprint: str = ""
     request: ImageRequest | None = attrs.field(default=None, repr=False)
     message: str = ""
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
 
     @property
     def unfinished(self) -> bool:
@@ -79,6 +81,7 @@ class LedgerEntry:
             "base_url": self.base_url,
             "submitted_at": self.submitted_at,
             "request": self.request and wire.request_to_json(self.request),
+            "metadata": dict(self.metadata),
         }
 
 
@@ -132,17 +135,21 @@ class Ledger:
         return sorted(found, key=lambda entry: (not entry.unfinished, entry.submitted_at))
 
     @contextmanager
-    def submitting(self, request: ImageRequest, base_url: str) -> Iterator["Submit"]:
+    def submitting(
+        self, request: ImageRequest, base_url: str, metadata: Mapping[str, Any] | None = None
+    ) -> Iterator["Submit"]:
         """Record that a request is about to be sent, and at the end of the block what came of it.
 
-        The block sets `task_id` of what it is given.
+        The block sets `task_id` of what it is given. `metadata` are the labels of the job.
 
         Raises:
             InvalidRequestError: The file is not a ledger.
             OSError: It cannot be written: then nothing must be bought.
         """
         key, submit = uuid.uuid4().hex, Submit()
-        kept = {"request": wire.request_to_json(request)} if self.prompts else {}
+        kept: dict[str, Any] = {"metadata": dict(metadata)} if metadata else {}
+        if self.prompts:
+            kept["request"] = wire.request_to_json(request)
         fields = {"base_url": base_url, "fingerprint": wire.fingerprint(request), **kept}
         self._write("sending", {"key": key, "sent_at": time.time(), **fields})
         try:
@@ -187,6 +194,7 @@ class Ledger:
 
 def _entry(fields: Mapping[str, Any]) -> LedgerEntry:
     task_id, at, request = fields.get("task_id"), fields.get("sent_at"), fields.get("request")
+    metadata = fields.get("metadata")
     return LedgerEntry(
         state=str(fields.get("event")),
         base_url=str(fields.get("base_url", "")),
@@ -195,4 +203,5 @@ def _entry(fields: Mapping[str, Any]) -> LedgerEntry:
         fingerprint=str(fields.get("fingerprint", "")),
         request=wire.request_from_json(request) if isinstance(request, Mapping) else None,
         message=str(fields.get("message", "")),
+        metadata=metadata if isinstance(metadata, dict) else {},
     )

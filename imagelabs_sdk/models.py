@@ -228,7 +228,7 @@ class ImageRequest:
 
         with open(path, "rb") as file:
             found = read_parameters(file.read(_MAX_FILE))
-        beside = read_sidecar(Path(path))
+        beside = read_sidecar(Path(path))["request"]
         if found is None and not beside:
             raise invalid("path", os.fspath(path), "does not say how it was made", code="unknown")
         known = {**(found.fields if found else {}), **beside}

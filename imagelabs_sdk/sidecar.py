@@ -11,6 +11,7 @@ __all__ = ["read_sidecar", "sidecar_path", "write_sidecar"]
 
 _VERSION = 1
 _HIDDEN = ("prompt", "negative_prompt", "reference_image")  # a person's own business
+_PARTS = ("request", "info", "metadata")
 _MAX_SIDECAR = 1024 * 1024  # bytes
 
 
@@ -46,12 +47,12 @@ def write_sidecar(
         draft.file.write(json.dumps(facts, indent=2, ensure_ascii=False).encode())
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
-    """Return the fields of the request beside an image; empty when there are none."""
+def read_sidecar(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the ``request``, ``info`` and ``metadata`` beside an image; each may be empty."""
     try:
         with open(sidecar_path(path), "rb") as file:
             facts = json.loads(file.read(_MAX_SIDECAR))
     except (OSError, ValueError, RecursionError):
-        return {}
-    request = facts.get("request") if isinstance(facts, dict) else None
-    return dict(request) if isinstance(request, dict) else {}
+        facts = None
+    found = facts if isinstance(facts, dict) else {}
+    return {name: found[name] if isinstance(found.get(name), dict) else {} for name in _PARTS}

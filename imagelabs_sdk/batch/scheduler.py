@@ -359,6 +359,7 @@ class Scheduler:
                 priority=_LOW_PRIORITY,
                 key=entry.key,
                 was_sent=entry.was_sent,
+                metadata=entry.place.metadata,
             )
         except JobStoppedError:
             self._record(entry, "refused")

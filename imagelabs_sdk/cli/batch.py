@@ -103,7 +103,7 @@ def _run(
     results: list[ItemResult] = []
     saving: dict[int, Job] = {}
     outcomes = client.generate_many(
-        [item.request for item in items[:: batch.count]],
+        [item.item for item in items[:: batch.count]],
         n=batch.count,
         max_in_flight=batch.max_in_flight,
         on_progress=display.show_poll,
@@ -225,8 +225,7 @@ def _save_contact_sheet(
     with require_extra("server"):
         from .contact_sheet import Tile, save_sheet  # needs an extra that others do without
     tiles = [
-        Tile(paths[index], items[index].stem.name, items[index].request.prompt)
-        for index in sorted(paths)
+        Tile(paths[index], items[index].stem.name, items[index].prompt) for index in sorted(paths)
     ]
     save_sheet(tiles, batch.sheet)
     say(f"contact sheet: {batch.sheet}")

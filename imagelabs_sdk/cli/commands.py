@@ -13,7 +13,7 @@ from .batch import generate_batch
 from .doctor import doctor
 from .engines import pull
 from .exits import EXIT_CODES_HELP, CommandGroup
-from .fields import override, with_request_options
+from .fields import override, parse_label, with_request_options
 from .files import unused_name
 from .items import BatchItem, plan_items
 from .jobs import jobs
@@ -83,6 +83,14 @@ def cli(context: click.Context) -> None:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Take prompt, size and seeds from an image; other options win.",
 )
+@click.option(
+    "--label",
+    "labels",
+    metavar="KEY=VALUE",
+    type=parse_label,
+    multiple=True,
+    help="A label of yours for the job, which is not sent; may be repeated. See --json, jobs.",
+)
 @click.option("--embedded", is_flag=True, help="Render here, with the built-in engine; no network.")
 @click.option("--no-wait", is_flag=True, help="Print the task id and exit; see imagelabs wait.")
 @with_common_options
@@ -93,6 +101,7 @@ def generate(
     prompt: str | None,
     fields: Mapping[str, Any],
     like: Path | None,
+    labels: Sequence[tuple[str, str]],
     no_wait: bool,
     batch: BatchOptions | None,
 ) -> None:
@@ -107,20 +116,26 @@ def generate(
         fields = override(in_file, fields)
     _check_combination(common, prompt, no_wait, batch)
     if batch is None:
-        generate_one(ImageRequest(prompt or "", **fields), common, no_wait=no_wait)
+        request = ImageRequest(prompt or "", **fields)
+        generate_one(request, common, no_wait=no_wait, labels=dict(labels))
     else:
-        generate_batch(_items(prompt, fields, common, batch), common, batch)
+        generate_batch(_items(prompt, fields, dict(labels), common, batch), common, batch)
 
 
 def _items(
-    prompt: str | None, fields: Mapping[str, Any], common: CommonOptions, batch: BatchOptions
+    prompt: str | None,
+    fields: Mapping[str, Any],
+    labels: Mapping[str, str],
+    common: CommonOptions,
+    batch: BatchOptions,
 ) -> list[BatchItem]:
     rows = [Row(None, {"prompt": prompt})] if batch.source is None else read_rows(batch.source)
     if batch.folder is not None:
-        return plan_items(rows, fields, count=batch.count, stem=batch.folder, numbered=True)
-    name = common.output or unused_name(time.strftime("imagelabs-%Y%m%d-%H%M%S"))
-    stem = name.with_suffix("") if common.output else name
-    return plan_items(rows, fields, count=batch.count, stem=stem, numbered=False)
+        stem, numbered = batch.folder, True
+    else:
+        name = common.output or unused_name(time.strftime("imagelabs-%Y%m%d-%H%M%S"))
+        stem, numbered = name.with_suffix("") if common.output else name, False
+    return plan_items(rows, fields, labels, count=batch.count, stem=stem, numbered=numbered)
 
 
 def _check_combination(

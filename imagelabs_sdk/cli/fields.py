@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["override", "parse_extra", "parse_size", "with_request_options"]
+__all__ = ["override", "parse_extra", "parse_label", "parse_size", "with_request_options"]
 
 _SIDES = ("width", "height", "aspect_ratio")
 _OWN_OPTIONS = ("prompt", "negative_prompt", "width", "height", "seed", "subseed")
@@ -34,6 +34,14 @@ def parse_extra(text: str) -> tuple[str, Any]:
     except (ValueError, RecursionError) as error:
         hint = """such as cfg_scale=7.5, or site='"x"' for text"""
         raise click.BadParameter(f"{text!r} is not KEY=JSON, {hint}") from error
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """Return name and value of a text such as ``project=spring``."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE")
+    return name, value
 
 
 _options = (

@@ -9,6 +9,7 @@ import attrs
 import click
 
 from .. import ImageRequest, InvalidRequestError
+from ..models import plain_json
 from .fields import override
 from .prompts import Row
 
@@ -23,13 +24,18 @@ class BatchItem:
 
     Attributes:
         line: The line of its prompt, counted from 1; `None`: from the command line.
-        request: What its row asks for; a seed counts up from image to image.
+        item: What its row asks for, for `ImageLabs.generate_many`.
         stem: The path of the image without its extension.
     """
 
     line: int | None
-    request: ImageRequest
+    item: Mapping[str, Any]
     stem: Path
+
+    @property
+    def prompt(self) -> str:
+        """What to draw."""
+        return str(self.item["prompt"])
 
     @property
     def place(self) -> str:
@@ -47,13 +53,20 @@ class BatchItem:
 
 
 def plan_items(
-    rows: Sequence[Row], fields: Mapping[str, Any], *, count: int, stem: Path, numbered: bool
+    rows: Sequence[Row],
+    fields: Mapping[str, Any],
+    labels: Mapping[str, str],
+    *,
+    count: int,
+    stem: Path,
+    numbered: bool,
 ) -> list[BatchItem]:
     """Return the items of all rows, in order.
 
     Args:
         rows: What the file asks for.
         fields: What the options ask for; a row's own fields win.
+        labels: Labels of each job; a row's own ``"metadata"`` win, name by name.
         count: Images of each row.
         stem: A folder if `numbered`, else a path that the numbers are added to.
         numbered: True: ``0001``, ``0002`` ... in a folder, one number a row.
@@ -65,23 +78,25 @@ def plan_items(
     ImageRequest("x", **fields)  # so that a bad option is not blamed on a row
     items = []
     for number, row in enumerate(rows, 1):
-        request = _request(row, fields)
+        item = _item(row, fields, labels)
         for copy in range(count):
             name = f"{number:04}" if numbered else stem.name
             name += f"-{copy + 1}" if count > 1 else ""
             path = stem / name if numbered else stem.with_name(name)
-            items.append(BatchItem(row.line, request, path))
+            items.append(BatchItem(row.line, item, path))
     return items
 
 
-def _request(row: Row, fields: Mapping[str, Any]) -> ImageRequest:
+def _item(row: Row, fields: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
     values = override(fields, row.fields)
     try:
-        return ImageRequest(values.pop("prompt"), **values)
+        own = plain_json("metadata", values.pop("metadata", {}))
+        ImageRequest(**values)
     except InvalidRequestError as error:
         if row.line is None:
             raise
         raise click.BadParameter(f"line {row.line}: {error}") from error
+    return {**values, "metadata": {**labels, **own}}
 
 
 def check_not_overwritten(

@@ -82,14 +82,16 @@ def _facts(entry: LedgerEntry) -> dict[str, Any]:
         "submitted_at": entry.submitted_at,
         "prompt": entry.request and entry.request.prompt,
         "message": entry.message,
+        "metadata": dict(entry.metadata),
     }
 
 
 def _line(entry: LedgerEntry) -> str:
     state = _STATES.get(entry.state, entry.state)
     words = entry.message or (entry.request.prompt if entry.request else "")
+    labels = " ".join(f"{name}={value}" for name, value in entry.metadata.items())
     place = f"{entry.task_id or '-'}  {entry.base_url}"
-    return f"{state:<11}{_moment(entry, '%Y-%m-%d %H:%M:%S')}  {place}  {words}".rstrip()
+    return f"{state:<11}{_moment(entry, '%Y-%m-%d %H:%M:%S')}  {place}  {words}  {labels}".rstrip()
 
 
 def _moment(entry: LedgerEntry, form: str) -> str:

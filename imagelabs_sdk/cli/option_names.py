@@ -18,6 +18,7 @@ _PARAMETERS = {
     "headers": ("header",),
     "interval": ("poll_interval",),
     "max_in_flight": ("jobs",),
+    "metadata": ("labels",),
     "path": ("output", "out_dir"),
     "task_id": ("task",),
 }

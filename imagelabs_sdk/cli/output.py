@@ -99,6 +99,7 @@ def image_facts(image: GeneratedImage, path: Path) -> dict[str, Any]:
         "url": image.url,
         **request_facts(image.request),
         "timings": attrs.asdict(image.timings),
+        "metadata": dict(image.job.metadata),
     }
 
 

@@ -1,13 +1,14 @@
 """``imagelabs show``: how an image was made, as its file tells."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import ImageRequest
-from ..parameters import GenerationParameters, read_parameters
+from ..parameters import read_parameters
+from ..sidecar import read_sidecar
 from .option_names import Command
 from .options import as_json_option, debug_option
 from .output import print_result, to_json
@@ -29,28 +30,42 @@ _FIELDS = ("prompt", "negative_prompt", "width", "height", "seed", "subseed")
 def show(file: Path, as_json: bool) -> None:
     """Show how an image FILE was made: prompt, seeds, size, model, as far as the file tells.
 
-    Reads what our own server, the AUTOMATIC1111 tools and ComfyUI write into PNG, JPEG and WebP.
+    Reads what our own server, the AUTOMATIC1111 tools and ComfyUI write into PNG, JPEG and WebP,
+    and the JSON that GeneratedImage.save(sidecar=True) writes beside an image, with its labels.
     imagelabs generate --like FILE draws it again.
     """
-    with open(file, "rb") as opened:
-        found = read_parameters(opened.read(_MAX_FILE))
-    if found is None:
-        raise click.UsageError(f"{str(file)!r} does not say how it was made")
+    found = _read(file)
     if as_json:
-        print_result(to_json(_facts(file, found)))
+        print_result(to_json({"path": str(file), **found}))
         return
     for name, value in _lines(found):
         print_result(f"{name:<20}{value}")
 
 
-def _facts(file: Path, found: GenerationParameters) -> dict[str, Any]:
-    fields = {name: found.fields.get(name) for name in _FIELDS}
-    return {"path": str(file), "tool": found.tool, **fields, "details": dict(found.details)}
+def _read(file: Path) -> dict[str, Any]:
+    """Return what an image tells, and the JSON beside it, which wins.
+
+    Raises:
+        click.UsageError: There is nothing.
+    """
+    with open(file, "rb") as opened:
+        inside = read_parameters(opened.read(_MAX_FILE))
+    beside = read_sidecar(file)
+    if inside is None and not any(beside.values()):
+        raise click.UsageError(f"{str(file)!r} does not say how it was made")
+    known = {**(inside.fields if inside else {}), **beside["request"]}
+    return {
+        "tool": inside and inside.tool,
+        **{name: known.get(name) for name in _FIELDS},
+        "details": {**beside["info"], **(inside.details if inside else {})},
+        "metadata": beside["metadata"],
+    }
 
 
-def _lines(found: GenerationParameters) -> Iterator[tuple[str, str]]:
-    yield "made by", found.tool
-    for name, value in {**found.fields, **found.details}.items():
+def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    labels = {f"label {name}": value for name, value in found["metadata"].items()}
+    shown = {"made by": found["tool"], **{name: found[name] for name in _FIELDS}}
+    for name, value in {**shown, **found["details"], **labels}.items():
         if value not in ("", None, [], {}):
             yield name.replace("_", " "), " ".join(str(value).split())
 

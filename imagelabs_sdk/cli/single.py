@@ -1,6 +1,7 @@
 """One image: submit the job, wait for it, save the image, report it."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,13 +51,15 @@ _RESUMABLE = (
 """Errors after which the service still has the job."""
 
 
-def generate_one(request: ImageRequest, options: CommonOptions, *, no_wait: bool) -> None:
+def generate_one(
+    request: ImageRequest, options: CommonOptions, *, no_wait: bool, labels: Mapping[str, str]
+) -> None:
     """Submit one request, then save its image, or print the task id if `no_wait` is True."""
     request = request.with_seeds()
     options = options.with_output(f"imagelabs-{request.seed}")
     with options.make_client(one_job=True) as client:
         deadline = client.deadline(options.timeout)
-        job = _submit(client, request, deadline)
+        job = _submit(client, request, deadline, labels)
         say(f"task {job.id}: accepted")  # before anything else that may fail
         if no_wait:
             _report_accepted(job, options)
@@ -72,16 +75,18 @@ def wait_for_one(task_id: str, options: CommonOptions) -> None:
         _wait_and_save(client.get_job(task_id), options, deadline)
 
 
-def _submit(client: ImageLabs, request: ImageRequest, deadline: Deadline) -> Job:
+def _submit(
+    client: ImageLabs, request: ImageRequest, deadline: Deadline, labels: Mapping[str, str]
+) -> Job:
     hint = "No task id had arrived yet: it is unknown if the service accepted the job."
     with exit_with_hint(hint, KeyboardInterrupt), show_job("submitting"):
-        return client.submit(request, timeout=deadline)
+        return client.submit(request, timeout=deadline, metadata=labels)
 
 
 def _report_accepted(job: Job, options: CommonOptions) -> None:
-    facts = to_json({"task_id": job.id, **request_facts(job.request)})
+    facts = {"task_id": job.id, **request_facts(job.request), "metadata": dict(job.metadata)}
     say(options.resume_hint(job.id))
-    print_result(facts if options.as_json else job.id)
+    print_result(to_json(facts) if options.as_json else job.id)
 
 
 def _wait_and_save(job: Job, options: CommonOptions, deadline: Deadline) -> None:

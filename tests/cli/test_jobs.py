@@ -29,7 +29,9 @@ def test_jobs_are_listed_with_the_unfinished_ones_first(
     assert lines[1].startswith("done ")
     rows = imagelabs("jobs", "--ledger", "jobs.jsonl", "--json").stdout.splitlines()
     facts = json.loads(rows[0])
-    assert list(facts) == ["state", "task_id", "base_url", "submitted_at", "prompt", "message"]
+    assert list(facts) == [
+        "state", "task_id", "base_url", "submitted_at", "prompt", "message", "metadata"
+    ]  # fmt: skip
     assert (facts["state"], facts["task_id"], facts["prompt"]) == ("unfinished", "task-2", None)
 
 

@@ -32,7 +32,8 @@ def test_an_image_tells_how_it_was_made(imagelabs: Command) -> None:
     assert "Sampler             Euler a" in lines
     facts = json.loads(imagelabs("show", path, "--json").stdout)
     assert list(facts) == [
-        "path", "tool", "prompt", "negative_prompt", "width", "height", "seed", "subseed", "details"
+        "path", "tool", "prompt", "negative_prompt", "width", "height", "seed", "subseed",
+        "details", "metadata",
     ]  # fmt: skip
     assert (facts["width"], facts["seed"]) == (512, 965400086)
 

@@ -45,6 +45,7 @@ def test_json_is_one_object_with_all_that_is_known(
         "width": 1152,
         "height": 896,
         "timings": {"queued": 2.0, "running": 1.0, "total": 3.0, "polls": 3},
+        "metadata": {},
     }
 
 
@@ -64,7 +65,7 @@ def test_no_wait_prints_the_task_id_and_how_to_go_on(
 def test_no_wait_tells_the_seeds_in_json(imagelabs: Command, service: FakeService) -> None:
     """Whoever brings the image later cannot ask the service for them."""
     facts = json.loads(imagelabs("generate", "x", "--no-wait", "--seed", 7, "--json").stdout)
-    assert list(facts) == ["task_id", "seed", "subseed", "width", "height"]
+    assert list(facts) == ["task_id", "seed", "subseed", "width", "height", "metadata"]
     assert (facts["task_id"], facts["seed"]) == ("task-1", 7)
 
 
