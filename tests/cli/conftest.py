@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from imagelabs_sdk.testing import FakeService
+from imagelabs_sdk.testing import FakeService, serve_in_thread
 from tests.cli.command import Command
-from tests.faulty import PNG, FaultyServer
+from tests.faulty import PNG
 
 PROMPTS = """\
 # landscapes
@@ -48,6 +48,13 @@ def _restore_logging() -> Iterator[None]:
 def service() -> FakeService:
     """What the clients of the command talk to."""
     return FakeService()
+
+
+@pytest.fixture
+def url(service: FakeService) -> Iterator[str]:
+    """Where `service` listens, for a command in a process of its own."""
+    with serve_in_thread(service) as url:
+        yield url
 
 
 @pytest.fixture
@@ -93,8 +100,8 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def place(server: FaultyServer) -> tuple[str, ...]:
-    return ("--base-url", server.url, "--poll-interval", "0.05")
+def place(url: str) -> tuple[str, ...]:
+    return ("--base-url", url, "--poll-interval", "0.05")
 
 
 def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ from imagelabs_sdk.cli.preview import half_blocks
 from imagelabs_sdk.testing import FakeClock, FakeService
 from tests.cli.command import Command
 from tests.cli.conftest import PROGRAM, Start, place
-from tests.faulty import PNG, RUNNING, FaultyServer
+from tests.faulty import PNG
 
 
 def test_a_pipe_gets_a_plain_line_per_change_of_state(
@@ -153,12 +153,14 @@ def test_a_log_and_a_bar_do_not_share_a_screen(imagelabs: Command, screen: io.St
     assert "task task-1: done" in result.stderr
 
 
-def test_a_real_terminal_is_drawn_on_and_left_as_it_was(server: FaultyServer, start: Start) -> None:
+def test_a_real_terminal_is_drawn_on_and_left_as_it_was(
+    service: FakeService, url: str, start: Start
+) -> None:
     """The bar is gone at the end, the cursor is back, and a pipe got the path alone."""
-    server.scripts["/progress"] = [RUNNING, RUNNING, server.done()]
+    service.known_job("task-1").progress(0.4, 0.5).done()
     terminal, theirs = pytest.importorskip("pty").openpty()
     environment = {**os.environ, "TERM": "xterm"}
-    options = ("wait", "task-1", "-o", "x.png", *place(server))
+    options = ("wait", "task-1", "-o", "x.png", *place(url))
     process = start(*options, stderr=theirs, env=environment)
     os.close(theirs)
     drawn = "".join(pieces(terminal))
@@ -234,11 +236,11 @@ def screens(arguments: Sequence[str], stdout_too: bool) -> tuple[list[list[str]]
 
 
 @pytest.mark.parametrize("stdout_too", [True, False])
-def test_results_and_bar_share_a_terminal(server: FaultyServer, stdout_too: bool) -> None:
+def test_results_and_bar_share_a_terminal(service: FakeService, url: str, stdout_too: bool) -> None:
     """Each path has a line of its own, and no stale bar stays, wherever stdout leads."""
     Path("prompts.txt").write_text("a\nb\nc\n")
-    server.scripts["/progress"] = [RUNNING, RUNNING, RUNNING, server.done()]
-    words = ("generate", "--batch", "prompts.txt", "--out-dir", "images", *place(server))
+    service.progress(0.4, 0.5).done()
+    words = ("generate", "--batch", "prompts.txt", "--out-dir", "images", *place(url))
     frames, out = screens([*words, "--jobs", "1"], stdout_too)
     paths = ["images/0001.png", "images/0002.png", "images/0003.png"]
     assert frames[-1] == [*(paths if stdout_too else []), "3 saved"]

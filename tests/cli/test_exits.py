@@ -15,7 +15,7 @@ from imagelabs_sdk.cli.exits import EXIT_CODES
 from imagelabs_sdk.testing import FakeService
 from tests.cli.command import Command, Script
 from tests.cli.conftest import PROGRAM, run_python
-from tests.faulty import PNG, FaultyServer, reply
+from tests.faulty import PNG
 
 
 @pytest.mark.parametrize(
@@ -116,22 +116,22 @@ def test_without_pillow_the_remedy_is_named(arguments: tuple[str, ...]) -> None:
     assert re.fullmatch(line, done.stderr)
 
 
-def test_debug_writes_to_stderr(server: FaultyServer) -> None:
+def test_debug_writes_to_stderr(url: str) -> None:
     """The log and the traceback; a pipe stays clean."""
-    server.scripts["/progress"] = [reply(404, {"error": "no such task"})]
-    arguments = ("status", "task-1", "--json", "--debug", "--base-url", server.url)
+    arguments = ("status", "task-1", "--json", "--debug", "--base-url", url)
     done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, json.loads(done.stdout)["code"]) == (4, "api_status")
     assert "APIStatusError" in done.stderr
     assert "Traceback" in done.stderr
 
 
-def test_a_reader_that_has_gone_is_no_traceback(server: FaultyServer) -> None:
+def test_a_reader_that_has_gone_is_no_traceback(service: FakeService, url: str) -> None:
     """``imagelabs status ... | true``."""
+    service.known_job("task-1")
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [*PROGRAM, "status", "task-1", "--base-url", server.url],
+        [*PROGRAM, "status", "task-1", "--base-url", url],
         stdout=writing,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,7 +12,6 @@ import pytest
 from imagelabs_sdk.testing import FakeService
 from tests.cli.command import Command, invoke, prompts
 from tests.cli.conftest import Start, place
-from tests.faulty import FaultyServer
 
 
 def test_every_option_reaches_the_service(imagelabs: Command, service: FakeService) -> None:
@@ -185,16 +184,16 @@ def test_prompts_may_come_from_stdin(imagelabs: Command, gallery: FakeService) -
     assert sorted(prompts(gallery)) == ["one", "two"]
 
 
-def test_an_image_does_not_go_to_a_terminal(start: Start, server: FaultyServer) -> None:
+def test_an_image_does_not_go_to_a_terminal(start: Start, service: FakeService, url: str) -> None:
     """Its bytes would garble the screen; refused before the image is bought."""
     terminal, theirs = pytest.importorskip("pty").openpty()
-    process = start("generate", "x", "-o", "-", *place(server), stdout=theirs)
+    process = start("generate", "x", "-o", "-", *place(url), stdout=theirs)
     os.close(theirs)
     stderr = process.communicate(timeout=20)[1]
     os.close(terminal)
     assert process.returncode == 2
     assert "redirect stdout" in stderr
-    assert not server.asked
+    assert not service.sent
 
 
 def test_the_shell_can_complete_words() -> None:

@@ -13,12 +13,12 @@ import pytest
 from imagelabs_sdk.cli import output
 from imagelabs_sdk.testing import FakeService
 from tests.cli.command import Command
-from tests.cli.conftest import PROGRAM, place
-from tests.faulty import PNG, FaultyServer, reply
+from tests.cli.conftest import PROGRAM, PROMPTS, place
+from tests.faulty import PNG
 
 
 def run(
-    server: FaultyServer,
+    url: str,
     *words: str,
     stdout: "int | IO[bytes]" = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
@@ -26,7 +26,7 @@ def run(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command to its end."""
     return subprocess.run(
-        [*PROGRAM, *words, *place(server)],
+        [*PROGRAM, *words, *place(url)],
         stdout=stdout,
         stderr=stderr,
         env={**os.environ, **variables},
@@ -38,19 +38,19 @@ def run(
 NO_WAIT = ("generate", "x", "-o", "x.png", "--no-wait")
 
 
-def test_a_task_id_that_stdout_cannot_encode_is_escaped(server: FaultyServer) -> None:
+def test_a_task_id_that_stdout_cannot_encode_is_escaped(service: FakeService, url: str) -> None:
     """A Windows console in cp1252 would end the command after the job was bought."""
-    server.scripts["/txt2img"] = [reply(200, {"task_id": "łódź-1"})]
-    done = run(server, *NO_WAIT, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    service.answers({"task_id": "łódź-1"})
+    done = run(url, *NO_WAIT, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
     assert (done.returncode, done.stdout) == (0, b"\\u0142\xf3d\\u017a-1\n")
     assert b"task \\u0142\xf3d\\u017a-1: accepted" in done.stderr
 
 
 @pytest.mark.parametrize("words", [NO_WAIT, ("generate", "x", "-o", "x.png")])
-def test_a_full_stdout_hides_no_id(server: FaultyServer, words: tuple[str, ...]) -> None:
+def test_a_full_stdout_hides_no_id(url: str, words: tuple[str, ...]) -> None:
     """The id is on stderr before anything is written to stdout."""
     with open("/dev/full", "wb") as full:
-        done = run(server, *words, stdout=full)
+        done = run(url, *words, stdout=full)
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 1
     assert lines[0] == "task task-1: accepted"
@@ -60,13 +60,14 @@ def test_a_full_stdout_hides_no_id(server: FaultyServer, words: tuple[str, ...])
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_reader_that_has_gone_loses_no_image(server: FaultyServer, stream: str) -> None:
+def test_a_reader_that_has_gone_loses_no_image(service: FakeService, url: str, stream: str) -> None:
     """``imagelabs generate x 2>&1 | head -0``."""
+    service.done(PNG)
     reading, writing = os.pipe()
     os.close(reading)
     words = ("generate", "x", "-o", "x.png")
     out = stream == "stdout"
-    done = run(server, *words, stdout=writing) if out else run(server, *words, stderr=writing)
+    done = run(url, *words, stdout=writing) if out else run(url, *words, stderr=writing)
     os.close(writing)
     assert Path("x.png").read_bytes() == PNG
     assert done.returncode == (1 if out else 0)
@@ -75,9 +76,10 @@ def test_a_reader_that_has_gone_loses_no_image(server: FaultyServer, stream: str
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_closed_stream_is_nobodys_trouble(server: FaultyServer, number: int) -> None:
+def test_a_closed_stream_is_nobodys_trouble(service: FakeService, url: str, number: int) -> None:
     """``>&-`` and ``2>&-``."""
-    words = [*PROGRAM, "generate", "x", "-o", "x.png", *place(server)]
+    service.done(PNG)
+    words = [*PROGRAM, "generate", "x", "-o", "x.png", *place(url)]
     shell = f'exec "$@" {number}>&-'
     done = subprocess.run(
         ["sh", "-c", shell, "sh", *words], capture_output=True, timeout=30, check=False
@@ -86,9 +88,9 @@ def test_a_closed_stream_is_nobodys_trouble(server: FaultyServer, number: int) -
     assert Path("x.png").read_bytes() == PNG
 
 
-def test_an_image_goes_to_a_closed_stdout_without_an_error(server: FaultyServer) -> None:
+def test_an_image_goes_to_a_closed_stdout_without_an_error(url: str) -> None:
     """Nobody wanted it."""
-    words = [*PROGRAM, "generate", "x", "-o", "-", *place(server)]
+    words = [*PROGRAM, "generate", "x", "-o", "-", *place(url)]
     done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *words], timeout=30, check=False)
     assert done.returncode == 0
 
@@ -104,23 +106,21 @@ def test_the_image_itself_can_go_to_stdout(
     assert not list(folder.iterdir())
 
 
-def test_an_image_that_stdout_does_not_take_can_be_had_again(server: FaultyServer) -> None:
+def test_an_image_that_stdout_does_not_take_can_be_had_again(url: str) -> None:
     """It was paid for."""
     with open("/dev/full", "wb") as full:
-        done = run(server, "generate", "x", "-o", "-", stdout=full)
+        done = run(url, "generate", "x", "-o", "-", stdout=full)
     last = done.stderr.decode().splitlines()[-1]
     assert done.returncode == 1
     assert last.startswith("To resume: python -m imagelabs_sdk wait task-1 -o - --base-url http")
 
 
-def test_a_batch_whose_stdout_is_full_names_what_goes_on(
-    imagelabs: Command, gallery: FakeService, server: FaultyServer
-) -> None:
+def test_a_batch_whose_stdout_is_full_names_what_goes_on(url: str) -> None:
     """With the jobs of the other prompts still at the service."""
-    server.scripts["/txt2img"] = [reply(200, {"task_id": f"task-{n}"}) for n in (1, 2, 3)]
+    Path("prompts.txt").write_text(PROMPTS)
     with open("/dev/full", "wb") as full:
         words = ("generate", "--batch", "prompts.txt", "--out-dir", "images", "--jobs", "3")
-        done = run(server, *words, stdout=full)
+        done = run(url, *words, stdout=full)
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 1
     assert "imagelabs: No space left on device: stdout" in lines
@@ -141,9 +141,9 @@ def test_whatever_ends_a_batch_lists_what_is_unfinished(
     assert result.stderr.count("To resume: ") == 3
 
 
-def test_json_is_ascii(imagelabs: Command) -> None:
+def test_json_is_ascii(imagelabs: Command, service: FakeService) -> None:
     """It survives every encoding."""
-    imagelabs.service = FakeService(make_id=lambda _: "łódź")
+    service.answers({"task_id": "łódź"})
     result = imagelabs(*NO_WAIT, "--json")
     assert result.stdout.isascii()
     assert json.loads(result.stdout)["task_id"] == "łódź"

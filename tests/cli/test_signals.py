@@ -7,50 +7,53 @@ import threading
 import pytest
 
 from imagelabs_sdk.cli.signals import TerminatedError, signals_as_exceptions
+from imagelabs_sdk.testing import FakeService
 from tests.cli.conftest import PROGRAM, Start, place
-from tests.faulty import QUEUED, FaultyServer
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "word"),
+    ("name", "end"),
     [
-        ("SIGINT", 130, "interrupted"),
-        ("SIGTERM", 143, "ended by SIGTERM"),
-        ("SIGHUP", 129, "ended by SIGHUP"),
+        ("SIGINT", (130, "interrupted")),
+        ("SIGTERM", (143, "ended by SIGTERM")),
+        ("SIGHUP", (129, "ended by SIGHUP")),
     ],
 )
 def test_a_signal_leaves_with_its_code_and_the_way_back(
-    server: FaultyServer, start: Start, name: str, code: int, word: str
+    service: FakeService, url: str, start: Start, name: str, end: tuple[int, str]
 ) -> None:
     """The one thing that must not be lost is the task id."""
-    server.scripts["/progress"] = [QUEUED]
-    process = start("generate", "x", "-o", "x.png", *place(server))
+    service.queued()
+    process = start("generate", "x", "-o", "x.png", *place(url))
     assert process.stderr is not None
     assert any("queued" in line for line in process.stderr)
     process.send_signal(signal.Signals[name])
     stdout, stderr = process.communicate(timeout=20)
+    code, word = end
     assert (process.returncode, stdout) == (code, "")
     assert stderr.splitlines() == [
         f"imagelabs: {word}",
-        f"To resume: python -m imagelabs_sdk wait task-1 -o x.png --base-url {server.url}",
+        f"To resume: python -m imagelabs_sdk wait task-1 -o x.png --base-url {url}",
     ]
 
 
-def test_a_signal_while_nothing_was_bought_is_one_line(server: FaultyServer, start: Start) -> None:
+def test_a_signal_while_nothing_was_bought_is_one_line(
+    service: FakeService, url: str, start: Start
+) -> None:
     """click turns the exception into one of its own."""
-    server.scripts["/progress"] = [lambda wire: wire.hang()]
-    process = start("status", "task-1", *place(server)[:2])
-    while not server.count("/progress"):
+    service.known_job("task-1").hangs(at="progress")
+    process = start("status", "task-1", *place(url)[:2])
+    while not service.count("progress"):
         pass
     process.send_signal(signal.SIGTERM)
     stderr = process.communicate(timeout=20)[1]
     assert (process.returncode, stderr.strip()) == (143, "imagelabs: ended by SIGTERM")
 
 
-def test_a_signal_that_the_parent_ignores_stays_ignored(server: FaultyServer) -> None:
+def test_a_signal_that_the_parent_ignores_stays_ignored(service: FakeService, url: str) -> None:
     """``nohup imagelabs generate ... &`` survives the end of its terminal."""
-    server.scripts["/progress"] = [QUEUED, QUEUED, QUEUED, server.done()]
-    words = [*PROGRAM, "generate", "x", "-o", "x.png", *place(server)]
+    service.queued(3).done()
+    words = [*PROGRAM, "generate", "x", "-o", "x.png", *place(url)]
     shell = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *words]
     process = subprocess.Popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -97,10 +97,11 @@ def test_an_interrupt_before_the_task_id_says_what_is_not_known(
 
 
 @pytest.mark.parametrize("task", ["task-1", "-n", "two words", "$(reboot)", "it's"])
-def test_the_command_that_goes_on_can_be_pasted_into_a_shell(imagelabs: Command, task: str) -> None:
+def test_the_command_that_goes_on_can_be_pasted_into_a_shell(
+    imagelabs: Command, service: FakeService, task: str
+) -> None:
     """The task id comes from the server, and a shell obeys what is not quoted."""
-    imagelabs.service = service = FakeService(make_id=lambda _: task)
-    service.answers(KeyboardInterrupt(), at="progress", times=1)
+    service.answers({"task_id": task}).answers(KeyboardInterrupt(), at="progress", times=1)
     url = "https://images.test/a'b"
     result = imagelabs("generate", "x", "-o", "my image.png", "--base-url", url)
     line = result.stderr.splitlines()[-1].removeprefix("To resume: ")
