@@ -1,6 +1,5 @@
 """What a person sees while waiting."""
 
-import codecs
 import fcntl
 import io
 import os
@@ -8,7 +7,7 @@ import re
 import struct
 import subprocess
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from imagelabs_sdk import APIConnectionError
 from imagelabs_sdk.cli.display import SmoothFraction
 from imagelabs_sdk.cli.preview import half_blocks
 from imagelabs_sdk.testing import FakeClock, FakeService
+from imagelabs_sdk.testing.script import png
 from tests.cli.command import Command
-from tests.cli.conftest import PROGRAM, Start, place
+from tests.cli.conftest import Start, place
 from tests.faulty import PNG
 
 
@@ -69,9 +69,8 @@ def test_a_terminal_sees_a_bar(
     """State, percentage and time; the service's words as they are, whatever they contain."""
     service.progress(0.5).queued().done()
     result = imagelabs("generate", "x", "-o", "x.png")
-    assert "done" in shown(screen)
-    assert "100 %" in shown(screen)
-    assert "0:00:00" in shown(screen)
+    for word in (" 50 %", "queued (Queue position 1)", "done", "100 %", "0:00:00"):
+        assert word in shown(screen)  # each poll, however soon the next one comes
     assert result.stdout == "x.png\n"
     assert "queued" not in result.stderr
 
@@ -106,14 +105,16 @@ def test_no_color_is_respected(
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m|\x1b\[[0-9;]*38;", screen.getvalue())
 
 
-def test_a_preview_is_drawn_in_the_terminal(folder: Path) -> None:
-    """It sharpens below the bar, and the finished image stays."""
-    words = ("generate", "a mill", "--embedded", "--size", "64x48", "--preview", "-o", "x.png")
-    frames, _ = screens(words, stdout_too=False)
-    blocks = [line for line in frames[-1] if "▀" in line]
-    assert {len(line) for line in blocks} == {56}
-    assert len(blocks) == 21
-    assert any("━" in line for frame in frames for line in frame if "▀" in "".join(frame))
+def test_a_preview_is_drawn_in_the_terminal(service: FakeService, url: str, start: Start) -> None:
+    """It is below the bar, and the finished image stays."""
+    service.progress(0.5, 0.6, preview=png(64, 24)).done()
+    words = ("generate", "a mill", "--size", "64x48", "--preview", "-o", "x.png", *place(url))
+    drawn, _ = in_terminal(start, words)
+    *during, end = frames(drawn)
+    preview, image = ["▀" * 64] * 12, ["▀" * 56] * 21
+    assert any("━" in frame[1] and frame[2:] == preview for frame in during if len(frame) > 2)
+    assert [line for line in end if "▀" in line] == image
+    assert not any("━" in line for line in end)
 
 
 def test_an_image_has_two_pixels_in_a_character() -> None:
@@ -158,25 +159,45 @@ def test_a_real_terminal_is_drawn_on_and_left_as_it_was(
 ) -> None:
     """The bar is gone at the end, the cursor is back, and a pipe got the path alone."""
     service.known_job("task-1").progress(0.4, 0.5).done()
-    terminal, theirs = pytest.importorskip("pty").openpty()
-    environment = {**os.environ, "TERM": "xterm"}
-    options = ("wait", "task-1", "-o", "x.png", *place(url))
-    process = start(*options, stderr=theirs, env=environment)
-    os.close(theirs)
-    drawn = "".join(pieces(terminal))
-    assert process.communicate(timeout=20)[0] == "x.png\n"
-    assert "running (Processing)" in drawn
+    drawn, out = in_terminal(start, ("wait", "task-1", "-o", "x.png", *place(url)))
+    assert out == "x.png\n"
+    assert any("running (Processing)" in line for frame in frames(drawn) for line in frame)
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
     assert re.search(r"\x1b\[2K[0-9.]+ s\r\n$", drawn)
 
 
-def pieces(terminal: int) -> Iterator[str]:
-    """What is written to it, until nobody has it open any more."""
-    decode = codecs.getincrementaldecoder("utf-8")().decode
-    with suppress(OSError):  # how Linux says so
+def in_terminal(
+    start: Start, arguments: Sequence[str], *, stdout_too: bool = False
+) -> tuple[str, str]:
+    """Run the command; return what a terminal of 80 columns was sent, and what a pipe got."""
+    terminal, theirs = pytest.importorskip("pty").openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = start(
+        *arguments,
+        stdin=subprocess.DEVNULL,  # else the terminal of the tests would say the width
+        stdout=theirs if stdout_too else subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(theirs)
+    drawn = b""
+    with suppress(OSError):  # how Linux says that nobody has it open any more
         while piece := os.read(terminal, 65536):
-            yield decode(piece)
+            drawn += piece
     os.close(terminal)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    return drawn.decode(), out or ""
+
+
+def frames(drawn: str) -> list[list[str]]:
+    """What the screen showed, each time before the bar was drawn again, and at the end."""
+    screen = pyte.Screen(80, 24)
+    stream, seen = pyte.Stream(screen), []
+    for part in re.split(r"(?=\r(?!\n))", drawn):
+        stream.feed(part)
+        seen.append([line.rstrip() for line in screen.display if line.strip()])
+    return seen
 
 
 def shown(screen: io.StringIO) -> str:
@@ -211,42 +232,20 @@ def test_two_polls_at_once_tell_no_pace() -> None:
     assert fraction.estimate() == 0.05
 
 
-def screens(arguments: Sequence[str], stdout_too: bool) -> tuple[list[list[str]], str]:
-    """Run the command in a terminal; return what its screen showed, again and again."""
-    terminal, theirs = pytest.importorskip("pty").openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    screen = pyte.Screen(80, 24)
-    stream = pyte.Stream(screen)
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs if stdout_too else subprocess.PIPE,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm"},
-        text=True,
-    )
-    os.close(theirs)
-    frames = []
-    for piece in pieces(terminal):
-        stream.feed(piece)
-        frames.append([line.rstrip() for line in screen.display if line.strip()])
-    out = process.communicate(timeout=20)[0]
-    assert process.returncode == 0
-    return frames, out or ""
-
-
 @pytest.mark.parametrize("stdout_too", [True, False])
-def test_results_and_bar_share_a_terminal(service: FakeService, url: str, stdout_too: bool) -> None:
+def test_results_and_bar_share_a_terminal(
+    service: FakeService, url: str, start: Start, stdout_too: bool
+) -> None:
     """Each path has a line of its own, and no stale bar stays, wherever stdout leads."""
     Path("prompts.txt").write_text("a\nb\nc\n")
     service.progress(0.4, 0.5).done()
     words = ("generate", "--batch", "prompts.txt", "--out-dir", "images", *place(url))
-    frames, out = screens([*words, "--jobs", "1"], stdout_too)
-    paths = ["images/0001.png", "images/0002.png", "images/0003.png"]
-    assert frames[-1] == [*(paths if stdout_too else []), "3 saved"]
+    drawn, out = in_terminal(start, [*words, "--jobs", "1"], stdout_too=stdout_too)
+    seen, paths = frames(drawn), ["images/0001.png", "images/0002.png", "images/0003.png"]
+    assert seen[-1] == [*(paths if stdout_too else []), "3 saved"]
     assert out.split() == ([] if stdout_too else paths)
-    assert any(re.search("━ . of 3", frame[-1]) for frame in frames if frame)
-    assert not [line for frame in frames for line in frame if "image" in line and "━" in line]
+    assert any(re.search("━ . of 3", frame[-1]) for frame in seen if frame)
+    assert not [line for frame in seen for line in frame if "image" in line and "━" in line]
 
 
 def test_a_person_who_watches_gets_polls_every_second_or_more_often(
