@@ -1,13 +1,11 @@
 """Record a conversation with a service into a file without secrets, and replay it strictly."""
 
 import base64
-import hashlib
 import json
 import logging
 import os
-import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,11 +14,10 @@ import attrs
 
 from .. import validation
 from .._files import atomic_write
-from .._redact import redact
 from ..deadline import Deadline
 from ..errors import APIConnectionError, APITimeoutError, ForbiddenAddressError
-from ..formats import sniff
-from ..provenance import without_metadata
+from ..formats import HEAD_SIZE, sniff
+from ._secrets import Cleaner, Json
 from .base import HttpRequest, HttpResponse, Transport
 
 __all__ = ["CassetteError", "CassetteTransport"]
@@ -28,25 +25,7 @@ __all__ = ["CassetteError", "CassetteTransport"]
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-_PROMPTS = ("prompt", "negative_prompt")
-_PUBLIC_REQUEST = re.compile(  # headers whose values are no secrets; none of them is recorded
-    "accept|accept-(encoding|language)|cache-control|content-type|if-none-match|if-range|origin|"
-    "prefer|priority|range|referer|user-agent|x-requested-with"
-)
-_PUBLIC_RESPONSE = re.compile(  # headers that are recorded; a new one stays out until it is known
-    "accept-ranges|cf-mitigated|cf-ray|content-range|content-type|date|etag|imagelabs-features|"
-    "last-modified|location|preference-applied|retry-after|x-request-id"
-)
-_SECRET_FIELD = re.compile("api_?key|token|secret|password|authorization|cookie", re.IGNORECASE)
-_SHORTEST = 6  # characters; a shorter secret or prompt occurs by chance
-_HEAD = 16  # bytes that tell an image's format
-_QUERY = re.compile(r"((?:https?://|^)[^\s\"'<>?]+\?)(?!redacted=[0-9a-f]{8}(?!\S))([^\s\"'<>#]+)")
-_DATA_URL = re.compile(r"data:(?!redacted,)[^\s\"'<>]{8,}")
-_USER = re.compile(r"//[^/\s@\"'<>]+@")
-_SET_COOKIE = re.compile(r"(?:^|,\s*)[^=;,\s]+=\"?([^;,\s\"]+)")
 _ERRORS = {kind("").code: kind for kind in (APITimeoutError, ForbiddenAddressError)}
-
-Json = dict[str, Any]
 
 
 class CassetteError(AssertionError):
@@ -67,88 +46,6 @@ class CassetteError(AssertionError):
 
     def __str__(self) -> str:
         return self.message
-
-
-@attrs.define(eq=False, repr=False)
-class _Cleaner:
-    """Takes out of requests and answers what a cassette may not hold, each time alike.
-
-    Attributes:
-        keep_prompts: False: prompts become ``prompt-1``, ``prompt-2`` in the order they are seen.
-    """
-
-    keep_prompts: bool
-    _prompts: dict[str, str] = attrs.field(factory=dict)
-    _secrets: set[str] = attrs.field(factory=set)
-
-    def request(self, request: HttpRequest) -> Json:
-        """Return the request as it is recorded: no header, no cookie, no query."""
-        self._learn(
-            value for n, value in request.headers.items() if not _PUBLIC_REQUEST.fullmatch(n)
-        )
-        self._learn((request.cookies or {}).values())
-        found: Json = {"method": request.method}
-        body = _decoded(request.body) if request.body else {}
-        if isinstance(body.get("json"), dict) and not self.keep_prompts:
-            for name in _PROMPTS:
-                prompt = body["json"].get(name)
-                if isinstance(prompt, str) and prompt:
-                    self._prompts.setdefault(prompt, f"prompt-{len(self._prompts) + 1}")
-                    body["json"][name] = self._prompts[prompt]
-        return {**found, "url": self.clean(request.url), **self.clean(body)}
-
-    def response(self, status: int, headers: Mapping[str, str], body: bytes) -> Json:
-        """Return the answer as it is recorded."""
-        self._learn(_SET_COOKIE.findall(headers.get("set-cookie", "")))
-        kept = {n: value for n, value in headers.items() if _PUBLIC_RESPONSE.fullmatch(n)}
-        if sniff(body[:32]) is not None:
-            content = {"base64": base64.b64encode(self._image(body)).decode()}
-        else:
-            content = self.clean(_decoded(body), quoting=True) if body else {}
-        return {"status": status, "headers": self.clean(kept), **content}
-
-    def clean(self, value: Any, *, quoting: bool = False) -> Any:
-        """Return a JSON value with every text in it cleaned.
-
-        `quoting`: True for answers, whose sentences may quote a prompt in part.
-        """
-        if isinstance(value, dict):
-            return {
-                name: "redacted"
-                if _SECRET_FIELD.search(name) and isinstance(part, str)
-                else self.clean(part, quoting=quoting)
-                for name, part in value.items()
-            }
-        if isinstance(value, list):
-            return [self.clean(part, quoting=quoting) for part in value]
-        return self._text(value, quoting) if isinstance(value, str) else value
-
-    def _text(self, text: str, quoting: bool) -> str:
-        text = _QUERY.sub(lambda found: f"{found[1]}redacted={_digest(found[2])}", text)
-        text = _DATA_URL.sub(lambda found: f"data:redacted,{_digest(found[0])}", text)
-        text = _USER.sub("//redacted@", text)
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, "redacted")
-        for prompt in sorted(self._prompts, key=len, reverse=True):
-            if text == prompt or len(prompt) >= _SHORTEST:
-                for written in (prompt, json.dumps(prompt)[1:-1]):  # and escaped, in broken JSON
-                    text = text.replace(written, self._prompts[prompt])
-        return redact(text, self._prompts) if quoting and " " in text else text
-
-    def _learn(self, values: Iterable[str]) -> None:
-        words = (word for value in values for word in (value, *value.split()))
-        self._secrets.update(word for word in words if len(word) >= _SHORTEST)
-
-    def _image(self, body: bytes) -> bytes:
-        """Return an image without the texts in it; only its head, if these cannot be removed."""
-        if self.keep_prompts:
-            return body
-        try:
-            image = without_metadata(body)
-        except ValueError:
-            return body[:_HEAD]
-        told = any(p.encode() in image for p in self._prompts if len(p) >= _SHORTEST)
-        return body[:_HEAD] if told else image
 
 
 class CassetteTransport:
@@ -188,11 +85,11 @@ class CassetteTransport:
         self._lock = threading.Lock()
         self._exchanges: list[Json] = []
         if record is not None:
-            self._cleaner = _Cleaner(keep_prompts)
+            self._cleaner = Cleaner(keep_prompts)
             self._create()
         else:
             prompts, self._exchanges = _load(self.path)
-            self._cleaner = _Cleaner(prompts)
+            self._cleaner = Cleaner(prompts)
 
     def send(self, request: HttpRequest, *, deadline: Deadline) -> HttpResponse:
         """Send and record `request`, or return its recorded answer.
@@ -206,7 +103,7 @@ class CassetteTransport:
         if deadline.passed:
             raise APITimeoutError("no time was left to ask", delivered="no")
         with self._lock:
-            return _replayed(self._next(self._cleaner.request(request)))
+            return _replayed(self._next(self._asked(request)))
 
     def assert_all_used(self) -> None:
         """Raise `CassetteError` if a recorded request was not sent again."""
@@ -238,12 +135,17 @@ class CassetteTransport:
     ) -> None:
         self.close()
 
+    def _asked(self, request: HttpRequest) -> Json:
+        """Return the request as a cassette holds it: no header, no cookie, no query."""
+        content = self._cleaner.request(request, _decoded(request.body))
+        return {"method": request.method, **content}
+
     # Recording ----------------------------------------------------------------------------
 
     def _record(self, inner: Transport, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         exchange: Json = {}
         with self._lock:
-            exchange["request"] = self._cleaner.request(request)
+            exchange["request"] = self._asked(request)
             self._exchanges.append(exchange)
         try:
             response = inner.send(request, deadline=deadline)
@@ -256,12 +158,17 @@ class CassetteTransport:
             response.close()
             if "response" not in exchange:
                 with self._lock:
-                    heard = self._cleaner.response(
-                        response.status, response.headers, bytes(tape.body)
-                    )
-                self._finish(exchange, {**heard, **tape.broken})
+                    answer = self._answer(response, bytes(tape.body))
+                self._finish(exchange, {**answer, **tape.broken})
 
         return HttpResponse(response.status, response.headers, tape.chunks(), close)
+
+    def _answer(self, response: HttpResponse, body: bytes) -> Json:
+        """Return the answer as a cassette holds it."""
+        is_image = sniff(body[:HEAD_SIZE]) is not None
+        content = self._cleaner.response(response.headers, {} if is_image else _decoded(body))
+        image = {"base64": _base64(self._cleaner.image(body))} if is_image else {}
+        return {"status": response.status, **content, **image}
 
     def _finish(self, exchange: Json, response: Json) -> None:
         """Write the exchange; a failure is raised by `close`, the job goes on."""
@@ -387,7 +294,9 @@ def _raised(fault: Json) -> APIConnectionError:
 
 
 def _decoded(body: bytes) -> Json:
-    """Return a body in the most readable form that keeps it."""
+    """Return a body in the most readable form that keeps it; empty: there is none."""
+    if not body:
+        return {}
     try:
         return {"json": json.loads(body)}
     except (ValueError, RecursionError):
@@ -395,7 +304,11 @@ def _decoded(body: bytes) -> Json:
     try:
         return {"text": body.decode()}
     except UnicodeDecodeError:
-        return {"base64": base64.b64encode(body).decode()}
+        return {"base64": _base64(body)}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _body(recorded: Json) -> bytes:
@@ -431,7 +344,3 @@ def _name(request: Json) -> str:
 
 def _list(requests: list[Json]) -> str:
     return "".join(f"\n  {_name(each)}" for each in requests[:10]) or " nothing"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 
 from imagelabs_sdk import (
     APIConnectionError,
-    APIStatusError,
     APITimeoutError,
     CassetteError,
     CassetteTransport,
@@ -24,78 +22,9 @@ from imagelabs_sdk import (
     InvalidRequestError,
     RequestsTransport,
 )
-from imagelabs_sdk.provenance import SourceType, with_provenance
 from tests import faulty
 from tests.faulty import PNG, FaultyServer
-
-PROMPT = "my grandmother's secret garden"
-SIGNED = "https://cdn.test/x.png?sig=signature-hush"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "cassette.json"
-
-
-def ok(**fields: object) -> HttpResponse:
-    return HttpResponse(200, {"content-type": "application/json"}, json.dumps(fields).encode())
-
-
-def answer(request: HttpRequest) -> HttpResponse:
-    """A service that gives away in its answers whatever it was told."""
-    if request.method == "GET":
-        told = with_provenance(PNG, SourceType.TRAINED, {}, prompt=PROMPT)
-        return HttpResponse(200, {"content-type": "image/png"}, told)
-    if request.url.endswith("/txt2img"):
-        return HttpResponse(
-            200,
-            {"set-cookie": "sid=session-hush; Path=/", "x-internal": "internal-hush"},
-            json.dumps(
-                {
-                    "task_id": "task-1",
-                    "note": f"{PROMPT}: cookie-hush session-hush key-hush; grandmother",
-                    "access_token": "token-hush",
-                    "via": "http://user:proxy-hush@proxy.test",
-                }
-            ).encode(),
-        )
-    return ok(status="Done", progress=1, final_image_url=SIGNED, seen=[PROMPT, 1, None])
-
-
-def client_of(transport: CassetteTransport, **more: Any) -> ImageLabs:
-    return ImageLabs("https://api.test", transport=transport, polling=FixedInterval(0.01), **more)
-
-
-def record(path: Path, **more: Any) -> str:
-    """Record one image and return the file's text."""
-    with CassetteTransport(path, record=HandlerTransport(answer), **more) as transport:
-        client = client_of(transport, cookies={"c": "cookie-hush"}, api_key="key-hush")
-        client.generate(PROMPT, seed=1, subseed=2, reference_image="data:image/png;base64,QUJDRA==")
-        client.generate(PROMPT, seed=3, subseed=4).read()
-    return path.read_text(encoding="utf-8")
-
-
-def send(transport: CassetteTransport, url: str = "https://h.test/x") -> bytes:
-    request = HttpRequest(method="GET", url=url)
-    with transport.send(request, deadline=Deadline.after(5)) as response:
-        return response.read(1000)
-
-
-def play(path: Path, *answers: HttpResponse | Exception) -> CassetteTransport:
-    """Record one GET for each of the answers, and return what replays them."""
-    script = list(answers)
-
-    def peer(_: HttpRequest) -> HttpResponse:
-        said = script.pop(0)
-        if isinstance(said, Exception):
-            raise said
-        return said
-
-    with CassetteTransport(path, record=HandlerTransport(peer)) as transport:
-        while script:
-            with suppress(APIConnectionError):
-                send(transport)
-    return CassetteTransport(path)
+from tests.transports.recordings import PROMPT, answer, client_of, play, record, send
 
 
 def test_a_conversation_over_sockets_is_replayed(server: FaultyServer, path: Path) -> None:
@@ -114,53 +43,6 @@ def test_a_conversation_over_sockets_is_replayed(server: FaultyServer, path: Pat
         assert again.read() == image.read()
         replay.assert_all_used()
     assert len(server.asked) == asked + 1  # the image was read twice while it was recorded
-
-
-def test_a_cassette_holds_no_secret(path: Path) -> None:
-    """Neither what was sent, nor what an answer quotes of it, nor signatures of URLs."""
-    text = record(path)
-    assert "hush" not in text
-    assert "grandmother" not in text
-    assert "QUJDRA" not in text
-    assert "x-internal" not in text
-    assert '"prompt": "prompt-1"' in text
-    assert "data:redacted," in text
-    replay = CassetteTransport(path)
-    client = client_of(replay)
-    client.generate(
-        "other words", seed=1, subseed=2, reference_image="data:image/png;base64,QUJDRA=="
-    )
-    assert client.generate("other words", seed=3, subseed=4).read() == PNG
-    replay.assert_all_used()
-
-
-def test_a_prompt_in_an_answer_that_is_cut_is_replaced(path: Path) -> None:
-    """It stands there with the escapes of JSON, and cannot be parsed."""
-    prompt = "Löwin äöü"
-    cut = HttpResponse(500, {}, json.dumps({"prompt": prompt})[:-1].encode())
-    transport = CassetteTransport(path, record=HandlerTransport(lambda _: cut))
-    with pytest.raises(APIStatusError):
-        client_of(transport).submit(prompt)
-    (exchange,) = json.loads(path.read_text(encoding="utf-8"))["exchanges"]
-    assert exchange["response"]["text"] == '{"prompt": "prompt-1"'
-
-
-def test_prompts_are_kept_when_asked_for(path: Path) -> None:
-    """Then the image has its texts, too; secrets stay out."""
-    text = record(path, keep_prompts=True)
-    assert f'"prompt": "{PROMPT}"' in text
-    assert "hush" not in text
-    with pytest.raises(CassetteError, match="prompt is 'other words', recorded was"):
-        client_of(CassetteTransport(path)).generate("other words", seed=1, subseed=2)
-
-
-def test_equal_prompts_stay_equal(path: Path) -> None:
-    """Another text where the recording repeated one is another request."""
-    record(path)
-    client = client_of(CassetteTransport(path, ignore=["reference_image"]))
-    client.generate("other words", seed=1, subseed=2)
-    with pytest.raises(CassetteError, match="prompt is 'prompt-2', recorded was 'prompt-1'"):
-        client.generate("and others", seed=3, subseed=4)
 
 
 def test_another_request_says_what_was_asked_and_recorded(path: Path) -> None:
@@ -229,19 +111,6 @@ def test_a_body_that_breaks_off_does_so_again(path: Path) -> None:
 def test_any_body_is_kept(path: Path, body: bytes) -> None:
     """As JSON, as text or as base64."""
     assert send(play(path, HttpResponse(200, {}, body))) == body
-
-
-@pytest.mark.parametrize("image", [PNG[:18], b"GIF89a" + PROMPT.encode()])
-def test_an_image_that_may_hold_a_prompt_keeps_its_head(path: Path, image: bytes) -> None:
-    """One that is cut, or of a format whose texts cannot be removed."""
-
-    def peer(request: HttpRequest) -> HttpResponse:
-        return HttpResponse(200, {}, image) if request.method == "GET" else ok(task_id="t")
-
-    with CassetteTransport(path, record=HandlerTransport(peer)) as transport:
-        client_of(transport).submit(PROMPT)
-        send(transport)
-    assert send(CassetteTransport(path)) == image[:16]
 
 
 def test_a_response_may_be_closed_twice_and_unread(path: Path) -> None:
