@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 from PIL import Image
@@ -19,6 +20,15 @@ from imagelabs_sdk.server.engines.base import (
     RenderJob,
     RenderMonitor,
 )
+
+
+class _Deadly:
+    """An image that kills who encodes it."""
+
+    info: ClassVar[dict[str, str]] = {}
+
+    def save(self, *_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @attrs.frozen
@@ -63,29 +73,35 @@ class Scripted:
         (self.folder / "closed").touch()
 
     def _one(self, job: RenderJob, monitor: RenderMonitor) -> RenderedImage | RenderError:
-        word = job.request.prompt.split()[0]
+        word, first = job.request.prompt.split()[0], job.attempt == 1
+        self._break(word, first)
         image = Image.new("RGB", (job.request.width, job.request.height))
-        if word == "die" or (word == "die-once" and job.attempt == 1):
+        if word == "slow":
+            monitor.progress(job.id, 0.5)
+        if word == "long":
+            self._until_cancelled(job, monitor, image)
+        info = {"attempt": job.attempt}
+        outcomes: dict[str, RenderedImage | RenderError] = {
+            "fail": RenderError("no such model"),
+            "file": RenderedImage(b"\xff\xd8\xff a JPEG", {}),
+            "odd": RenderedImage(b"\xff\xd8\xff\xe1", {}),
+            "junk": RenderedImage(b"<html>", {}),
+            "huge": RenderedImage(b"\xff\xd8\xff" + bytes(2**24), info),
+            "die-encoding": RenderedImage(_Deadly() if first else image, info),  # type: ignore[arg-type]
+        }
+        return outcomes.get(word, RenderedImage(image, info))
+
+    def _break(self, word: str, first: bool) -> None:
+        if word == "die" or (word == "die-once" and first):
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "segfault":
             os.abort()
-        if word == "hang" and job.attempt == 1:
+        if word == "hang" and first:
             threading.Event().wait()
-        if word == "lose" and job.attempt == 1:
+        if word == "lose" and first:
             raise BackendLostError("http://back.end: refused")
         if word == "raise":
             raise ValueError("broken")
-        if word == "fail":
-            return RenderError("no such model")
-        if word == "file":
-            return RenderedImage(b"\xff\xd8\xff a JPEG", {})
-        if word == "odd":
-            return RenderedImage(b"\xff\xd8\xff\xe1", {})
-        if word == "junk":
-            return RenderedImage(b"<html>", {})
-        if word == "long":
-            self._until_cancelled(job, monitor, image)
-        return RenderedImage(image, {"attempt": job.attempt})
 
     def _until_cancelled(self, job: RenderJob, monitor: RenderMonitor, image: Image.Image) -> None:
         fraction = 0.0

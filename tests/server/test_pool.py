@@ -204,6 +204,55 @@ def test_a_worker_that_is_killed_while_it_idles_is_started_again(rig: Rig) -> No
         rig.ended(task_id)
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_job_whose_worker_died_before_it_began_is_rendered_once(rig: Rig, how: int) -> None:
+    """It was claimed and on its way through the pipe."""
+    with rig.running(Scripted(rig.folder)) as pool:
+        eventually(lambda: pool.ready)
+        worker = int(rig.lines("loads")[0])
+        os.kill(worker, signal.SIGSTOP)
+        (task_id,) = rig.submit("draw")
+        eventually(lambda: rig.status(task_id).state is JobState.RENDERING)
+        os.kill(worker, how)
+        os.kill(worker, signal.SIGCONT)
+        (status,) = rig.ended(task_id)
+    assert (status.state, status.info) == (JobState.DONE, {"attempt": 2})
+    assert len(rig.lines("renders")) == 1
+
+
+def test_a_worker_that_dies_while_it_encodes_gives_its_job_back(rig: Rig) -> None:
+    """Its image was rendered, but nobody has it."""
+    with rig.running(Scripted(rig.folder)):
+        (task_id,) = rig.submit("die-encoding")
+        (status,) = rig.ended(task_id)
+    assert (status.state, status.info) == (JobState.DONE, {"attempt": 2})
+    assert rig.outcomes == ["died", "done"]
+
+
+def test_an_image_that_was_sent_is_kept_although_its_worker_died(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of its batch had been sent, the second was half in the pipe: that is made again."""
+    finish, here, go_on = rig.store.finish, threading.Event(), threading.Event()
+
+    def slow(*arguments: object) -> bool:
+        here.set()
+        assert go_on.wait(20.0)
+        return finish(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rig.store, "finish", slow)
+    ids = rig.submit("huge", "huge")
+    with rig.running(Scripted(rig.folder, max_batch=2)):
+        assert here.wait(20.0)
+        time.sleep(0.3)  # until the pipe is full
+        os.kill(int(rig.lines("loads")[0]), signal.SIGKILL)
+        go_on.set()
+        found = rig.ended(*ids)
+    assert {each.state for each in found} == {JobState.DONE}
+    assert sorted(str(each.info) for each in found) == ["{'attempt': 1}", "{'attempt': 2}"]
+    assert len(rig.lines("renders")) == 3
+
+
 def test_ctrl_c_and_sigterm_to_the_whole_group_do_not_reach_a_worker(rig: Rig) -> None:
     """A terminal and a service manager signal everybody; the front decides alone."""
     with rig.running(Scripted(rig.folder)):

@@ -152,6 +152,27 @@ def test_images_without_jobs_are_swept_and_jobs_without_images_fail(
     again.close()
 
 
+def test_an_image_that_was_written_before_its_row_said_so_ends_its_job(
+    store: JobStore, tmp_path: Path, time: FakeTime
+) -> None:
+    """It is whole, and a back end may have been paid for it; that of an earlier attempt is not."""
+    kept, repeated = submit(store), submit(store)
+    neither = Easel(recovery=Recovery.NEITHER)
+    claim(store, neither)
+    store.give_back(claim(store), died=True)
+    claim(store)
+    images = tmp_path / "store/images"
+    (images / f"{kept}.1.jpg").write_bytes(b"\xff\xd8\xff whole")
+    (images / f"{repeated}.1.png").write_bytes(PNG)
+    again = reopen(store, tmp_path, time)
+    found = status(again, kept)
+    assert (found.state, found.media_type, found.info) == (JobState.DONE, "image/jpeg", None)
+    assert again.image(found) == b"\xff\xd8\xff whole"
+    assert state(again, repeated) is JobState.QUEUED
+    assert [path.name for path in images.iterdir()] == [f"{kept}.1.jpg"]
+    again.close()
+
+
 def test_everything_is_for_the_owner_alone(store: JobStore, tmp_path: Path) -> None:
     """Prompts and images are private."""
     submit(store)

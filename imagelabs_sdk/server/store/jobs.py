@@ -27,6 +27,7 @@ import attrs
 from ... import wire
 from ...errors import InvalidRequestError
 from ...models import ImageRequest
+from ...provenance import read_provenance
 from ..engines.base import EngineConfig, Recovery, RenderJob
 from ..options import StoreLimits
 from .database import Database
@@ -701,7 +702,8 @@ class JobStore:
         """
         with self._database.transaction() as db:
             for row in db.execute("SELECT * FROM jobs WHERE state = 'rendering'").fetchall():
-                self._return(db, row, deaths=row["deaths"])
+                if not self._finish_written(db, row):
+                    self._return(db, row, deaths=row["deaths"])
             names = set()
             for row in db.execute("SELECT * FROM jobs WHERE state = 'done'").fetchall():
                 name = _image_name(row["id"], row["attempt"], row["media_type"])
@@ -713,6 +715,27 @@ class JobStore:
                     ("its image is missing from the store", row["seq"]),
                 )
         self._images.sweep(names)
+
+    def _finish_written(self, db: sqlite3.Connection, row: sqlite3.Row) -> bool:
+        """End a job whose image had been written when the server stopped; False: none had been.
+
+        The file says how it was made, and it is whole: it got its name after it was synced.
+        """
+        for media_type in EXTENSIONS:
+            data = self._images.read(_image_name(row["id"], row["attempt"], media_type))
+            if data is not None:
+                found = read_provenance(data)
+                info = json.dumps(dict(found.info)) if found else None
+                return self._end(
+                    db,
+                    row["id"],
+                    row["attempt"],
+                    JobState.DONE,
+                    media_type=media_type,
+                    size=len(data),
+                    info=info,
+                )
+        return False
 
     def _changed(self, task_id: str) -> None:
         for listener in tuple(self._listeners):
