@@ -103,13 +103,15 @@ class ImageDownloader:
 
         `restart` is called when pieces start again from the beginning; `None`: they cannot.
         """
-        for pause in (*_PAUSES, math.inf):
+        pauses = iter(_PAUSES)
+        while True:
             try:
                 yield from self._attempt(link, transfer, deadline, restart)
             except DownloadError as error:
                 error.url = error.url or without_query(link.url)
                 if not _may_pass(error):
                     raise
+                pause = next(pauses, math.inf)
                 lost = restart is None and transfer.received and not transfer.validator
                 if lost or pause >= deadline.remaining():
                     if transfer.parser.complete:

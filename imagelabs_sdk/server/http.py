@@ -409,7 +409,7 @@ class _Connection:
         try:
             receiving = self._receive()
             request = await asyncio.wait_for(receiving, self._options.receive_timeout)
-            answered = request is not None and await self._answer(request)
+            answered = await self._answer(request)
         except asyncio.TimeoutError:
             refusal = _Refused(408, "the request came too slowly")
         except h11.RemoteProtocolError as exc:
@@ -480,11 +480,10 @@ class _Connection:
         self._http.receive_data(data)
         return bool(data)
 
-    async def _receive(self) -> HttpRequest | None:
-        """Read one request; None if the client left."""
+    async def _receive(self) -> HttpRequest:
+        """Read one request; h11 raises when the client leaves in the middle of it."""
         head = await self._next_event()
-        if not isinstance(head, h11.Request):
-            return None
+        assert isinstance(head, h11.Request)
         url = self._url(head)
         self._check_length(head)
         if self._http.they_are_waiting_for_100_continue:
@@ -494,8 +493,7 @@ class _Connection:
         while isinstance(event := await self._next_event(), h11.Data):
             self._count(len(event.data))
             body += event.data
-        if not isinstance(event, h11.EndOfMessage):
-            return None
+        assert isinstance(event, h11.EndOfMessage)
         return HttpRequest(
             method=head.method.decode("ascii"),
             url=url,
@@ -570,8 +568,7 @@ class _Connection:
 
     async def _linger(self) -> None:
         """Read what the client still sends: closing on it would destroy the answer on its way."""
-        if self._writer.can_write_eof():
-            self._writer.write_eof()
+        self._writer.write_eof()
         left = _LINGER_BYTES
 
         async def drop() -> None:

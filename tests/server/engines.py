@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import attrs
 from PIL import Image
@@ -29,6 +29,20 @@ class _Deadly:
 
     def save(self, *_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@attrs.frozen
+class _Late:
+    """An image that cannot be encoded before a file is there."""
+
+    until: Path
+    info: ClassVar[dict[str, str]] = {}
+
+    def save(self, buffer: BinaryIO, *_: object, **__: object) -> None:
+        while not self.until.exists():
+            time.sleep(0.01)
+        buffer.write(b"\x89PNG")
+        self.until.with_name("encoded").touch()
 
 
 @attrs.frozen
@@ -76,6 +90,10 @@ class Scripted:
         word, first = job.request.prompt.split()[0], job.attempt == 1
         self._break(word, first)
         image = Image.new("RGB", (job.request.width, job.request.height))
+        if word == "late":
+            while not monitor.wants_preview(job.id):
+                time.sleep(0.01)
+            monitor.progress(job.id, 0.5, _Late(self.folder / "go on"))  # type: ignore[arg-type]
         if word == "slow":
             monitor.progress(job.id, 0.5)
         if word == "long":

@@ -378,6 +378,12 @@ def test_a_cancelled_job_is_stopped_there(comfy: Setup) -> None:
     assert comfy.fake.history[job().handle]["status"]["messages"][-1][0] == "execution_interrupted"
 
 
+def test_a_job_that_is_cancelled_while_messages_come_is_stopped_at_the_next(comfy: Setup) -> None:
+    comfy.fake.open_gate.clear()
+    comfy.monitor.on_progress = comfy.monitor.cancelled.add
+    assert comfy.failure(job()) == "cancelled"
+
+
 def test_a_cancelled_job_is_stopped_on_an_older_server_without_hitting_another(
     comfy: Setup,
 ) -> None:

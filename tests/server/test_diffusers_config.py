@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -120,6 +121,19 @@ def test_a_request_comes_before_the_operator_and_the_operator_before_the_model()
     assert config.tuning(job().request).guidance == 5.0
     asked = config.tuning(job(extra_body={"steps": 5, "cfg_scale": 1}).request)
     assert (asked.steps, asked.guidance) == (5, 1.0)
+
+
+def test_a_worker_loads_what_the_operator_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What loads it needs torch, which is not here: `nox -s engines` has it."""
+    engine = SimpleNamespace(load_engine=lambda card, **settings: (card, settings))
+    monkeypatch.setitem(sys.modules, f"{DiffusersConfig.__module__[:-6]}engine", engine)
+    config = DiffusersConfig(model="x", card=CARD, device="cuda:1", dtype="float16")
+    loaded: Any = config.load(3)
+    card, settings = loaded
+    assert card is CARD
+    tuning = settings.pop("tuning")
+    assert settings == {"model": "x", "device": "cuda:1", "dtype": "float16", "worker": 3}
+    assert tuning(job().request) == config.tuning(job().request)
 
 
 def test_what_a_model_cannot_do_is_refused_before_the_job_is_taken() -> None:

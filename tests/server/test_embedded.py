@@ -102,6 +102,13 @@ def test_an_engine_of_ones_own_is_loaded_by_threads_that_end_with_the_client() -
     assert not threads()
 
 
+def test_a_client_with_an_engine_of_its_own_may_be_closed_unused() -> None:
+    """No thread has been started, and none is left."""
+    with embedded_client(Easel()):
+        assert not threads()
+    assert not threads()
+
+
 def threads() -> list[str]:
     return [each.name for each in threading.enumerate() if each.name.startswith("imagelabs")]
 

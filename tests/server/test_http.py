@@ -230,6 +230,11 @@ def test_head_and_streams_are_sent_as_http_has_them() -> None:
             400,
         ),
         (b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", 400),
+        (
+            b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"3000000\r\n" + b"a" * 0x2000001,
+            413,
+        ),
     ],
 )
 def test_what_is_no_request_is_refused_and_the_connection_closed(data: bytes, status: int) -> None:
@@ -731,6 +736,8 @@ def test_a_server_may_be_stopped_twice_or_never_run() -> None:
     server.run()
     server.stop()
     server.close()
+    early = Server(lambda request, peer: echo(request), port=0)
+    early.run(on_ready=early.stop)
 
 
 def test_a_port_that_is_taken_is_an_error_and_leaves_nothing() -> None:

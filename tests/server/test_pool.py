@@ -1,5 +1,6 @@
 """Workers: real processes and threads, killed, hung and cancelled."""
 
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -14,6 +15,7 @@ import pytest
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError
 from imagelabs_sdk.provenance import read_provenance
+from imagelabs_sdk.server import worker
 from imagelabs_sdk.server.engines.base import EngineConfig, Recovery
 from imagelabs_sdk.server.options import PoolOptions
 from imagelabs_sdk.server.pool import WorkerPool
@@ -209,12 +211,12 @@ def test_a_job_whose_worker_died_before_it_began_is_rendered_once(rig: Rig, how:
     """It was claimed and on its way through the pipe."""
     with rig.running(Scripted(rig.folder)) as pool:
         eventually(lambda: pool.ready)
-        worker = int(rig.lines("loads")[0])
-        os.kill(worker, signal.SIGSTOP)
+        pid = int(rig.lines("loads")[0])
+        os.kill(pid, signal.SIGSTOP)
         (task_id,) = rig.submit("draw")
         eventually(lambda: rig.status(task_id).state is JobState.RENDERING)
-        os.kill(worker, how)
-        os.kill(worker, signal.SIGCONT)
+        os.kill(pid, how)
+        os.kill(pid, signal.SIGCONT)
         (status,) = rig.ended(task_id)
     assert (status.state, status.info) == (JobState.DONE, {"attempt": 2})
     assert len(rig.lines("renders")) == 1
@@ -266,6 +268,28 @@ def test_ctrl_c_and_sigterm_to_the_whole_group_do_not_reach_a_worker(rig: Rig) -
     assert "died" not in rig.outcomes
 
 
+def test_a_worker_process_leaves_the_end_to_the_front(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the process of the test above runs, here: it ends with its pipe alone, and yields."""
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.getsignal(each) for each in ending}
+    niceness: list[int] = []
+    monkeypatch.setattr("os.nice", niceness.append)
+    here, there = multiprocessing.Pipe()
+    here.send(("stop",))
+    try:
+        worker._process_main(there, Scripted(rig.folder), 0, embed_prompts=False)
+        assert {signal.getsignal(each) for each in ending} == {signal.SIG_IGN}
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(ending)
+    assert niceness == [5]
+    assert here.recv() == ("ready",)
+    here.close()
+
+
 @pytest.mark.parametrize("in_process", [True, False])
 def test_an_engine_that_cannot_be_loaded_keeps_its_jobs_waiting(
     rig: Rig, in_process: bool, caplog: pytest.LogCaptureFixture
@@ -292,6 +316,17 @@ def test_progress_and_previews_arrive_and_a_cancelled_job_is_told(
         (after,) = rig.submit("draw")
         rig.ended(after)
     assert rig.status(task_id).state is JobState.CANCELLED
+
+
+def test_a_preview_that_comes_after_its_image_is_dropped(rig: Rig) -> None:
+    """It is encoded beside it, and may take longer."""
+    with rig.running(Scripted(rig.folder, in_process=True), grace=20.0):
+        (task_id,) = rig.submit("late")
+        (status,) = rig.ended(task_id)
+        (rig.folder / "go on").touch()
+        eventually((rig.folder / "encoded").exists)
+        rig.ended(*rig.submit("draw"))
+    assert (status.state, rig.status(task_id).has_preview) == (JobState.DONE, False)
 
 
 def test_what_renders_is_finished_within_the_grace(rig: Rig) -> None:

@@ -232,6 +232,7 @@ def test_a_service_in_threads_serves_the_page_and_expires(tmp_path: Path) -> Non
     thread = threading.Thread(target=service.run)
     thread.start()
     try:
+        eventually(lambda: is_ready(service.url))
         with client_of(service.url) as client:
             assert client.generate(SMALL).read()
         with urllib.request.urlopen(service.url + "/", timeout=10) as response:

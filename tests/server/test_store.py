@@ -153,7 +153,7 @@ def test_images_without_jobs_are_swept_and_jobs_without_images_fail(
 
 
 def test_an_image_that_was_written_before_its_row_said_so_ends_its_job(
-    store: JobStore, tmp_path: Path, time: FakeTime
+    store: JobStore, tmp_path: Path, time: FakeClock
 ) -> None:
     """It is whole, and a back end may have been paid for it; that of an earlier attempt is not."""
     kept, repeated = submit(store), submit(store)
@@ -428,6 +428,9 @@ def test_progress_never_goes_backwards(time: FakeClock) -> None:
         store.progress(job, fraction)
     assert status(store, task_id).fraction == 1.0
     assert status(store, task_id).version == 3
+    finish(store, job)
+    store.progress(job, 0.5)
+    assert (status(store, task_id).fraction, status(store, task_id).version) == (1.0, 0)
 
 
 def test_what_the_store_holds_can_be_counted(time: FakeClock) -> None:
@@ -453,6 +456,7 @@ def test_a_listener_hears_of_every_change_until_it_leaves(time: FakeClock) -> No
     store.progress(job, 0.5)
     finish(store, job)
     assert heard == [task_id] * 4
+    leave()
     leave()
     submit(store)
     assert len(heard) == 4

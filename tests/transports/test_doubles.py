@@ -159,6 +159,18 @@ def test_a_wrapper_that_looks_like_what_it_wraps_is_seen(
     assert name in seen
 
 
+def test_a_double_may_make_its_answers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without anything of urllib3's below."""
+
+    def send(self: requests.Session, request: Any, **more: Any) -> requests.Response:
+        answer = requests.Response()
+        answer.status_code, answer._content = 200, b'{"task_id": "t"}'
+        return answer
+
+    monkeypatch.setattr(requests.Session, "send", send)
+    assert ImageLabs().submit("x").id == "t"
+
+
 PATCHED_FIRST = """
 import requests
 seen = []

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trustme
+from urllib3 import ProxyManager
 
 from imagelabs_sdk import (
     APIConnectionError,
@@ -26,6 +27,7 @@ from imagelabs_sdk import (
     RequestsTransport,
     SubmissionUnknownError,
 )
+from imagelabs_sdk.transports._connections import install_deadlines
 from tests import faulty
 from tests.faulty import PNG, FaultyServer, message
 from tests.transports.peers import BROKEN, SLOW, closed_port, get, tunnelling
@@ -247,6 +249,27 @@ def test_tls_goes_through_a_tunnel(
     connect(tls_server, proxy=server.url, verify=bundle).submit("x")
     assert server.asked[0].method == "CONNECT"
     assert tls_server.count("/txt2img") == 1
+
+
+def test_a_tunnel_of_urllib3s_own_is_opened_as_ever(
+    server: FaultyServer, tls_server: FaultyServer, bundle: str
+) -> None:
+    """A session of the caller's sends requests that are not ours, too."""
+    server.scripts[f"127.0.0.1:{tls_server.port}"] = [tunnelling(server, tls_server.port)]
+    with ProxyManager(server.url, ca_certs=bundle) as manager:
+        install_deadlines(manager)
+        assert manager.request("GET", tls_server.url + "/x").status == 404
+    assert server.asked[0].method == "CONNECT"
+
+
+def test_what_tls_has_decrypted_already_is_not_waited_for(
+    tls_server: FaultyServer, connect: Connect, bundle: str
+) -> None:
+    """A stop is looked at before each read: the socket itself may have nothing any more."""
+    image = PNG[:-12] + b"\0\0\x9c\x40tEXt" + bytes(40_000) + b"\0" * 4 + PNG[-12:]
+    tls_server.scripts["/image.png"] = [faulty.reply(200, image)]
+    client = connect(tls_server, verify=bundle)
+    assert client.generate("x").read(stop=threading.Event()) == image
 
 
 def test_a_proxy_that_refuses_surely_delivered_nothing(
