@@ -113,6 +113,7 @@ class StructureParser:
         format: `None` until the first bytes have told it.
         complete: True once all bytes of the image have been seen. Bytes after its end are
             allowed; they do not change it.
+        ended: True once no further byte can be the image's.
     """
 
     def __init__(self) -> None:
@@ -120,12 +121,12 @@ class StructureParser:
         self._held = b""  # the first bytes, or those of a step that is not finished
         self._structure: _Structure | None = None
         self._step: _Step | None = None
-        self._ended = False
+        self.ended = False
 
     @property
     def complete(self) -> bool:
         """True once all bytes of the image have been seen."""
-        return self._ended or (self._step is not None and self._step.kind == "peek")
+        return self.ended or (self._step is not None and self._step.kind == "peek")
 
     @property
     def rejected(self) -> bool:
@@ -181,7 +182,7 @@ class StructureParser:
                 step = next(self._structure)
             self._step = step
         except StopIteration:
-            self._step, self._ended = None, True
+            self._step, self.ended = None, True
         except _BrokenError:
             self._step = None
 

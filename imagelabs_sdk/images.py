@@ -13,6 +13,7 @@ import attrs
 
 from . import viewing
 from ._files import atomic_write, is_writable
+from ._redact import Secrets
 from .deadline import Deadline, Stop
 from .downloads import ImageDownloader, ImageLink
 from .errors import AcceptedJob, DownloadError, ImageLabsError, JobStoppedError, attach_job
@@ -235,7 +236,9 @@ class GeneratedImage:
                 raise
 
     def _link(self) -> ImageLink:
-        return ImageLink(self.url, self._refresh and self._fresh_url)
+        request = self.request
+        prompts = (request.prompt, request.negative_prompt) if request else ()
+        return ImageLink(self.url, self._refresh and self._fresh_url, prompts=Secrets(prompts))
 
     def _fresh_url(self, deadline: Deadline) -> str | None:
         """Return a fresh link, the old one if the service names none; `None` on failure."""

@@ -59,7 +59,8 @@ def test_what_failed_is_told_at_the_end_with_its_line_and_reason(
     assert "line 5 (0003) failed" in result.stderr
     *_, counts, first, second = result.stderr.splitlines()
     assert counts == "1 saved, 2 failed:"
-    assert first.startswith("  line 2 (0001): what came is no image")
+    assert first.startswith("  line 2 (0001): GET https://")
+    assert "answered 200: what came is no image" in first
     assert second.startswith(
         "  line 5 (0003): POST https://editor.imagelabs.net/txt2img answered 422"
     )
