@@ -75,3 +75,15 @@ def test_an_image_that_may_hold_a_prompt_keeps_its_head(path: Path, image: bytes
         client_of(transport).submit(PROMPT)
         send(transport)
     assert send(CassetteTransport(path)) == image[:16]
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "apiKey", "accessToken", "client_secret", "Password", "authorization"]
+)
+def test_a_field_with_the_name_of_a_secret_is_redacted(path: Path, name: str) -> None:
+    """Nobody has sent its value, so nothing else tells what it is."""
+    transport = CassetteTransport(
+        path, record=HandlerTransport(lambda _: ok(task_id="t", user={name: "unheard-of"}))
+    )
+    client_of(transport).submit(PROMPT)
+    assert f'"{name}": "redacted"' in path.read_text(encoding="utf-8")
