@@ -14,7 +14,7 @@ from .display import show_job
 from .exits import error_line, exit_code, failure_facts
 from .files import unused_name
 from .option_names import Command
-from .options import as_json_option, debug_option
+from .options import FILE, FOLDER, as_json_option, debug_option, timeout_option
 from .output import image_facts, print_result, say, to_json
 from .runtime import current_runtime
 
@@ -30,8 +30,7 @@ _STATES = {"sending": "unknown", "accepted": "unfinished"}  # in the words of a 
 )
 @click.option(
     "--ledger",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     envvar="IMAGELABS_LEDGER",
     show_envvar=True,
     help="The file that clients with the same setting write.",
@@ -40,19 +39,12 @@ _STATES = {"sending": "unknown", "accepted": "unfinished"}  # in the words of a 
 @click.option(
     "--out-dir",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=".",
     show_default=True,
     help="Folder for these images; created if it is missing.",
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=float,
-    default=300.0,
-    show_default=True,
-    help="How long to wait for each.",
-)
+@timeout_option
 @as_json_option
 @debug_option
 def jobs(

@@ -16,6 +16,8 @@ from .files import check_writable, unused_name
 from .runtime import current_runtime
 
 __all__ = [
+    "FILE",
+    "FOLDER",
     "BatchOptions",
     "CommonOptions",
     "as_json_option",
@@ -23,10 +25,13 @@ __all__ = [
     "debug_option",
     "header_option",
     "parse_header",
+    "timeout_option",
     "with_batch_options",
     "with_common_options",
 ]
 
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 _IN_FLIGHT = 64  # jobs of a batch at once, by default
 _WATCHED_INTERVAL = 1.0  # seconds; the reference client polls as often
 _STDOUT = Path("-")
@@ -184,6 +189,16 @@ header_option = click.option(
     help="A header of each request to the service; may be repeated. Not for secrets.",
 )
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+timeout_option = click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=float,
+    default=300.0,
+    show_default=True,
+    envvar="IMAGELABS_TIMEOUT",
+    show_envvar=True,
+    help="How long to wait for an image.",
+)
 _common_options = (
     click.option(
         "-o",
@@ -194,16 +209,7 @@ _common_options = (
         help="File to write; a missing extension is added; - is stdout. [default: a new file here]",
     ),
     base_url_option,
-    click.option(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        default=300.0,
-        show_default=True,
-        envvar="IMAGELABS_TIMEOUT",
-        show_envvar=True,
-        help="How long to wait for an image.",
-    ),
+    timeout_option,
     click.option("--poll-interval", metavar="SECONDS", type=float, help="Time between polls."),
     click.option(
         "--cancel-on-interrupt",
@@ -256,7 +262,6 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_file = click.Path(path_type=Path, dir_okay=False)
 _batch_options = (
     click.option(
         "--batch",
@@ -275,7 +280,7 @@ _batch_options = (
     click.option(
         "--out-dir",
         metavar="DIR",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=FOLDER,
         help="Folder for the images 0001.png, 0002.png, ...; created if it is missing.",
     ),
     click.option(
@@ -286,8 +291,7 @@ _batch_options = (
     ),
     click.option(
         "--checkpoint",
-        metavar="FILE",
-        type=_file,
+        type=FILE,
         help="Keep what was bought, so that the same command can resume; holds the prompts.",
     ),
     click.option(
@@ -300,8 +304,7 @@ _batch_options = (
     click.option(
         "--contact-sheet",
         "sheet",
-        metavar="FILE",
-        type=_file,
+        type=FILE,
         callback=_check_sheet,
         help="Also draw all images on one sheet, such as sheet.png.",
     ),

@@ -34,14 +34,16 @@ class Command:
     second_ctrl_c: bool = False
 
     def __call__(self, *arguments: object, stdin: str | None = None) -> Result:
+        return invoke(arguments, self.runtime(), stdin)
+
+    def runtime(self) -> Runtime:
         more: dict[str, Any] = {} if self.console is None else {"make_console": self.console}
-        runtime = Runtime(
+        return Runtime(
             make_client=self._client,
             make_embedded_client=self._client,
             sleep=self._sleep,
             **more,
         )
-        return invoke(arguments, runtime, stdin)
 
     def batch(self, *arguments: object) -> Result:
         return self("generate", "--batch", "prompts.txt", "--out-dir", "images", *arguments)

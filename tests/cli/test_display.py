@@ -6,11 +6,13 @@ import os
 import re
 import struct
 import subprocess
+import sys
 import termios
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import pyte
 import pytest
 from PIL import Image
@@ -19,7 +21,8 @@ from rich.console import Console
 from rich.style import Style
 
 from imagelabs_sdk import APIConnectionError
-from imagelabs_sdk.cli.display import SmoothFraction
+from imagelabs_sdk.cli.commands import cli
+from imagelabs_sdk.cli.display import ProgressDisplay, SmoothFraction
 from imagelabs_sdk.cli.preview import half_blocks
 from imagelabs_sdk.testing import FakeClock, FakeService
 from imagelabs_sdk.testing.script import png
@@ -246,6 +249,26 @@ def test_results_and_bar_share_a_terminal(
     assert out.split() == ([] if stdout_too else paths)
     assert any(re.search("━ . of 3", frame[-1]) for frame in seen if frame)
     assert not [line for frame in seen for line in frame if "image" in line and "━" in line]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_result_is_printed_above_the_bar_where_both_share_a_terminal(
+    imagelabs: Command, screen: io.StringIO, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Written past the bar it would tear it; a pipe gets it as it is."""
+    context = click.Context(cli, obj=imagelabs.runtime())
+    with (
+        open("terminal", "w") as terminal,
+        open("pipe", "w") as pipe,
+        monkeypatch.context() as patch,
+        context,
+        ProgressDisplay(1) as display,
+    ):
+        patch.setattr(sys, "stderr", terminal)
+        patch.setattr(sys, "stdout", terminal if shared else pipe)
+        display.print_result("images/0001.png")
+    assert ("images/0001.png" in shown(screen)) is shared
+    assert Path("pipe").read_text() == ("" if shared else "images/0001.png\n")
 
 
 def test_a_person_who_watches_gets_polls_every_second_or_more_often(

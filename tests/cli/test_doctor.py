@@ -1,6 +1,7 @@
 """`imagelabs doctor`: which step fails on the way to the service, and what to do about it."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,24 @@ def test_the_report_names_nobody(server: FaultyServer) -> None:
     assert "service: another one" in text
     assert "127.0.0.1" not in text
     assert str(server.port) not in text
+
+
+def test_the_report_leaves_out_what_is_not_installed(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow belongs to the extra of the server."""
+    installed = metadata.version
+
+    def version(package: str) -> str:
+        if package == "Pillow":
+            raise metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    doctor("--base-url", url, "--report", "report.txt")
+    text = Path("report.txt").read_text()
+    assert f"rich {installed('rich')}" in text
+    assert "Pillow" not in text
 
 
 def test_programs_get_one_object_for_each_step(server: FaultyServer) -> None:

@@ -86,6 +86,18 @@ def test_a_submit_that_was_cut_off_is_unknown(imagelabs: Command, service: FakeS
     assert result.stderr.splitlines()[-1] == "0 of 0 unfinished jobs saved"
 
 
+def test_how_long_to_wait_for_each_image_may_come_from_the_environment(
+    imagelabs: Command, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for `generate` and `wait`."""
+    service.never_finishes()
+    buy(service)
+    monkeypatch.setenv("IMAGELABS_TIMEOUT", "7.5")
+    result = imagelabs("jobs", "--ledger", "jobs.jsonl", "--resume")
+    assert result.exit_code == 7
+    assert imagelabs.settings[0]["timeout"] == 7.5
+
+
 def test_without_a_ledger_the_remedy_is_named(imagelabs: Command) -> None:
     """Nothing is guessed; a file that is no ledger is refused."""
     assert "--ledger FILE, or set IMAGELABS_LEDGER" in imagelabs("jobs").stderr

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from imagelabs_sdk.cli.commands import cli
 from imagelabs_sdk.testing import FakeService
 from tests.cli.command import Command, invoke, prompts
-from tests.cli.conftest import Start, place
 
 
 def test_every_option_reaches_the_service(imagelabs: Command, service: FakeService) -> None:
@@ -184,15 +184,21 @@ def test_prompts_may_come_from_stdin(imagelabs: Command, gallery: FakeService) -
     assert sorted(prompts(gallery)) == ["one", "two"]
 
 
-def test_an_image_does_not_go_to_a_terminal(start: Start, service: FakeService, url: str) -> None:
+def test_an_image_does_not_go_to_a_terminal(
+    imagelabs: Command,
+    service: FakeService,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Its bytes would garble the screen; refused before the image is bought."""
     terminal, theirs = pytest.importorskip("pty").openpty()
-    process = start("generate", "x", "-o", "-", *place(url), stdout=theirs)
-    os.close(theirs)
-    stderr = process.communicate(timeout=20)[1]
+    with open(theirs, "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        with pytest.raises(SystemExit) as caught:
+            cli.main(args=["generate", "x", "-o", "-"], obj=imagelabs.runtime())
     os.close(terminal)
-    assert process.returncode == 2
-    assert "redirect stdout" in stderr
+    assert caught.value.code == 2
+    assert "redirect stdout" in capsys.readouterr().err
     assert not service.sent
 
 

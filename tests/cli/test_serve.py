@@ -15,6 +15,7 @@ from imagelabs_sdk.server.engines.base import EngineConfig
 from imagelabs_sdk.server.options import bounds
 from imagelabs_sdk.server.service import ServeOptions
 from imagelabs_sdk.server.store.jobs import JobStore
+from imagelabs_sdk.testing import scenario
 from tests.cli.command import Command, invoke
 from tests.cli.conftest import Start
 
@@ -120,6 +121,25 @@ def test_a_script_is_played_until_ctrl_c(start: Start, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 0
+
+
+def test_a_script_is_played_where_it_is_told_to(
+    imagelabs: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, without a process; and nothing of the real server is started."""
+    played: list[dict[str, Any]] = []
+
+    def play(path: str, *, on_ready: Callable[[str], object], **place: Any) -> None:
+        played.append(place)
+        on_ready("http://here:81")
+
+    monkeypatch.setattr(scenario, "serve_scenario", play)
+    script = tmp_path / "scenario.json"
+    script.write_text("{}")
+    result = imagelabs("serve", "--script", script, "--host", "127.0.0.2", "--port", 81)
+    assert result.exit_code == 0
+    assert "IMAGELABS_BASE_URL=http://here:81 imagelabs generate" in result.stdout
+    assert played == [{"host": "127.0.0.2", "port": 81}]
 
 
 def test_a_script_that_makes_no_sense_is_exit_code_2(imagelabs: Command, tmp_path: Path) -> None:

@@ -63,6 +63,14 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(service: FakeService, ur
     assert process.returncode == 0
 
 
+def test_in_this_process_too_an_ignored_signal_stays_ignored() -> None:
+    """As above, where coverage is measured."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with signals_as_exceptions():
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
+
+
 def test_handlers_are_as_before_at_the_end() -> None:
     """The command may run inside another program."""
     before = signal.getsignal(signal.SIGTERM)

@@ -129,7 +129,7 @@ def test_the_built_in_engine_needs_no_service(monkeypatch: pytest.MonkeyPatch) -
 
 def test_nothing_of_the_built_in_engine_can_be_resumed() -> None:
     """A command that cannot work must not be suggested."""
-    result = draw(60.0, "generate", "x", "--embedded", "--timeout", 0.05)
+    result = invoke(["generate", "x", "--embedded", "--size", "64x48", "--timeout", 0.05])
     assert result.exit_code == 7
     assert result.stderr.splitlines()[-1].endswith("there is nothing to resume.")
 
