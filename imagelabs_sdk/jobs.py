@@ -40,10 +40,10 @@ OnProgress = Callable[[Progress], object]
 """Called with each poll that was answered; what it returns is ignored."""
 
 _MAX_FAILURES = 10  # polls that may fail in a row before a wait gives up
+_MAX_CHALLENGES = 2  # of them that may be Cloudflare pages: waiting does not pass its check
 _MAX_PARKED_FAILURES = 2  # in a row, after which a wait polls plainly
 _ANSWER_TIME = 2.0  # seconds of the request timeout that are left for the answer itself
 _AT_ONCE = 0.2  # seconds
-_MAX_CHALLENGES = 2  # the same when it is Cloudflare that answers: waiting does not pass it
 _MAX_POLLS = 64  # the latest polls, which a strategy gets
 _LAST_POLL = 0.5  # seconds before the deadline, if the strategy would poll after it
 
@@ -81,7 +81,7 @@ class Job:
         *,
         request: ImageRequest | None = None,
         submitted_at: float | None = None,
-        first_poll_now: bool = True,
+        is_new: bool = False,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._id = task_id
@@ -93,15 +93,15 @@ class Job:
         self._progress: Progress | None = None
         self._polls: deque[Poll] = deque(maxlen=_MAX_POLLS)
         self._poll_count = 0
-        self._failures = 0
-        self._is_new = not first_poll_now
+        self._failures = self._challenges = 0  # since the last poll that was answered
+        self._is_new = is_new
         self._was_queued = False
-        self._queued: float | None = None
+        self._queued_seconds: float | None = None
         self._ended: float | None = None
         now = self._now()
         self._origin = now - max(0.0, wall - self._submitted_at)
         # Not yet asked of the strategy: it may be the caller's own, and fail.
-        self._due: float | None = now if first_poll_now else None
+        self._due: float | None = None if is_new else now
 
     @classmethod
     def submit(
@@ -114,7 +114,7 @@ class Job:
         """Ask for one image; see `ImageLabs.submit`. Every seed of `request` is set."""
         kept = plain_json("metadata", metadata or {})
         task_id = context.endpoints.submit(request, deadline=deadline, metadata=kept)
-        return cls(task_id, context, request=request, first_poll_now=False, metadata=kept)
+        return cls(task_id, context, request=request, is_new=True, metadata=kept)
 
     @classmethod
     def restore(
@@ -225,7 +225,9 @@ class Job:
     def refresh(
         self, *, timeout: float | Deadline | None = None, stop: Stop | None = None
     ) -> Progress:
-        """Poll once and return how the job stands, also if it failed.
+        """Poll once and return how the job stands, also if it failed; `poll` raises then.
+
+        It polls a job that has ended, too, which brings a fresh link of the image.
 
         Raises:
             APIConnectionError, APIStatusError, APIResponseError: No usable answer; the job
@@ -233,7 +235,13 @@ class Job:
             JobStoppedError: `stop` ended it.
         """
         with attach_job(self):
-            return self._refresh(self._context.deadline(timeout, stop))
+            try:
+                progress = self._refresh(self._context.deadline(timeout, stop))
+            except ImageLabsError as error:
+                self._poll_in(after_failures(1, self._delay(), error.retry_after or 0.0))
+                raise
+            self._poll_in(self._delay())
+            return progress
 
     def poll(
         self, *, timeout: float | Deadline | None = None, stop: Stop | None = None
@@ -339,7 +347,12 @@ class Job:
         with attach_job(self):
             self._raise_if_failed()
             if self._progress is None or self._progress.image_url is None:
-                raise self._timeout_error()
+                raise JobTimeoutError(
+                    f"the job is not known to be done; {self._last_status()}; call result() or "
+                    "refresh() first",
+                    waited=self._elapsed(),
+                    status=self._progress.status if self._progress else "",
+                )
             return self.image_at(
                 self._progress.image_url, self._timings(), info=self._progress.info
             )
@@ -397,7 +410,7 @@ class Job:
         return endpoints.progress(self._id, deadline=deadline, request=self._request).image_url
 
     def _timings(self) -> Timings:
-        queued, total = self._queued or 0.0, self._ended or 0.0
+        queued, total = self._queued_seconds or 0.0, self._ended or 0.0
         return Timings(queued, total - queued, total, self._poll_count)
 
     # Keeping ---------------------------------------------------------------------------
@@ -514,14 +527,16 @@ class Job:
             delay = self._after_failure(error, self._delay())
             result = PollResult(self._progress, delay, error)
         else:
-            self._failures = 0
             self._raise_if_failed()
             if self.done:
                 return PollResult(progress, None)
             delay = self._delay()
             result = PollResult(progress, delay)
-        self._due = self._now() + delay
+        self._poll_in(delay)
         return result
+
+    def _poll_in(self, delay: float) -> None:
+        self._due = self._now() + delay
 
     def _delay(self) -> float:
         delay = self._context.polling.delay(self._polls)
@@ -551,25 +566,25 @@ class Job:
             raise
         elapsed = self._elapsed()
         self._progress = progress = wire.merge_progress(self._progress, latest)
+        self._failures = self._challenges = 0
         self._poll_count += 1
         self._polls.append(Poll(elapsed, latest))
-        if progress.state is not State.QUEUED and self._queued is None:
+        if progress.state is not State.QUEUED and self._queued_seconds is None:
             # A job that was never seen queued may have waited for nothing at all.
-            self._queued = elapsed if self._was_queued else 0.0
+            self._queued_seconds = elapsed if self._was_queued else 0.0
         self._was_queued = self._was_queued or progress.state is State.QUEUED
         if progress.state.ended and self._ended is None:
             self._ended = elapsed
             failed = progress.state is State.FAILED
             if self._is_new and not failed:  # the polls of an older one may have come too late
                 base_url = self._context.settings.base_url
-                remember_render(base_url, elapsed - (self._queued or 0.0))
+                remember_render(base_url, elapsed - (self._queued_seconds or 0.0))
             self._record_end((progress.status or "failed") if failed else "")
+            polls, state = self._poll_count, progress.state.value
+            job_log.info("task %s %s after %.1f s, %d polls", self._id, state, elapsed, polls)
         if not progress.state.ended and (eta := self.eta()) is not None:
             self._progress = progress = attrs.evolve(progress, eta=eta)
         log.debug("task %s: %s %s", self._id, progress.state.value, progress.fraction)
-        if progress.state.ended:
-            polls, state = self._poll_count, progress.state.value
-            job_log.info("task %s %s after %.1f s, %d polls", self._id, state, elapsed, polls)
         return progress
 
     def _after_failure(self, error: ImageLabsError, pause: float) -> float:
@@ -578,8 +593,10 @@ class Job:
         if is_permanent_poll_error(error):
             self._record_end(error.message)
             raise error
-        if isinstance(error, ChallengeError) and self._failures >= _MAX_CHALLENGES:
-            raise error
+        if isinstance(error, ChallengeError):
+            self._challenges += 1
+            if self._challenges >= _MAX_CHALLENGES:
+                raise error
         if self._failures >= _MAX_FAILURES:
             raise JobStalledError(
                 f"cannot reach the service: {self._failures} polls in a row failed; "

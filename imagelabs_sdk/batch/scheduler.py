@@ -374,7 +374,7 @@ class Scheduler:
             task_id,
             self._context,
             request=entry.request,
-            first_poll_now=False,
+            is_new=True,
             metadata=entry.place.metadata,
         )
         entry.job = job

@@ -18,6 +18,7 @@ from imagelabs_sdk import (
     FixedInterval,
     GeneratedImage,
     ImageLabs,
+    ImageLabsError,
     InvalidRequestError,
     JobTimeoutError,
     Progress,
@@ -68,6 +69,31 @@ def test_a_poll_never_sleeps_and_says_when_the_next_is_due() -> None:
     assert service.count("progress") == 4
 
 
+def test_after_a_refresh_the_next_poll_is_not_due_yet() -> None:
+    """A loop that sleeps for `next_poll_in` and refreshes must not run hot, nor while it fails."""
+    service = FakeService().progress(0.5).drops_connection().rate_limited(7, at="progress").done()
+    job = service.client(poll_interval=3).submit("x")
+    service.clock.sleep(job.next_poll_in)
+    assert job.next_poll_in == 0.0
+    job.refresh()
+    assert job.next_poll_in == 3.0
+    for asked in (3.0, 7.0):
+        service.clock.sleep(job.next_poll_in)
+        with pytest.raises(ImageLabsError):
+            job.refresh()
+        assert job.next_poll_in == asked
+
+
+def test_the_end_of_a_job_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A link that has expired is refreshed for years."""
+    caplog.set_level(logging.INFO, "imagelabs_sdk.job")
+    job = FakeService().done().client().submit("x")
+    job.wait()
+    job.refresh()
+    job.refresh()
+    assert len(caplog.messages) == 2
+
+
 def test_events_are_the_polls_that_were_answered() -> None:
     """One loop for whoever draws a bar; the last event is the end."""
     job = FakeService().queued().drops_connection().progress(0.5).done().client().submit("x")
@@ -78,8 +104,11 @@ def test_events_are_the_polls_that_were_answered() -> None:
 
 def test_a_job_without_an_image_yet_says_so() -> None:
     """Asking nobody, `image` cannot know better."""
-    job = FakeService().client().submit("x")
-    with pytest.raises(JobTimeoutError):
+    job = FakeService().never_finishes().client().submit("x")
+    with pytest.raises(JobTimeoutError, match="not known to be done; no poll was answered"):
+        job.image()
+    job.refresh()
+    with pytest.raises(JobTimeoutError, match=r"last status was .* call result\(\) or refresh\(\)"):
         job.image()
 
 

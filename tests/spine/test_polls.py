@@ -96,6 +96,19 @@ def test_a_cloudflare_page_again_and_again_is_said() -> None:
     assert service.count("progress") == 2
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        FakeService().drops_connection(at="progress", times=3),
+        FakeService().challenge(at="progress", times=1).progress(0.5),
+    ],
+)
+def test_one_cloudflare_page_is_polled_again_whatever_came_before_it(before: FakeService) -> None:
+    """Only pages count, and only those since the last poll that was answered."""
+    service = before.challenge(at="progress", times=1).done()
+    assert service.client(timeout=math.inf).generate("x").read()
+
+
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 410, 422])
 def test_a_forgotten_or_refused_task_is_said_at_once(code: int) -> None:
     """Polling on cannot help."""
