@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from . import wire
+from . import job_errors, wire
 from ._redact import sanitize_text
 from .context import ClientContext
 from .deadline import Deadline, Stop
@@ -17,9 +17,6 @@ from .endpoints import is_permanent_poll_error, job_log
 from .errors import (
     ChallengeError,
     ImageLabsError,
-    JobError,
-    JobFailedError,
-    JobRefusedError,
     JobStalledError,
     JobStoppedError,
     JobTimeoutError,
@@ -31,8 +28,9 @@ from .images import GeneratedImage, RequestedImage, Timings
 from .models import Eta, ImageRequest, Progress, State, plain_json
 from .polling import Poll, after_failures
 from .validation import invalid, seconds
+from .waiting import Parking, movement
 
-__all__ = ["Job", "OnProgress", "PollResult", "job_failure", "movement", "stalled_error"]
+__all__ = ["Job", "OnProgress", "PollResult", "stalled_error"]
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +39,6 @@ OnProgress = Callable[[Progress], object]
 
 _MAX_FAILURES = 10  # polls that may fail in a row before a wait gives up
 _MAX_CHALLENGES = 2  # of them that may be Cloudflare pages: waiting does not pass its check
-_MAX_PARKED_FAILURES = 2  # in a row, after which a wait polls plainly
-_ANSWER_TIME = 2.0  # seconds of the request timeout that are left for the answer itself
-_AT_ONCE = 0.2  # seconds
 _MAX_POLLS = 64  # the latest polls, which a strategy gets
 _LAST_POLL = 0.5  # seconds before the deadline, if the strategy would poll after it
 
@@ -347,12 +342,7 @@ class Job:
         with attach_job(self):
             self._raise_if_failed()
             if self._progress is None or self._progress.image_url is None:
-                raise JobTimeoutError(
-                    f"the job is not known to be done; {self._last_status()}; call result() or "
-                    "refresh() first",
-                    waited=self._elapsed(),
-                    status=self._progress.status if self._progress else "",
-                )
+                raise job_errors.not_done(self._progress, self._elapsed())
             return self.image_at(
                 self._progress.image_url, self._timings(), info=self._progress.info
             )
@@ -477,9 +467,9 @@ class Job:
         with attach_job(self):
             deadline = self._context.deadline(timeout, stop)
             stall = math.inf if stall_timeout is None else seconds("stall_timeout", stall_timeout)
-        return self._events(deadline, stall, _Parking(self._context, with_progress))
+        return self._events(deadline, stall, Parking(self._context, with_progress))
 
-    def _events(self, deadline: Deadline, stall: float, parking: "_Parking") -> Iterator[Progress]:
+    def _events(self, deadline: Deadline, stall: float, parking: Parking) -> Iterator[Progress]:
         with attach_job(self):
             self._raise_if_failed()
         seen, moved_at = movement(self._progress), self._now()
@@ -493,7 +483,7 @@ class Job:
                 if movement(self._progress) != seen:
                     seen, moved_at = movement(self._progress), self._now()
                 elif self._now() - moved_at >= stall and not self.done:
-                    raise self._stalled_error(stall)
+                    raise stalled_error(self, stall)
             if result.error is None and result.progress is not None:
                 yield result.progress
 
@@ -508,7 +498,7 @@ class Job:
     def _poll(
         self,
         deadline: Deadline,
-        parking: "_Parking | None" = None,
+        parking: Parking | None = None,
         long_poll: LongPoll | None = None,
     ) -> PollResult:
         if self.done:
@@ -548,7 +538,7 @@ class Job:
     def _refresh(
         self,
         deadline: Deadline,
-        parking: "_Parking | None" = None,
+        parking: Parking | None = None,
         long_poll: LongPoll | None = None,
     ) -> Progress:
         endpoints, known = self._context.endpoints, self._request
@@ -564,6 +554,10 @@ class Job:
         except ImageLabsError as error:
             self._raise_if_stopped(deadline, error)
             raise
+        return self._record_answer(latest)
+
+    def _record_answer(self, latest: Progress) -> Progress:
+        """Take over what a poll brought; return the progress as it is known now."""
         elapsed = self._elapsed()
         self._progress = progress = wire.merge_progress(self._progress, latest)
         self._failures = self._challenges = 0
@@ -574,18 +568,21 @@ class Job:
             self._queued_seconds = elapsed if self._was_queued else 0.0
         self._was_queued = self._was_queued or progress.state is State.QUEUED
         if progress.state.ended and self._ended is None:
-            self._ended = elapsed
-            failed = progress.state is State.FAILED
-            if self._is_new and not failed:  # the polls of an older one may have come too late
-                base_url = self._context.settings.base_url
-                remember_render(base_url, elapsed - (self._queued_seconds or 0.0))
-            self._record_end((progress.status or "failed") if failed else "")
-            polls, state = self._poll_count, progress.state.value
-            job_log.info("task %s %s after %.1f s, %d polls", self._id, state, elapsed, polls)
+            self._note_end(progress, elapsed)
         if not progress.state.ended and (eta := self.eta()) is not None:
             self._progress = progress = attrs.evolve(progress, eta=eta)
         log.debug("task %s: %s %s", self._id, progress.state.value, progress.fraction)
         return progress
+
+    def _note_end(self, progress: Progress, elapsed: float) -> None:
+        self._ended = elapsed
+        failed = progress.state is State.FAILED
+        if self._is_new and not failed:  # the polls of an older one may have come too late
+            base_url = self._context.settings.base_url
+            remember_render(base_url, elapsed - (self._queued_seconds or 0.0))
+        self._record_end((progress.status or "failed") if failed else "")
+        polls, state = self._poll_count, progress.state.value
+        job_log.info("task %s %s after %.1f s, %d polls", self._id, state, elapsed, polls)
 
     def _after_failure(self, error: ImageLabsError, pause: float) -> float:
         """Return the seconds until the next poll; raise when there is no hope in polling on."""
@@ -598,11 +595,8 @@ class Job:
             if self._challenges >= _MAX_CHALLENGES:
                 raise error
         if self._failures >= _MAX_FAILURES:
-            raise JobStalledError(
-                f"cannot reach the service: {self._failures} polls in a row failed; "
-                f"{self._last_status()}; the last failure: {error.message}",
-                status=self._progress.status if self._progress else "",
-                waited=self._elapsed(),
+            raise job_errors.unreachable(
+                self._progress, self._elapsed(), failures=self._failures, last=error
             ) from error
         delay = after_failures(self._failures, pause, error.retry_after or 0.0)
         log.info("poll failed, polling again in %.1f s: %s", delay, error)
@@ -614,113 +608,24 @@ class Job:
             settings.ledger.ended(self._id, settings.base_url, message)
 
     def _raise_if_failed(self) -> None:
-        if self._progress is None or self._progress.state is not State.FAILED:
-            return
-        word = self._progress.status
-        message = f"the service says that the job failed: {word!r}"
-        if word.lower() == "done":
-            message = "the service says that the job is done and names no image"
-            if self._progress.refused:
-                message = f"the service says that the job is done, but {self._progress.refused}"
-        raise job_failure(message, status=word, waited=self._ended or 0.0)
-
-    def _timeout_error(self) -> JobError:
-        waited = self._elapsed()
-        # A single poll cut off by the deadline says nothing about the service.
-        lost = self._failures > (1 if self._progress else 0)
-        how = "cannot reach the service" if lost else "the job is still running"
-        return JobTimeoutError(
-            f"{how} after {waited:.1f} s; {self._last_status()}; it may yet finish: wait again, or "
-            "ask for its id later",
-            waited=waited,
-            status=self._progress.status if self._progress else "",
-        )
+        if self._progress is not None and self._progress.state is State.FAILED:
+            raise job_errors.failed(self._progress, self._ended or 0.0)
 
     def _raise_if_stopped(self, deadline: Deadline, error: ImageLabsError | None = None) -> None:
         if deadline.stopped:
-            raise JobStoppedError(
-                f"stopped by the caller; {self._last_status()}; the job goes on at the service: "
-                "wait again, or ask for its id later",
-                waited=self._elapsed(),
-                status=self._progress.status if self._progress else "",
-            ) from error
+            raise job_errors.stopped(self._progress, self._elapsed()) from error
 
-    def _stalled_error(self, stall: float) -> JobStalledError:
-        return JobStalledError(
-            f"neither status nor progress has changed for {stall:g} s; {self._last_status()}; the "
-            "job may be healthy: wait again, or ask for its id later",
-            waited=self._elapsed(),
-            status=self._progress.status if self._progress else "",
-        )
-
-    def _last_status(self) -> str:
-        if self._progress is None:
-            return "no poll was answered"
-        shown = self._progress.status or self._progress.state.value
-        return f"its last status was {shown!r}"
-
-
-class _Parking:
-    """Decides which polls of one wait the service may park.
-
-    Only a service that has announced it, only if the polling strategy allows it, and no longer
-    after two parked polls in a row have failed: something on the way may cut them.
-    """
-
-    def __init__(self, context: ClientContext, with_progress: bool) -> None:
-        self._context, self._with_progress = context, with_progress
-        self._allowed = bool(getattr(context.polling, "long_polls", False))
-        self._etag, self._failures = "", 0
-        self._seen: object = None
-        self._refused = False
-
-    @property
-    def is_open(self) -> bool:
-        """Return True if the next poll may be sent at once, to be parked."""
-        if not self._allowed or self._refused or self._failures >= _MAX_PARKED_FAILURES:
-            return False
-        return self._context.endpoints.features.long_poll > 0
-
-    def next_poll(self, left: float) -> LongPoll | None:
-        """Return how the next poll is parked, with `left` seconds to wait; None: a plain one."""
-        if not self.is_open:
-            self._refused = False
-            return None
-        announced = self._context.endpoints.features.long_poll
-        most = self._context.settings.request_timeout - _ANSWER_TIME
-        wait = math.floor(min(announced, most, left))
-        if wait < 1:
-            return None
-        return LongPoll(wait, self._etag, self._with_progress)
-
-    def record_answer(self, progress: Progress, etag: str, seconds: float) -> None:
-        """Note an answer. One that came at once and says nothing new was not parked."""
-        news = movement(progress)
-        at_once = seconds < _AT_ONCE and news == self._seen
-        self._refused = not etag or at_once
-        self._etag, self._seen, self._failures = etag, news, 0
-
-    def record_failure(self) -> None:
-        """Note that a parked poll has failed."""
-        self._failures += 1
-
-
-def job_failure(message: str, *, status: str, waited: float) -> JobFailedError:
-    """Return the error of a failed job: a refusal has its own class."""
-    kind = JobRefusedError if wire.is_moderation(status) else JobFailedError
-    return kind(message, status=status, waited=waited)
+    def _timeout_error(self) -> JobTimeoutError:
+        # A single poll cut off by the deadline says nothing about the service.
+        lost = self._failures > (1 if self._progress else 0)
+        return job_errors.timed_out(self._progress, self._elapsed(), lost=lost)
 
 
 def stalled_error(job: Job, stall: float) -> JobStalledError:
     """Return the error for a job that has not moved for `stall` seconds."""
-    error = job._stalled_error(stall)
+    error = job_errors.not_moving(job.progress, job._elapsed(), seconds=stall)
     error.attach_job(job)
     return error
-
-
-def movement(progress: Progress | None) -> object:
-    """Return what has to change within `stall_timeout`."""
-    return progress and (progress.state, progress.status, progress.fraction)
 
 
 def _moment(when: object) -> float:

@@ -13,7 +13,8 @@ from .. import wire
 from ..context import ClientContext
 from ..errors import InvalidRequestError, SubmissionUnknownError
 from ..images import Timings
-from ..jobs import Job, job_failure
+from ..job_errors import job_failure
+from ..jobs import Job
 from ..models import LARGEST_INT, ImageRequest, Progress, plain_json
 from ..validation import invalid, invalid_secret
 from .checkpoint import Checkpoint

@@ -26,9 +26,10 @@ from ..errors import (
 )
 from ..extensions import new_key
 from ..images import GeneratedImage
-from ..jobs import Job, movement, stalled_error
+from ..jobs import Job, stalled_error
 from ..models import ImageRequest, Progress
 from ..validation import count, invalid, seconds, validator
+from ..waiting import movement
 from .admission import Admission, Attempts
 from .checkpoint import Checkpoint
 
