@@ -142,6 +142,18 @@ def test_an_interrupted_batch_with_a_checkpoint_is_resumed_by_the_same_command(
     assert len(gallery.submits) == 3
 
 
+def test_an_image_that_was_bought_is_saved_whatever_has_its_name_meanwhile(
+    imagelabs: Command, gallery: FakeService
+) -> None:
+    """A file counts as saved only if an earlier run has finished its job; this one was queued."""
+    gallery.job("a lighthouse").done(PNG).answers(KeyboardInterrupt(), times=1)
+    gallery.job("a castle").queued(9).done(PNG)
+    assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 130
+    Path("images/0003.png").write_bytes(b"another image")
+    assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 0
+    assert Path("images/0003.png").read_bytes() == PNG
+
+
 def test_an_interrupt_before_anything_was_accepted_has_nothing_to_resume(
     imagelabs: Command, gallery: FakeService
 ) -> None:

@@ -84,8 +84,15 @@ def test_a_second_ctrl_c_cancels_at_a_terminal(imagelabs: Command, service: Fake
 
 
 def test_in_a_pipe_nothing_is_offered(imagelabs: Command, service: FakeService) -> None:
-    """Nobody would press a key."""
+    """Nobody would press a key; and what the library logs of it is said already."""
     service.answers(KeyboardInterrupt(), at="progress")
+    assert generate(imagelabs) == ["task task-1: accepted", "imagelabs: interrupted", HINT]
+
+
+@pytest.mark.usefixtures("screen")
+def test_a_finished_job_is_not_cancelled(imagelabs: Command, service: FakeService) -> None:
+    """Ctrl-C came while its image was fetched: only that is left to do."""
+    service.answers(KeyboardInterrupt(), at="image")
     assert generate(imagelabs)[-1] == HINT
 
 

@@ -63,15 +63,17 @@ def test_a_job_that_failed_does_not_hold_up_the_others(
 ) -> None:
     """The exit code tells of the first failure."""
     service.job().fails("no memory")
-    buy(service, 2)
+    service.job().done().refuses(status=404)
+    buy(service, 3)
     more = ["--json"] if as_json else []
     result = imagelabs("jobs", "--ledger", "jobs.jsonl", "--resume", *more)
     assert result.exit_code == 6
-    assert result.stderr.splitlines()[-1] == "1 of 2 unfinished jobs saved"
+    assert result.stderr.splitlines()[-1] == "1 of 3 unfinished jobs saved"
     if as_json:
-        failed, saved = (json.loads(line) for line in result.stdout.splitlines())
+        failed, lost, saved = (json.loads(line) for line in result.stdout.splitlines())
         assert (failed["code"], failed["task_id"]) == ("job_failed", "task-1")
-        assert saved["task_id"] == "task-2"
+        assert (lost["code"], lost["task_id"]) == ("download", "task-2")
+        assert saved["task_id"] == "task-3"
     assert "failed" in imagelabs("jobs", "--ledger", "jobs.jsonl").stdout
 
 
