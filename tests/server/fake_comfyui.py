@@ -105,7 +105,7 @@ class FakeComfyUI:
         asked: Method and path of each request.
         has_jobs_api: False: an older version, without ``/api/jobs``.
         takes_prompt_id: False: older still; it mints ids of its own.
-        linger: Seconds for which a finished job is still among the running ones.
+        lingers: A finished job is among the running ones until its history was asked for.
         fails_with: A message with which the sampler fails; empty: it does not.
         open_gate: While it is not set, the sampler waits after its first step.
     """
@@ -121,7 +121,8 @@ class FakeComfyUI:
         self.sockets: dict[str, tuple[web.WebSocketResponse, dict[str, Any]]] = {}
         self.has_jobs_api = self.takes_prompt_id = self.has_websocket = True
         self.fails_with = ""
-        self.linger = 0.0
+        self.lingers = False
+        self._read: set[str] = set()
         self.open_gate = threading.Event()
         self.open_gate.set()
         self.at_gate = threading.Event()
@@ -142,7 +143,8 @@ class FakeComfyUI:
             item = self.pending.pop(0)
             self.running.append(item)
             await self._execute(item)
-            await asyncio.sleep(self.linger)
+            while self.lingers and item[1] not in self._read:
+                await asyncio.sleep(0.005)
             self.running.remove(item)
 
     async def _execute(self, item: tuple[Any, ...]) -> None:
@@ -311,6 +313,7 @@ class FakeComfyUI:
     async def get_history(self, request: web.Request) -> web.Response:
         handle = request.match_info["id"]
         found = {handle: self.history[handle]} if handle in self.history else {}
+        self._read.update(found)
         return web.json_response(found)
 
     async def get_queue(self, _: web.Request) -> web.Response:
@@ -427,7 +430,7 @@ class RunningComfyUI:
         self.port = port
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(30)
         self.url = f"http://127.0.0.1:{self.port}"
 
     def _run(self) -> None:
@@ -450,7 +453,7 @@ class RunningComfyUI:
     def stop(self) -> None:
         self.fake.open_gate.set()
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(30)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,6 +36,7 @@ from imagelabs_sdk.testing import FakeClock
 from tests.server.fake_comfyui import OBJECT_INFO, RunningComfyUI, stock_workflow
 from tests.server.monitor import Recorder, job
 from tests.server.test_openai_engine import data_uri, png
+from tests.server.test_pool import eventually
 
 STOCK = Workflow.parse(json.dumps(stock_workflow()))
 
@@ -98,7 +98,7 @@ def in_background(work: Callable[[], Any]) -> Iterator[list[Any]]:
     try:
         yield results
     finally:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -188,7 +188,7 @@ def test_a_job_that_runs_there_is_followed_by_the_next_worker(comfy: Setup) -> N
     comfy.fake.open_gate.clear()
     first = comfy.engine()
     with in_background(lambda: first.render([job()], comfy.monitor)) as results:
-        assert comfy.fake.at_gate.wait(10)
+        assert comfy.fake.at_gate.wait(30)
         with in_background(lambda: comfy.image(job(attempt=2))):
             comfy.fake.open_gate.set()
     assert comfy.posts() == 1
@@ -291,11 +291,11 @@ def test_a_job_that_waits_in_an_older_servers_queue_is_not_sent_again(comfy: Set
     comfy.fake.open_gate.clear()
     first, second = comfy.engine(), comfy.engine()
     with in_background(lambda: first.render([job(number=1)], Recorder())):
-        assert comfy.fake.at_gate.wait(10)
+        assert comfy.fake.at_gate.wait(30)
         with in_background(lambda: second.render([job(number=2)], Recorder())):
-            wait_until(lambda: len(comfy.fake.pending) == 1)
+            eventually(lambda: len(comfy.fake.pending) == 1)
             asked = comfy.fake.asked.count("GET /queue")
-            wait_until(lambda: comfy.fake.asked.count("GET /queue") > asked)
+            eventually(lambda: comfy.fake.asked.count("GET /queue") > asked)
             comfy.fake.open_gate.set()
     assert comfy.fake.executed == [job(number=1).handle, job(number=2).handle]
 
@@ -339,7 +339,7 @@ def test_an_answer_without_end_is_cut(comfy: Setup, monkeypatch: pytest.MonkeyPa
 def test_a_job_that_takes_too_long_is_stopped_there(comfy: Setup) -> None:
     comfy.fake.open_gate.clear()
     assert "within 0.3 seconds" in comfy.failure(job(), timeout=0.3)
-    wait_until(lambda: job().handle in comfy.fake.history)
+    eventually(lambda: job().handle in comfy.fake.history)
     assert comfy.fake.history[job().handle]["status"]["status_str"] == "error"
 
 
@@ -358,18 +358,11 @@ def test_a_server_that_fails_to_say_how_a_job_stands_is_an_error(comfy: Setup) -
 def cancelled_midway(comfy: Setup) -> str:
     comfy.fake.open_gate.clear()
     with in_background(lambda: comfy.failure(job())) as results:
-        assert comfy.fake.at_gate.wait(10)
+        assert comfy.fake.at_gate.wait(30)
         comfy.monitor.cancelled.add("task-1")
         comfy.fake.at_gate.clear()
-    wait_until(lambda: job().handle in comfy.fake.history)
+    eventually(lambda: job().handle in comfy.fake.history)
     return str(results[0])
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_a_cancelled_job_is_stopped_there(comfy: Setup) -> None:
@@ -397,9 +390,9 @@ def test_a_waiting_job_is_taken_out_of_an_older_servers_queue(comfy: Setup) -> N
     comfy.fake.open_gate.clear()
     first = comfy.engine()
     with in_background(lambda: first.render([job(number=1)], Recorder())):
-        assert comfy.fake.at_gate.wait(10)
+        assert comfy.fake.at_gate.wait(30)
         with in_background(lambda: comfy.failure(job(number=2))) as results:
-            wait_until(lambda: len(comfy.fake.pending) == 1)
+            eventually(lambda: len(comfy.fake.pending) == 1)
             comfy.monitor.cancelled.add("task-2")
         assert results == ["cancelled"]
         assert comfy.fake.pending == []
@@ -411,7 +404,7 @@ def test_a_waiting_job_is_taken_out_of_an_older_servers_queue(comfy: Setup) -> N
 def test_a_job_that_somebody_else_stopped_is_told_so(comfy: Setup) -> None:
     comfy.fake.open_gate.clear()
     with in_background(lambda: comfy.failure(job())) as results:
-        assert comfy.fake.at_gate.wait(10)
+        assert comfy.fake.at_gate.wait(30)
         comfy.fake.interrupted = True
     assert results == ["the back end failed: it was interrupted there"]
 
@@ -433,7 +426,7 @@ def test_a_server_that_takes_no_id_is_refused_and_its_queue_is_left_clean(comfy:
     comfy.fake.open_gate.clear()
     assert "too old" in comfy.failure(job())
     comfy.fake.open_gate.set()
-    wait_until(lambda: not comfy.fake.running)
+    eventually(lambda: not comfy.fake.running)
     assert job().handle not in comfy.fake.history
 
 
@@ -443,7 +436,7 @@ def test_a_server_that_takes_no_id_is_refused_and_its_queue_is_left_clean(comfy:
 def test_a_server_that_lost_its_queue_gets_the_job_again_under_the_same_id(comfy: Setup) -> None:
     comfy.fake.open_gate.clear()
     with in_background(lambda: comfy.image(job())) as results:
-        assert comfy.fake.at_gate.wait(10)
+        assert comfy.fake.at_gate.wait(30)
         port = comfy.server.port
         comfy.server.stop()
         comfy.server = RunningComfyUI(port=port)
@@ -728,16 +721,16 @@ def test_comfy_sdk_gets_along_with_the_fake_server_through_comfy_api_proxy(
     command = [sys.executable, "-m", "comfy_api_proxy.cli", "run"]
     proxy = subprocess.Popen([*command, "--port", str(port), "--comfyui", comfy.server.url])
     try:
-        wait_until(lambda: is_listening(port))
+        eventually(lambda: proxy.poll() is not None or is_listening(port), within=120.0)
         monkeypatch.setenv("COMFY_BASE_URL", f"http://127.0.0.1:{port}")
         with comfy_sdk.Comfy() as client:
-            comfy.fake.linger = 1.0  # the proxy takes a job for lost that ends as it asks
+            comfy.fake.lingers = True  # the proxy takes a job for lost that ends as it asks
             done = client.run(client.workflows.from_json(stock_workflow()))
             (output,) = done.get_outputs("9")
             assert output.name.endswith(".png")
     finally:
         proxy.terminate()
-        proxy.wait(10)
+        proxy.wait(30)
 
 
 def is_listening(port: int) -> bool:
