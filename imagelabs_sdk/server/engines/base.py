@@ -21,6 +21,7 @@ __all__ = [
     "BackendLostError",
     "Engine",
     "EngineConfig",
+    "OneByOne",
     "Recovery",
     "RenderError",
     "RenderJob",
@@ -114,6 +115,18 @@ class RenderMonitor(Protocol):
     def is_cancelled(self, job_id: str) -> bool:
         """Return True if nobody wants this job any more. Ask between steps."""
         ...  # pragma: no cover - a Protocol has no body
+
+
+class OneByOne:
+    """What the configurations of engines share that wait for another server, an image at a time."""
+
+    max_batch = 1
+    batch_wait = 0.0
+    in_process = True
+
+    def batch_key(self, request: ImageRequest) -> Hashable:
+        """Return the same for all: there are no batches."""
+        return None
 
 
 class Engine(Protocol):

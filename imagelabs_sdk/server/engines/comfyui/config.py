@@ -1,12 +1,10 @@
 """What the operator says about ComfyUI servers; light, and checks requests."""
 
-from collections.abc import Hashable
-
 import attrs
 
 from ....models import ImageRequest
-from ....validation import base_url, invalid_secret, seconds
-from ..base import Engine, Recovery
+from ....validation import base_url, invalid_secret, seconds, validator
+from ..base import Engine, OneByOne, Recovery
 from ..references import check_reference
 from ..tuning import Limits, read_tuning, refuse_fields
 from .workflow import Workflow
@@ -23,12 +21,11 @@ def _at_least_one(_: object, field: "attrs.Attribute[tuple[str, ...]]", value: o
         raise invalid_secret(field.name, "name at least one, such as http://127.0.0.1:8188")
 
 
-def _seconds(_: object, field: "attrs.Attribute[float]", value: float) -> None:
-    seconds(field.name, value, most=86_400.0)
+_seconds = validator(seconds, most=86_400.0)
 
 
 @attrs.frozen(kw_only=True)
-class ComfyUIConfig:
+class ComfyUIConfig(OneByOne):
     """One or more ComfyUI servers that run the same workflow, one worker each.
 
     A job goes to ComfyUI under our own handle, so that a worker, or another one after it, can
@@ -51,9 +48,6 @@ class ComfyUIConfig:
 
     name = "comfyui"
     recovery = Recovery.RESUMABLE
-    max_batch = 1
-    batch_wait = 0.0
-    in_process = True
 
     @property
     def workers(self) -> int:
@@ -74,10 +68,6 @@ class ComfyUIConfig:
         }
         refuse_fields(request, self.name, self.workflow.takes, reasons)
         check_reference(request)
-
-    def batch_key(self, request: ImageRequest) -> Hashable:
-        """Return the same for all: there are no batches."""
-        return None
 
     def load(self, worker: int) -> Engine:
         """Return the engine for server number `worker`; no request is sent yet."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 import attrs
 
 from ....models import ImageRequest
-from ....validation import count, invalid, number, seconds
+from ....validation import count, invalid, number, seconds, validator
 from ..base import Engine, Recovery
 from ..references import check_reference
 from ..tuning import Limits, Tuning, read_tuning, refuse_fields
@@ -59,19 +59,17 @@ class DiffusersConfig:
     steps: int | None = None
     guidance: float | None = None
     limits: Limits = attrs.field(factory=Limits)
-    max_batch: int = 8
-    batch_wait: float = 0.02
-    workers: int = 1
+    max_batch: int = attrs.field(default=8, validator=validator(count, 1, 256))
+    batch_wait: float = attrs.field(
+        default=0.02, validator=validator(seconds, least=0.0, most=10.0)
+    )
+    workers: int = attrs.field(default=1, validator=validator(count, 1, 64))
 
     name = "diffusers"
     recovery = Recovery.REPEATABLE
     in_process = False
 
     def __attrs_post_init__(self) -> None:
-        count("max_batch", self.max_batch, 1, 256)
-        count("workers", self.workers, 1, 64)
-        if self.batch_wait:
-            seconds("batch_wait", self.batch_wait, most=10.0)
         if self.steps is not None:
             count("steps", self.steps, 1, self.limits.max_steps)
         if self.guidance is not None:

@@ -1,13 +1,12 @@
 """The landscape engine: light settings in the front, painting in a worker."""
 
-import math
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import attrs
 
 from ....models import ImageRequest
-from ....validation import invalid
+from ....validation import count, seconds, validator
 from ..base import Recovery
 from ..tuning import refuse_fields
 from .scene import TAKES
@@ -18,14 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["LandscapeEngine"]
 
 
-def _seconds(_: object, field: "attrs.Attribute[float]", value: float) -> None:
-    if not 0.0 <= value < math.inf:
-        raise invalid(field.name, value, "must be a number of seconds, 0 or more")
-
-
-def _at_least_one(_: object, field: "attrs.Attribute[int]", value: int) -> None:
-    if value < 1:
-        raise invalid(field.name, value, "must be 1 or more")
+_seconds = validator(seconds, least=0.0, most=86_400.0)
+_at_least_one = validator(count, 1)
 
 
 @attrs.frozen

@@ -1,13 +1,10 @@
 """What the operator says about a server behind; light, and checks requests."""
 
-from collections.abc import Hashable
-
 import attrs
 
 from ....models import ImageRequest
-from ....validation import base_url, count, invalid, seconds
-from ....validation import invalid_secret as _secret
-from ..base import Engine, Recovery
+from ....validation import base_url, count, invalid, invalid_secret, seconds, validator
+from ..base import Engine, OneByOne, Recovery
 from ..references import check_reference
 from ..tuning import Limits, read_tuning, refuse_fields
 from .dialects import DIALECTS, Dialect
@@ -23,19 +20,11 @@ def _known(_: object, field: "attrs.Attribute[str]", value: object) -> None:
 def _sendable_key(_: object, field: "attrs.Attribute[str]", value: object) -> None:
     usable = isinstance(value, str) and value.isascii() and (value.isprintable() or not value)
     if not usable or " " in str(value):
-        raise _secret(field.name, "must be printable ASCII without blanks")
-
-
-def _count(low: int, high: int) -> "attrs._ValidatorType[int]":
-    return lambda _, field, value: count(field.name, value, low, high) and None
-
-
-def _timeout(_: object, field: "attrs.Attribute[float]", value: float) -> None:
-    seconds(field.name, value, most=86_400.0)
+        raise invalid_secret(field.name, "must be printable ASCII without blanks")
 
 
 @attrs.frozen(kw_only=True)
-class OpenAIConfig:
+class OpenAIConfig(OneByOne):
     """A server that speaks the OpenAI images API: one POST an image, which may take minutes.
 
     What becomes of an image when the connection breaks is not known, so that the recovery is
@@ -56,15 +45,12 @@ class OpenAIConfig:
     model: str = ""
     dialect: str = attrs.field(default="generic", validator=_known)
     api_key: str = attrs.field(default="", repr=False, validator=_sendable_key)
-    timeout: float = attrs.field(default=600.0, validator=_timeout)
-    workers: int = attrs.field(default=1, validator=_count(1, 64))
+    timeout: float = attrs.field(default=600.0, validator=validator(seconds, most=86_400.0))
+    workers: int = attrs.field(default=1, validator=validator(count, 1, 64))
     limits: Limits = attrs.field(factory=Limits)
 
     name = "openai"
     recovery = Recovery.NEITHER
-    max_batch = 1
-    batch_wait = 0.0
-    in_process = True
 
     @property
     def kind(self) -> Dialect:
@@ -86,10 +72,6 @@ class OpenAIConfig:
         }
         refuse_fields(request, self.name, self.kind.takes, reasons)
         check_reference(request)
-
-    def batch_key(self, request: ImageRequest) -> Hashable:
-        """Return the same for all: there are no batches."""
-        return None
 
     def load(self, worker: int) -> Engine:
         """Return the engine; no request is sent yet."""
