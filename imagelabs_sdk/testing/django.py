@@ -1,5 +1,6 @@
 """Django's settings with fakes in place of services, and rows of jobs that end without waiting."""
 
+import inspect
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,29 +13,31 @@ from django.db.models import Min
 from django.test import override_settings
 from django.utils import timezone
 
-from ..contrib.django.sweep import Sweeper, job_rows
+from ..client import ImageLabs
 from .backend import FakeBackend
 from .clock import Clock
 
 __all__ = ["fake_backends", "finish_jobs"]
 
 _PATH = "imagelabs_sdk.testing.FakeBackend"
-_REAL = ("proxy", "verify", "polling")  # options that have no meaning without a network
+_REAL = {"transport", "proxy", "verify", "polling"}  # have no meaning without a network
+_KEPT = set(inspect.signature(ImageLabs).parameters) - _REAL
 _STEP = 1.0  # seconds to pass when rows are due and the sweeper leaves the service alone
 
 
 def fake_backends() -> override_settings:
     """Return ``settings.IMAGELABS`` overridden: each alias is answered by `FakeBackend`.
 
-    Use it as a context manager or a decorator. Other options, such as ``timeout`` and
-    ``cookies``, stay as they are.
+    Use it as a context manager or a decorator. Options of `ImageLabs`, such as ``timeout`` and
+    ``cookies``, stay as they are; those of another backend, and of the network, are left out.
     """
     entries: Mapping[str, Any] = getattr(settings, "IMAGELABS", {"default": {}})
     faked = {}
     for alias, entry in entries.items():
         given = entry.get("OPTIONS", {})
-        options = {name: given[name] for name in given if name not in _REAL}
-        faked[alias] = {**entry, "BACKEND": _PATH, "OPTIONS": options}
+        options = {name: given[name] for name in given if name in _KEPT}
+        fake = {**entry, "BACKEND": _PATH, "OPTIONS": options}
+        faked[alias] = entry if entry.get("BACKEND") == _PATH else fake
     return override_settings(IMAGELABS=faked)
 
 
@@ -54,6 +57,8 @@ def finish_jobs(clock: Clock | None = None, *, within: float = 3600.0) -> int:
     Raises:
         AssertionError: Some have not ended in time.
     """
+    from ..contrib.django.sweep import Sweeper  # the models, which need our app to be installed
+
     clock = FakeBackend.service.clock if clock is None else clock
     polls, end = 0, clock.now() + within
     with _dates_by(clock), Sweeper(threads=1, clock=clock.now) as sweeper:
@@ -69,6 +74,8 @@ def finish_jobs(clock: Clock | None = None, *, within: float = 3600.0) -> int:
 
 
 def _next_due() -> datetime | None:
+    from ..contrib.django.sweep import job_rows
+
     dues = (rows.aggregate(due=Min("next_poll_at"))["due"] for rows in job_rows())
     return min((due for due in dues if due is not None), default=None)
 
