@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ._extras import needs_extra
 from .client import ImageLabs
 from .polling import PollingStrategy
 from .server.engines.base import EngineConfig
@@ -24,7 +25,7 @@ def embedded_transport(
         engine: Renders; None: a `LandscapeEngine`.
         duration: Seconds per image of that one; not used with an engine of your own.
     """
-    return HandlerTransport(LocalServer(engine or LandscapeEngine(duration=duration)))
+    return HandlerTransport(_server(engine, duration))
 
 
 def embedded_client(
@@ -59,11 +60,16 @@ def embedded_client(
         poll_interval = _POLL_INTERVAL
     return _EmbeddedClient(
         base_url,
-        server=LocalServer(engine or LandscapeEngine(duration=duration)),
+        server=_server(engine, duration),
         polling=polling,
         poll_interval=poll_interval,
         **client_options,
     )
+
+
+def _server(engine: EngineConfig | None, duration: float) -> LocalServer:
+    with needs_extra("server"):  # Pillow
+        return LocalServer(engine or LandscapeEngine(duration=duration))
 
 
 class _EmbeddedClient(ImageLabs):

@@ -26,6 +26,7 @@ from .. import (
     NotSupportedError,
     SubmissionUnknownError,
 )
+from .._extras import MissingExtraError, needs_extra
 from .option_names import Command, option_message
 from .output import escape_unencodable, print_result, say, to_json
 from .signals import HangupError, TerminatedError, signals_as_exceptions
@@ -218,9 +219,9 @@ def exit_with_hint(
 
 @contextmanager
 def require_extra(name: str) -> Iterator[None]:
-    """Turn an `ImportError` into an error that names the extra to install."""
+    """Turn an `ImportError` into an error of the command that names the extra to install."""
     try:
-        yield
-    except ImportError as error:
-        remedy = f'pip install "imagelabs_sdk[{name}]"'
-        raise click.ClickException(f"{error}: {remedy}") from error
+        with needs_extra(name):
+            yield
+    except MissingExtraError as error:
+        raise click.ClickException(str(error)) from error

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from celery import Task, shared_task
-
 from imagelabs_sdk import (
     APIStatusError,
     ChallengeError,
@@ -31,6 +29,10 @@ from imagelabs_sdk import (
     JobTimeoutError,
     after_failures,
 )
+from imagelabs_sdk._extras import needs_extra
+
+with needs_extra("celery"):
+    from celery import Task, shared_task
 
 __all__ = ["ImageTask", "save_image"]
 

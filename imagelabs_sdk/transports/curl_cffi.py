@@ -11,17 +11,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
-from curl_cffi import Curl, CurlECode, CurlError, CurlHttpVersion, CurlOpt, ffi
-from curl_cffi.requests.impersonate import resolve_latest_browser_type
 
 from .. import validation
+from .._extras import needs_extra
 from .._redact import sanitize_text
 from ..deadline import Deadline
 from ..errors import APITimeoutError, ForbiddenAddressError
 from ..settings import USER_AGENT
 from . import _addresses, _body, _cookies, _environment, _failures
-from ._libcurl import Connections, Transfer, TransferError
 from .base import HttpRequest, HttpResponse, origin_of
+
+with needs_extra("curl"):
+    from curl_cffi import Curl, CurlECode, CurlError, CurlHttpVersion, CurlOpt, ffi
+    from curl_cffi.requests.impersonate import resolve_latest_browser_type
+
+    from ._libcurl import Connections, Transfer, TransferError
 
 __all__ = ["CurlTransport"]
 

@@ -5,6 +5,9 @@
 `views`, `urls`, `signals`.
 """
 
-from .clients import client, clients
+from imagelabs_sdk._extras import needs_extra
+
+with needs_extra("django"):
+    from .clients import client, clients
 
 __all__ = ["client", "clients"]
