@@ -52,7 +52,7 @@ _ANY_CERTIFICATE = {
 }
 
 
-class _Process:
+class _PerProcess:
     """What a transport keeps in one process, for all threads."""
 
     def __init__(self) -> None:
@@ -112,9 +112,12 @@ class CurlTransport:
 
     Threads may share a transport and a fork may inherit it: each request has connections of its
     own while it lasts. Every wait ends at the deadline, and within 0.1 s when the caller asks to
-    stop. No redirect is followed. No POST is sent twice; a GET, only if an HTTP/2 server says that
-    it has not processed it: libcurl then repeats it up to five times. A submit and a GET go over
-    a new connection each, because libcurl repeats what it can when a kept one turns out dead.
+    stop; only resolving a name may take the system's own time: it does for a host whose address
+    has to be public (`HttpRequest.public_only`), and for all with `curl_cffi` before 0.17.
+    No redirect is followed. No POST is sent twice; a GET, only if an HTTP/2 server says that it has
+    not processed it: libcurl then repeats it up to five times. A GET, and a submit without an
+    idempotency key, go over a new connection each: libcurl repeats what it can when a kept one
+    turns out dead.
 
     The caller's headers win. Without a user-agent of the caller's own (argument or
     ``IMAGELABS_USER_AGENT``) the browser's is sent; with one, the browser's client hints
@@ -137,7 +140,7 @@ class CurlTransport:
     )
     verify: bool | str = attrs.field(default=True, converter=validation.verify)
     no_proxy: bool = False
-    _process: _Process = attrs.field(factory=_Process, init=False, eq=False, repr=False)
+    _process: _PerProcess = attrs.field(factory=_PerProcess, init=False, eq=False, repr=False)
 
     def send(self, request: HttpRequest, *, deadline: Deadline) -> HttpResponse:
         """Send `request` before `deadline`; the caller closes the response.
@@ -166,9 +169,9 @@ class CurlTransport:
             known[origin_of(url)] = proxy
         return proxy
 
-    def _own_process(self) -> _Process:
+    def _own_process(self) -> _PerProcess:
         if self._process.pid != os.getpid():  # after a fork the parent's stay the parent's
-            object.__setattr__(self, "_process", _Process())  # pragma: no cover - in a child only
+            object.__setattr__(self, "_process", _PerProcess())  # pragma: no cover - in a child
         return self._process
 
     def __getstate__(self) -> dict[str, Any]:
@@ -176,7 +179,7 @@ class CurlTransport:
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in {**state, "_process": _Process()}.items():
+        for name, value in {**state, "_process": _PerProcess()}.items():
             object.__setattr__(self, name, value)
 
 
@@ -184,7 +187,7 @@ class _Exchange:
     """One request and its response."""
 
     def __init__(
-        self, request: HttpRequest, deadline: Deadline, proxy: str, process: _Process
+        self, request: HttpRequest, deadline: Deadline, proxy: str, process: _PerProcess
     ) -> None:
         self.request, self.deadline, self.proxy, self.process = request, deadline, proxy, process
         self.jar = CookieJar() if request.cookies is None else process.jar(request)
@@ -193,18 +196,19 @@ class _Exchange:
         """Hand the request to libcurl. Nothing is sent yet."""
         request, url = self.request, self.request.url
         try:
-            options, connect_to = _way(request, self.proxy)
-            headers = _lines(request, self.jar)
+            route, connect_to = _route(request, self.proxy)
+            headers = _header_lines(request, self.jar)
         except _addresses.PrivateAddressError as exc:
             raise ForbiddenAddressError(str(exc), delivered="no") from exc
         except (OSError, ValueError) as exc:  # a name that is unknown, a header that is none
             raise _failures.no_answer(url, _described(exc), sent=False) from exc
+        options = _request_options(request, self.proxy)
         self.kept = self.process.kept
         try:
             self.transfer = Transfer(
                 self.process.take(),
                 browser=browser,
-                options={**_ALWAYS, **_method(request, self.proxy), **_tls(verify), **options},
+                options={**_ALWAYS, **options, **_tls(verify), **route},
                 headers=headers,
                 connect_to=connect_to,
                 body=request.body,
@@ -264,7 +268,7 @@ class _Exchange:
 # What libcurl is told ---------------------------------------------------------------------
 
 
-def _method(request: HttpRequest, proxy: str) -> dict[CurlOpt, Any]:
+def _request_options(request: HttpRequest, proxy: str) -> dict[CurlOpt, Any]:
     """Return the options for method, URL and connection.
 
     libcurl repeats a request over a kept connection that closes without an answer, unless it has
@@ -278,7 +282,8 @@ def _method(request: HttpRequest, proxy: str) -> dict[CurlOpt, Any]:
     parts = urlsplit(request.url)
     if parts.scheme == "http":  # else libcurl offers to change to HTTP/2
         options[CurlOpt.HTTP_VERSION] = CurlHttpVersion.V1_1
-    if "%" in parts.path and not (proxy and parts.scheme == "http"):  # else in other letters
+    if "%" in parts.path and not (proxy and parts.scheme == "http"):
+        # libcurl would rewrite the escapes
         target = parts._replace(scheme="", netloc="", fragment="").geturl()
         options[CurlOpt.REQUEST_TARGET] = target
     if request.method == "GET":
@@ -296,8 +301,8 @@ def _tls(verify: bool | str) -> dict[CurlOpt, Any]:
     return {CurlOpt.CAINFO: path, CurlOpt.PROXY_CAINFO: path}
 
 
-def _way(request: HttpRequest, proxy: str) -> tuple[dict[CurlOpt, Any], str]:
-    """Return options for the way, and the place to connect to; empty: where the URL leads.
+def _route(request: HttpRequest, proxy: str) -> tuple[dict[CurlOpt, Any], str]:
+    """Return options for the route, and the place to connect to; empty: where the URL leads.
 
     With `public_only` the place stands for the addresses that were checked, and for no other.
     libcurl is told the proxy, so that it does not read the environment by itself.
@@ -318,7 +323,7 @@ def _way(request: HttpRequest, proxy: str) -> tuple[dict[CurlOpt, Any], str]:
     return {**via, CurlOpt.RESOLVE: [f"+{_CHECKED}:{port}:{addresses}"]}, f"{_CHECKED}:{port}"
 
 
-def _lines(request: HttpRequest, jar: CookieJar) -> list[bytes]:
+def _header_lines(request: HttpRequest, jar: CookieJar) -> list[bytes]:
     """Return the headers as libcurl reads them; without a value: not to be sent.
 
     Raises:
