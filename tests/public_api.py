@@ -1,6 +1,10 @@
-"""The public names and their signatures, as text: `python -m tests.public_api --write`."""
+"""The public names and their signatures, as text: `python -m tests.public_api --write`.
+
+Also their table at the head of docs/api.md.
+"""
 
 import enum
+import importlib
 import inspect
 import re
 import sys
@@ -13,6 +17,16 @@ import imagelabs_sdk
 
 _DEPRECATED = "  # deprecated"
 LISTING = Path(__file__).parent / "public_api.txt"
+REFERENCE = Path(__file__).parents[1] / "docs" / "api.md"
+PACKAGES = (
+    "imagelabs_sdk",
+    "imagelabs_sdk.embedded",
+    "imagelabs_sdk.testing",
+    "imagelabs_sdk.transports.curl_cffi",
+    "imagelabs_sdk.contrib.celery",
+    "imagelabs_sdk.contrib.g4f",
+)
+_TABLE = re.compile(r"(?<=^## All names\n\n).*?(?=^## )", re.M | re.S)
 
 
 def describe(package: types.ModuleType = imagelabs_sdk) -> str:
@@ -23,6 +37,22 @@ def describe(package: types.ModuleType = imagelabs_sdk) -> str:
     """
     names = sorted(package.__all__)
     return "".join(f"{line}\n" for name in names for line in _lines(name, package))
+
+
+def reference() -> str:
+    """Return docs/api.md with the table of the names that stand in the code now."""
+    rows = [
+        f"| `{place}` | `{name}` | {(inspect.getdoc(value) or '').splitlines()[0]} |\n"
+        for place in PACKAGES
+        for name, value in _callables(importlib.import_module(place))
+    ]
+    table = "".join(["| from | import | |\n|---|---|---|\n", *rows, "\n"])
+    return _TABLE.sub(lambda _: table, REFERENCE.read_text(encoding="utf-8"), count=1)
+
+
+def _callables(package: types.ModuleType) -> Iterator[tuple[str, object]]:
+    values = {name: getattr(package, name) for name in sorted(package.__all__)}
+    return ((name, value) for name, value in values.items() if callable(value))
 
 
 def _lines(name: str, package: types.ModuleType) -> Iterator[str]:
@@ -73,5 +103,6 @@ def _signature(value: object) -> str:
 if __name__ == "__main__":
     if "--write" in sys.argv:
         LISTING.write_text(describe(), encoding="utf-8")
+        REFERENCE.write_text(reference(), encoding="utf-8")
     else:
         print(describe(), end="")  # noqa: T201 - what the program is for

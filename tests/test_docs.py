@@ -129,6 +129,20 @@ def test_a_link_on_a_page_leads_somewhere(page: Path) -> None:
             assert anchor in slugs, target
 
 
+def test_every_page_is_reached_from_the_readme() -> None:
+    """By links alone, as on a forge, which has no menu."""
+    reached: set[Path] = set()
+    coming = [ROOT / "README.md"]
+    while coming:
+        page = coming.pop()
+        if page in reached or not page.is_file():
+            continue
+        reached.add(page)
+        links = re.findall(r"\]\(([^)\s#:]+\.md)[)#]", page.read_text(encoding="utf-8"))
+        coming += [(page.parent / link).resolve() for link in links]
+    assert {name(page) for page in [*PAGES, ROOT / "SECURITY.md"]} <= {name(p) for p in reached}
+
+
 def test_the_install_page_names_the_version_of_this_checkout() -> None:
     """A reader who asks an index for another one gets nothing."""
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")

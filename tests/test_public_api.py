@@ -4,12 +4,18 @@ import types
 import warnings
 
 from imagelabs_sdk import ImageLabsDeprecationWarning
-from tests.public_api import LISTING, describe
+from tests.public_api import LISTING, REFERENCE, describe, reference
 
 
 def test_the_public_names_are_those_of_the_listing() -> None:
     """A change is reviewed as a diff of one file: `python -m tests.public_api --write`."""
     assert describe() == LISTING.read_text(encoding="utf-8")
+
+
+def test_the_reference_begins_with_every_public_name() -> None:
+    """For those who read the page's source; `python -m tests.public_api --write` writes it."""
+    assert "| `ImageLabs` | A client" in REFERENCE.read_text(encoding="utf-8")
+    assert reference() == REFERENCE.read_text(encoding="utf-8")
 
 
 class Image:
