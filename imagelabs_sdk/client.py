@@ -75,7 +75,8 @@ class ImageLabs(ReferenceProvider):
             poll_interval: Seconds between polls; short for ``polling=FixedInterval(...)``.
             request_timeout: Seconds for one request to the API, its answer included; for an
                 image: until the head of the answer is there, and for each silence after it.
-            max_retries: How often a submit is sent again that surely was not accepted; 0: never.
+            max_retries: How often a submit is sent again, where that cannot buy twice: it surely
+                was not accepted, or it has an idempotency key (our own server's); 0: never.
             headers: Replace or add to the default ones, by name in any case; `None` leaves one
                 out. They are sent to `base_url`'s origin alone.
             cookies: By name, or as a browser's ``cookie`` header; ``IMAGELABS_COOKIE``. They are
@@ -402,7 +403,7 @@ class ImageLabs(ReferenceProvider):
                 this client has.
             timeout: Seconds for a whole job.
             request_timeout: Seconds for one HTTP exchange.
-            max_retries: How often a submit is sent again that surely was not accepted.
+            max_retries: How often a submit is sent again, where that cannot buy twice.
             headers: Replace or add to this client's, by name; a value of `None` leaves one out.
             cookies: Replace all cookies.
             api_key: Replaces the key.

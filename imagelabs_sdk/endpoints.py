@@ -12,10 +12,11 @@ a Cloudflare page                            never                         asked
 ===========================================  ============================  ===================
 
 Where the service has announced idempotency keys, a submit carries one, and every "never" that is
-about its unknown fate is a "sent again": the same key is answered with the same task.
+about its unknown fate is a "sent again": the same key is answered with the same task. No submit is
+sent again more often than `max_retries` says.
 
-`submit_retry_delay` decides the first column. The other is carried out by the job, poll by poll;
-`is_permanent_poll_error` decides it.
+`submit_retry_delay` decides the ``POST /txt2img`` column;
+`is_permanent_poll_error` and `Job._after_failure` decide the ``POST /progress`` one.
 """
 
 import logging
@@ -66,7 +67,6 @@ _T = TypeVar("_T")
 
 _MAX_ANSWER = 1024 * 1024  # bytes; the answers that were seen have a few hundred
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between attempts to submit
-_KEYED_RETRIES = 2  # times that a submit with a key is sent again at least, if its fate is unknown
 _JUDGEMENTS = (400, 413, 415, 422)  # the statuses that are about the request alone
 _CONFLICT = 409  # how a service says that a job cannot be cancelled any more
 _PLAIN_WORDS = ("", "Done", "Processing")  # quote nothing; most answers have one of them
@@ -114,7 +114,7 @@ class Endpoints:
         max_retries: int | None = None,
         priority: int | None = None,
         key: str | None = None,
-        was_sent: bool = False,
+        maybe_accepted: bool = False,
         metadata: Mapping[str, Any] | None = None,
     ) -> str:
         """Ask for one image with ``POST /txt2img`` and return the task id.
@@ -122,15 +122,14 @@ class Endpoints:
         Args:
             request: What to draw, with its seeds.
             deadline: Ends everything.
-            max_retries: How often it is sent again if it surely was not accepted; `None`: as
-                the settings say.
+            max_retries: How often it is sent again, if that cannot buy twice; 0: never; `None`:
+                as the settings say.
             priority: 0 (first) to 7 (last), sent only to a service that has announced it; `None`:
                 as any other request.
-            key: What tells a service that has announced such keys that this request was sent
-                before; `None`: a new one.
-            was_sent: True if an earlier run has sent it with this key, and nobody knows what
-                became of that: the key is sent whatever this process knows of the service, and
-                only an answer about the request itself can refuse it.
+            key: The idempotency key, which is sent whatever this process knows of the service;
+                `None`: a new one, if the service has announced that it takes them.
+            maybe_accepted: True if it was sent with this key before and may have been accepted:
+                then only an answer about the request itself can refuse it.
             metadata: Labels for the ledger; they are not sent.
 
         Raises:
@@ -140,11 +139,14 @@ class Endpoints:
             JobStoppedError: The caller asked to stop before it was accepted.
             OSError: The ledger cannot be written; nothing was sent.
         """
-        ledger, headers = self.settings.ledger, self._submit_headers(priority, key, was_sent)
-        send = partial(self._submit, request, deadline, max_retries, headers, unclear=was_sent)
+        ledger, headers = self.settings.ledger, self._submit_headers(priority, key)
+        retries = self.settings.max_retries if max_retries is None else max_retries
+        send = partial(
+            self._submit, request, deadline, retries, headers, maybe_accepted=maybe_accepted
+        )
         if ledger is None:
             return send()
-        with ledger.submitting(request, self.settings.base_url, metadata) as submit:
+        with ledger.submitting(request, self.settings.base_url, metadata, key=key) as submit:
             submit.task_id = send()
         return submit.task_id
 
@@ -152,12 +154,11 @@ class Endpoints:
         self,
         request: ImageRequest,
         deadline: Deadline,
-        max_retries: int | None,
+        retries: int,
         headers: Mapping[str, str],
         *,
-        unclear: bool,
+        maybe_accepted: bool,
     ) -> str:
-        retries = self.settings.max_retries if max_retries is None else max_retries
         keyed = "idempotency-key" in headers
         call = _Call(
             self._post("/txt2img", wire.encode_image_request(request), headers),
@@ -170,16 +171,15 @@ class Endpoints:
         unstoppable = deadline.without_stop()
         while True:
             if deadline.stopped:
-                raise _stopped(unclear=unclear)
+                raise _stopped(maybe_accepted=maybe_accepted)
             attempt += 1
             try:
-                task_id = self._exchange(call, unstoppable, attempt, unclear=unclear)
+                task_id = self._exchange(call, unstoppable, attempt, maybe_accepted=maybe_accepted)
             except ImageLabsError as error:
-                was_unclear, unclear = unclear, error.delivered == "maybe"
                 pause = submit_retry_delay(error, attempt, keyed=keyed)
-                allowed = max(retries, _KEYED_RETRIES) if keyed and unclear else retries
-                if attempt > allowed or pause is None or pause >= deadline.remaining():
-                    _give_up(error, was_unclear=was_unclear)
+                if attempt > retries or pause is None or pause >= deadline.remaining():
+                    _give_up(error, maybe_accepted=maybe_accepted)
+                maybe_accepted = error.delivered == "maybe"
                 log.info("not accepted, sending again in %.1f s: %s", pause, error)
             else:
                 self._log_accepted(task_id, request)
@@ -197,11 +197,7 @@ class Endpoints:
             request: What was asked for, so that nothing shows a prompt that the answer quotes;
                 `None`: not known.
         """
-        query = self._post("/progress", wire.encode_progress_query(task_id))
-        secrets = self._secrets(request)
-        decode = partial(wire.decode_progress, url=query.url, task_id=task_id)
-        call = _Call(query, _read, decode, secrets, task_id)
-        return _redacted(self._exchange(call, deadline), secrets)
+        return self._ask("/progress", task_id, deadline, request)
 
     def long_poll(
         self, task_id: str, poll: LongPoll, *, deadline: Deadline, request: ImageRequest | None
@@ -218,11 +214,9 @@ class Endpoints:
             heard.update(response.headers)
             return _read(response)
 
-        query = self._post("/progress", wire.encode_progress_query(task_id), poll.headers)
-        decode = partial(wire.decode_progress, url=query.url, task_id=task_id)
-        secrets = self._secrets(request)
-        call = _Call(query, read, decode, secrets, task_id)
-        progress = _redacted(self._exchange(call, deadline), secrets)
+        progress = self._ask(
+            "/progress", task_id, deadline, request, headers=poll.headers, read=read
+        )
         parked = "wait" in heard.get("preference-applied", "")
         return progress, heard.get("etag", "") if parked else ""
 
@@ -241,27 +235,38 @@ class Endpoints:
                 task_id=task_id,
                 delivered="no",
             )
-        query = self._post("/cancel", wire.encode_progress_query(task_id))
-        decode = partial(wire.decode_progress, url=query.url, task_id=task_id)
-        secrets = self._secrets(request)
         try:
-            progress = self._exchange(_Call(query, _read, decode, secrets, task_id), deadline)
+            return self._ask("/cancel", task_id, deadline, request)
         except APIStatusError as error:
             if error.status_code == _CONFLICT:
                 return None
             raise
-        return _redacted(progress, secrets)
 
     @property
     def features(self) -> Features:
         """Return what the service has announced in this process."""
         return known_features(self.settings.base_url)
 
-    def _submit_headers(
-        self, priority: int | None, key: str | None, was_sent: bool
-    ) -> dict[str, str]:
+    def _ask(
+        self,
+        path: str,
+        task_id: str,
+        deadline: Deadline,
+        request: ImageRequest | None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        read: Callable[[HttpResponse], bytes] | None = None,
+    ) -> Progress:
+        """Ask once about a task; `request` is what nothing of the answer may quote."""
+        query = self._post(path, wire.encode_progress_query(task_id), headers)
+        decode = partial(wire.decode_progress, url=query.url, task_id=task_id)
+        secrets = self._secrets(request)
+        call = _Call(query, read or _read, decode, secrets, task_id)
+        return _redacted(self._exchange(call, deadline), secrets)
+
+    def _submit_headers(self, priority: int | None, key: str | None) -> dict[str, str]:
         features, headers = self.features, {}
-        if features.idempotency_key or was_sent:
+        if features.idempotency_key or key is not None:
             headers["idempotency-key"] = key or new_key()
         if features.priority and priority is not None:
             headers["priority"] = f"u={priority}"
@@ -293,7 +298,7 @@ class Endpoints:
         return Secrets((*prompts, *self.settings.secrets))
 
     def _exchange(
-        self, call: _Call[_T], deadline: Deadline, attempt: int = 1, *, unclear: bool = False
+        self, call: _Call[_T], deadline: Deadline, attempt: int = 1, *, maybe_accepted: bool = False
     ) -> _T:
         """Send a request once and decode the answer.
 
@@ -301,9 +306,9 @@ class Endpoints:
             call: The request.
             deadline: Ends the exchange.
             attempt: 1 for the first.
-            unclear: True if an earlier attempt may have been accepted.
+            maybe_accepted: True if an earlier attempt may have been accepted.
         """
-        with _described(call, attempt, unclear=unclear):
+        with _described(call, attempt, maybe_accepted=maybe_accepted):
             if deadline.passed:
                 raise APITimeoutError("no time is left for the request", delivered="no")
             within = deadline.within(self.settings.request_timeout)
@@ -325,7 +330,7 @@ class Endpoints:
 
 
 @contextmanager
-def _described(call: _Call[_T], attempt: int, *, unclear: bool) -> Iterator[None]:
+def _described(call: _Call[_T], attempt: int, *, maybe_accepted: bool) -> Iterator[None]:
     """Complete the error of an exchange: method, URL, attempts, remedy; without any secret.
 
     This is the one place where the words of a service and of a transport are redacted.
@@ -337,7 +342,7 @@ def _described(call: _Call[_T], attempt: int, *, unclear: bool) -> Iterator[None
         error.endpoint = f"{call.request.method} {call.request.url.partition('?')[0]}"
         error.task_id = call.task_id or error.task_id
         error.delivered = error.delivered or "maybe"  # ... or one that does not tell
-        if unclear and not _settles(error):
+        if maybe_accepted and not _settles(error):
             error.delivered = "maybe"
         error.redact(call.secrets)
         if is_new:
@@ -401,9 +406,9 @@ def _settles(error: ImageLabsError) -> bool:
     return error.delivered == "yes"
 
 
-def _stopped(*, unclear: bool) -> ImageLabsError:
+def _stopped(*, maybe_accepted: bool) -> ImageLabsError:
     """Return the error of a submit that its caller has stopped between two attempts."""
-    if unclear:
+    if maybe_accepted:
         return SubmissionUnknownError(
             "stopped; the request may or may not have been accepted before, and it was not sent "
             "again"
@@ -411,15 +416,15 @@ def _stopped(*, unclear: bool) -> ImageLabsError:
     return JobStoppedError("stopped before anything was submitted", delivered="no")
 
 
-def _give_up(error: ImageLabsError, *, was_unclear: bool) -> NoReturn:
+def _give_up(error: ImageLabsError, *, maybe_accepted: bool) -> NoReturn:
     """Raise the error of a failed submit; one that leaves its fate unknown has its own class.
 
     Args:
         error: The last attempt's.
-        was_unclear: True if an earlier attempt may have been accepted.
+        maybe_accepted: True if an earlier attempt may have been accepted.
     """
     no_answer = isinstance(error, APIConnectionError | APIResponseError)
-    if error.delivered == "maybe" and (no_answer or was_unclear):
+    if error.delivered == "maybe" and (no_answer or maybe_accepted):
         raise SubmissionUnknownError(
             f"the request may or may not have been accepted, so it was not sent again: "
             f"{error.message}",

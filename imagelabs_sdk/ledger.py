@@ -128,7 +128,7 @@ class Ledger:
                 key = fields.get("key") or keys.get(str(task_id)) or str(task_id)
                 if isinstance(task_id, str):
                     keys[task_id] = key
-                jobs[key] = {**jobs.get(key, {}), **fields}
+                jobs[key] = {**jobs.get(key, {}), "message": "", **fields}
         finally:
             journal.close()
         found = [_entry(fields) for fields in jobs.values()]
@@ -136,17 +136,28 @@ class Ledger:
 
     @contextmanager
     def submitting(
-        self, request: ImageRequest, base_url: str, metadata: Mapping[str, Any] | None = None
+        self,
+        request: ImageRequest,
+        base_url: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
     ) -> Iterator["Submit"]:
         """Record that a request is about to be sent, and at the end of the block what came of it.
 
-        The block sets `task_id` of what it is given. `metadata` are the labels of the job.
+        The block sets `task_id` of what it is given.
+
+        Args:
+            request: What is asked for.
+            base_url: The service.
+            metadata: The labels of the job.
+            key: Equal for submits of which at most one makes a job; `None`: it is the only one.
 
         Raises:
             InvalidRequestError: The file is not a ledger.
             OSError: It cannot be written: then nothing must be bought.
         """
-        key, submit = uuid.uuid4().hex, Submit()
+        key, submit = key or uuid.uuid4().hex, Submit()
         kept: dict[str, Any] = {"metadata": dict(metadata)} if metadata else {}
         if self.prompts:
             kept["request"] = wire.request_to_json(request)

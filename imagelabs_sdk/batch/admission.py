@@ -26,13 +26,13 @@ class Attempts:
     """The submits of one item.
 
     Attributes:
-        refused: How many were refused. Submits that left together and were refused together
-            count once, for the first of them.
+        failed: How many were refused, or got no answer and may be sent again. Submits that left
+            together and were refused together count once, for the first of them.
         is_probe: True while the item is submitted alone, to find out whether the service
             accepts submits again.
     """
 
-    refused: int = 0
+    failed: int = 0
     is_probe: bool = False
 
 
@@ -84,25 +84,39 @@ class Admission:
         self._in_flight -= 1
         self._refusals = self._outages = 0
 
-    def failed(self, attempts: Attempts, error: ImageLabsError, now: float) -> bool:
-        """Record that a submit failed. Return True if it has to be sent again, later."""
+    def failed(
+        self, attempts: Attempts, error: ImageLabsError, now: float, *, keyed: bool = False
+    ) -> bool:
+        """Record that a submit failed. Return True if it has to be sent again, later.
+
+        Args:
+            attempts: The item's.
+            error: Why.
+            now: The time.
+            keyed: True if it carried an idempotency key.
+        """
         self._in_flight -= 1
         is_first = attempts.is_probe or not self._is_probing  # of those that left together
         self._outages = self._outages + is_first if _is_outage(error) else 0
         if error.delivered != "no":
             self._refusals = 0
-            if self._outages:
-                pause = min(_MIN_HOLD * 2.0 ** (self._outages - 2), _MAX_OUTAGE_HOLD)
-                self.hold(error, now, max(_MIN_HOLD, pause))
-            return False
+            attempts.failed += 1
+            retry_delay = submit_retry_delay(error, attempts.failed, keyed=keyed)
+            if self._outages or retry_delay is not None:
+                pause = _MIN_HOLD * 2.0 ** max(self._outages - 2, 0)
+                self.hold(error, now, min(pause, _MAX_OUTAGE_HOLD))
+            return self._may_repeat(attempts, retry_delay)
         if is_first:
             self._refusals += 1
             # An item does not lose its attempts to a service that is down.
             if not (isinstance(error, APIConnectionError) and self._max_retries):
-                attempts.refused += 1
+                attempts.failed += 1
         retry_delay = submit_retry_delay(error, self._refusals)
         self.hold(error, now, _MIN_HOLD if retry_delay is None else retry_delay)
-        return retry_delay is not None and attempts.refused <= self._max_retries
+        return self._may_repeat(attempts, retry_delay)
+
+    def _may_repeat(self, attempts: Attempts, retry_delay: float | None) -> bool:
+        return retry_delay is not None and attempts.failed <= self._max_retries
 
     def hold(self, error: ImageLabsError, now: float, least: float = _MIN_HOLD) -> None:
         """Allow no submit for `least` seconds or the error's `retry_after`, if that is longer."""

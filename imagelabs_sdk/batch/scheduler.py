@@ -76,9 +76,8 @@ class Outcome:
 _at_least_one = validator(count, 1)
 
 
-def _seconds(_: object, field: "attrs.Attribute[Any]", value: float | None) -> None:
-    # What the field holds by default needs no check: 0 seconds between submits, no timeout.
-    if value != field.default:
+def _none_or_seconds(_: object, field: "attrs.Attribute[Any]", value: float | None) -> None:
+    if value is not None:
         seconds(field.name, value)
 
 
@@ -100,9 +99,9 @@ class BatchSettings:
     workers: int = attrs.field(validator=_at_least_one)
     n: int = attrs.field(default=1, validator=_at_least_one)
     timeout: float | Deadline | None = attrs.field(default=None, validator=_seconds_or_deadline)
-    min_interval: float = attrs.field(default=0.0, validator=_seconds)
+    min_interval: float = attrs.field(default=0.0, validator=validator(seconds, least=0.0))
     unknown: str = attrs.field(default="skip", validator=_skip_or_retry)
-    stall_timeout: float | None = attrs.field(default=None, validator=_seconds)
+    stall_timeout: float | None = attrs.field(default=None, validator=_none_or_seconds)
     stop: Stop | None = None
 
 
@@ -139,8 +138,8 @@ class Entry:
         deadline: When the wait for the job ends.
         attempts: Its submits so far.
         key: The idempotency key that all of them carry, where the service takes one.
-        was_sent: True if an earlier run has sent it with this key, and nobody knows what became
-            of that.
+        was_sent: True if an earlier run has sent it with this key and it may have been accepted.
+        unknown: Why nobody knows whether this run's last submit was accepted; it had the key.
         seen: What the last poll that was answered said of it.
         moved_at: When that changed, by the clock of polling.
     """
@@ -153,6 +152,7 @@ class Entry:
     attempts: Attempts = attrs.Factory(Attempts)
     key: str = attrs.Factory(new_key)
     was_sent: bool = False
+    unknown: ImageLabsError | None = None
     seen: object = None
     moved_at: float = 0.0
 
@@ -161,6 +161,11 @@ class Entry:
         """The image's position."""
         return self.place.index
 
+    @property
+    def maybe_accepted(self) -> bool:
+        """True if it was sent with its key before and may have been accepted."""
+        return self.was_sent or self.unknown is not None
+
 
 def _deadline_of_batch(settings: BatchSettings, clock: Callable[[], float]) -> Deadline:
     """Return when a batch has to end, by the clock of polling."""
@@ -168,6 +173,13 @@ def _deadline_of_batch(settings: BatchSettings, clock: Callable[[], float]) -> D
     if isinstance(whole, Deadline):
         left, stop = whole.remaining(), stop or whole.stop
     return Deadline.from_timeout(left, clock=clock, stop=stop)
+
+
+def _sending(entry: Entry, *, keyed: bool) -> Mapping[str, Any]:
+    """Return what a later run has to know to send the same again."""
+    seeds = {"seed": entry.request.seed, "subseed": entry.request.subseed}
+    key = {"key": entry.key, **seeds} if keyed else None
+    return {"fingerprint": entry.fingerprint, "keyed": key}
 
 
 _Task: TypeAlias = tuple[Callable[[Entry], None], Entry]
@@ -201,8 +213,8 @@ class Scheduler:
             min_interval=settings.min_interval, max_retries=context.settings.max_retries
         )
         self._clock, self._wants_progress = context.polling.clock, wants_progress
-        self._call = _deadline_of_batch(settings, self._clock)
-        self._max_wait = _MAX_WAIT if self._call.stop is None else _STOP_INTERVAL
+        self._batch_deadline = _deadline_of_batch(settings, self._clock)
+        self._max_wait = _MAX_WAIT if self._batch_deadline.stop is None else _STOP_INTERVAL
         self._stall = math.inf if settings.stall_timeout is None else settings.stall_timeout
         self._pid = os.getpid()
         lock = threading.RLock()  # the garbage collector may call `stop` while it is held
@@ -222,7 +234,7 @@ class Scheduler:
         clock_owner = getattr(context.polling.sleep, "__self__", None)
         self._simulated: bool = getattr(clock_owner, "simulated", False)
         self._resting = 0  # workers that wait for work
-        self._caller_waits = False
+        self._batch_deadlineer_waits = False
 
     # The caller's side -----------------------------------------------------------------
 
@@ -267,7 +279,7 @@ class Scheduler:
         """
         with self._outcome_ready:
             while wait and not (self._outcomes or self._progress or self.idle):
-                if self._call.stopped:
+                if self._batch_deadline.stopped:
                     self._stop_early()
                 else:
                     self._wait_for_outcome()
@@ -349,27 +361,28 @@ class Scheduler:
                     self._stop()
 
     def _submit(self, entry: Entry) -> None:
-        self._record(entry, "sending", lambda: self._sending(entry))
+        keyed = entry.maybe_accepted or self._context.endpoints.features.idempotency_key
+        self._record(entry, "sending", lambda: _sending(entry, keyed=keyed))
         deadline = self._deadline()
-        # A worker that sleeps polls no job: a submit is sent once here, and put back.
+        # A worker that sleeps polls no job: a submit is sent once here, and put back with its key.
         try:
             task_id = self._context.endpoints.submit(
                 entry.request,
                 deadline=deadline,
                 max_retries=0,
                 priority=_LOW_PRIORITY,
-                key=entry.key,
-                was_sent=entry.was_sent,
+                key=entry.key if keyed else None,
+                maybe_accepted=entry.maybe_accepted,
                 metadata=entry.place.metadata,
             )
         except JobStoppedError:
-            self._record(entry, "refused")
+            self._record(entry, "refused")  # nothing was sent
             with self._work_ready:
                 self._submit_queue.appendleft(entry)
                 self._stop_early()
             return
         except ImageLabsError as error:
-            self._submit_failed(entry, error)
+            self._submit_failed(entry, error, keyed=keyed)
             return
         job = Job(
             task_id,
@@ -378,28 +391,23 @@ class Scheduler:
             is_new=True,
             metadata=entry.place.metadata,
         )
-        entry.job = job
+        entry.job, entry.unknown = job, None
         self._begin_wait(entry, deadline)
         self._record(entry, "accepted", lambda: {"job": job.to_dict()})
         with self._work_ready:
             self._admission.accepted()
             self._schedule_poll(entry)
 
-    def _sending(self, entry: Entry) -> Mapping[str, Any]:
-        """Return what a later run has to know to send the same again."""
-        keyed = None
-        if entry.was_sent or self._context.endpoints.features.idempotency_key:
-            seeds = {"seed": entry.request.seed, "subseed": entry.request.subseed}
-            keyed = {"key": entry.key, **seeds}
-        return {"fingerprint": entry.fingerprint, "keyed": keyed}
-
-    def _submit_failed(self, entry: Entry, error: ImageLabsError) -> None:
+    def _submit_failed(self, entry: Entry, error: ImageLabsError, *, keyed: bool) -> None:
         """Send it again later, if that cannot buy twice; otherwise the error is its outcome."""
         # A refusal says nothing of what an earlier run has sent: it may be of another body, too.
         if error.delivered != "maybe" and not entry.was_sent:
             self._record(entry, "refused")
         with self._work_ready:
-            send_again = self._admission.failed(entry.attempts, error, self._clock())
+            send_again = self._admission.failed(entry.attempts, error, self._clock(), keyed=keyed)
+            if error.delivered == "maybe":
+                entry.unknown = error if send_again else None
+                send_again = send_again and not self._stopped  # else its outcome is now
             if send_again:
                 self._submit_queue.appendleft(entry)
             if self._admission.is_down and not self._stopped:
@@ -411,7 +419,7 @@ class Scheduler:
             self._finish(entry, error=error)
 
     def _stopped_error(self, error: ImageLabsError) -> BatchStoppedError:
-        left = tuple(sorted(entry.index for entry in self._submit_queue))
+        left = tuple(sorted(entry.index for entry in self._submit_queue if not entry.unknown))
         shown = ", ".join(map(str, left[:_MAX_SHOWN])) + (", ..." if left[_MAX_SHOWN:] else "")
         stopped = BatchStoppedError(
             "the service is down: several submits in a row failed, the last one: "
@@ -453,7 +461,7 @@ class Scheduler:
 
     def _deadline(self) -> Deadline:
         if isinstance(self._settings.timeout, Deadline):
-            return self._call
+            return self._batch_deadline
         return self._context.deadline(self._settings.timeout, self._settings.stop)
 
     def _begin_wait(self, entry: Entry, deadline: Deadline) -> None:
@@ -488,7 +496,7 @@ class Scheduler:
         """Wait for the next task of this worker; return `None` when the scheduler was stopped."""
         with self._work_ready:
             while not self._stopped:
-                if self._call.stopped or self._call.passed:
+                if self._batch_deadline.stopped or self._batch_deadline.passed:
                     self._stop_early()
                     return None
                 now = self._clock()
@@ -513,7 +521,7 @@ class Scheduler:
 
     def _wait_until_due(self, now: float) -> None:
         """Wait for something to do. The first worker that waits also waits for the due time."""
-        until = now + self._call.remaining()
+        until = now + self._batch_deadline.remaining()
         if self._poll_queue:
             until = min(until, self._poll_queue[0][0])
         if self._submit_queue:
@@ -531,17 +539,17 @@ class Scheduler:
     @property
     def _all_rest(self) -> bool:
         """True if the worker that asks is the only thread that could do anything."""
-        caller_rests = self._caller_waits and not (self._outcomes or self._progress)
+        caller_rests = self._batch_deadlineer_waits and not (self._outcomes or self._progress)
         return caller_rests and self._resting == len(self._threads) - 1
 
     def _wait_for_outcome(self) -> None:
-        self._caller_waits = True
+        self._batch_deadlineer_waits = True
         if self._simulated:
             self._work_ready.notify()  # one of the workers lets the time pass
         try:
             self._outcome_ready.wait(self._max_wait)
         finally:
-            self._caller_waits = False
+            self._batch_deadlineer_waits = False
 
     def _sleep(self, length: float) -> None:
         sleep = self._context.polling.sleep
@@ -563,15 +571,19 @@ class Scheduler:
     def _stop_early(self) -> None:
         """Stop for the caller's `stop` or for the deadline of the batch."""
         if not self._stopped:
-            what = self.unfinished_message() or "no job was accepted that is unfinished"
+            what = self.unfinished_message() or "no accepted job is unfinished"
             self._worker_error = (
                 JobStoppedError(f"stopped by the caller; {what}")
-                if self._call.stopped
+                if self._batch_deadline.stopped
                 else JobTimeoutError(f"the deadline of the batch has passed; {what}")
             )
             self._stop()
 
     def _stop(self) -> None:
         self._stopped = True
+        for entry in self._submit_queue:
+            if entry.unknown is not None:  # it was to be sent again; it may have been accepted
+                self.put(entry.place.outcome(entry.request, error=entry.unknown))
+        self._submit_queue.clear()
         self._work_ready.notify_all()
         self._outcome_ready.notify_all()

@@ -74,7 +74,7 @@ def test_submits_that_are_refused_together_count_once() -> None:
     for attempts in crowd:
         control.submitting(attempts, 0)
     assert all(control.failed(attempts, limited(1), 0) for attempts in crowd)
-    assert [attempts.refused for attempts in crowd] == [1, 0, 0, 0]
+    assert [attempts.failed for attempts in crowd] == [1, 0, 0, 0]
 
 
 def test_a_probe_that_is_refused_too_often_is_not_sent_again() -> None:
@@ -190,3 +190,16 @@ def test_a_hold_never_shortens_another_one() -> None:
     assert control.next_submit_at == 60
     control.hold(limited(90), 0)
     assert control.next_submit_at == 90
+
+
+def test_a_submit_of_unknown_fate_is_sent_again_with_its_key_alone_and_not_at_once() -> None:
+    """Also after an answer that says nothing of the service as a whole."""
+    lost = APIStatusError("408", status_code=408, delivered="maybe")
+    results: list[bool] = []
+    for keyed in (False, True):
+        control, attempts = admission(max_retries=1), Attempts()
+        for now in (0, 10):
+            control.submitting(attempts, now)
+            results.append(control.failed(attempts, lost, now, keyed=keyed))
+        assert control.next_submit_at == (11 if keyed else 10)
+    assert results == [False, False, True, False]

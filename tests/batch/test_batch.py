@@ -159,6 +159,13 @@ def test_a_setting_that_cannot_be_used_is_said_at_once(
     assert caught.value.field == field
 
 
+def test_a_pause_between_submits_may_be_none(service: FakeService) -> None:
+    """It is the default, and what a value must be is said rightly."""
+    assert run(service, "a", min_interval=0)[0].result is not None
+    with pytest.raises(InvalidRequestError, match="0 or more"):
+        run(service, "a", min_interval=-1)
+
+
 def test_endless_items_are_taken_as_there_is_room(service: FakeService) -> None:
     """Waiting outcomes are work in flight as well, or memory would grow with a slow consumer."""
     most, taken = 5, 0
@@ -552,7 +559,7 @@ def test_a_batch_that_is_stopped_before_it_begins_sends_nothing(
 ) -> None:
     """Outcomes that are there already can be taken; the checkpoint goes on another day."""
     path = tmp_path / "run.jsonl"
-    with pytest.raises(JobStoppedError, match="no job was accepted that is unfinished"):
+    with pytest.raises(JobStoppedError, match="no accepted job is unfinished"):
         run(service, *"ab", stop=lambda: True, checkpoint=path)
     assert not service.sent
     assert set(kinds(run(service, *"ab", checkpoint=path)).values()) == {"result"}

@@ -1,8 +1,11 @@
 """Items of unknown fate, where the service takes idempotency keys: settled without buying twice."""
 
 import json
+import math
+import re
 import signal
 import subprocess
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,16 +14,19 @@ import pytest
 
 from imagelabs_sdk import (
     APIConnectionError,
+    BatchStoppedError,
     HttpRequest,
     HttpResponse,
     ImageLabs,
+    JobStoppedError,
     Outcome,
     SubmissionUnknownError,
 )
 from imagelabs_sdk.testing import FakeService
-from tests.batch.scripted import events, process, run
+from tests.batch.scripted import begin, client_of, events, kinds, process, run
 from tests.our_server import our_server
 
+BUSY = HttpResponse(503, {"retry-after": "0"})
 SMALL = {"width": 64, "height": 48}
 
 
@@ -176,3 +182,101 @@ def test_a_service_without_keys_gets_none(keyed: FakeService, path: Path) -> Non
     outcomes_of(keyed, "a", "b", checkpoint=path, unknown="retry")
     assert {key for key, _ in sent(keyed, "a") + sent(keyed, "b")} == {None}
     assert '"key"' not in path.read_text()
+
+
+# In one run ---------------------------------------------------------------------------
+
+
+def test_a_worker_does_not_sleep_until_a_lost_submit_may_be_sent_again(keyed: FakeService) -> None:
+    """It is put back with its key; meanwhile the jobs that were accepted are polled."""
+    keyed.job().takes(30)
+    keyed.job().drops_connection(times=2)
+    outcomes = run(keyed, "a", "b", client=client_of(keyed, poll_interval=0.1), max_in_flight=2)
+    assert set(kinds(outcomes).values()) == {"result"}
+    stages = "".join(one.at[0] for one in keyed.sent)
+    assert re.fullmatch("sp*sp+sp+sp+", stages)
+    assert len(set(sent(keyed, "b"))) == 1
+    assert sent(keyed, "b")[0][0] is not None
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_a_lost_submit_is_sent_again_as_often_as_the_client_says(
+    keyed: FakeService, retries: int
+) -> None:
+    """Then it is told, and the others go on."""
+    keyed.job().done()
+    keyed.job().answers(HttpResponse(408))
+    outcomes = outcomes_of(keyed, "a", "b", "c", client=client_of(keyed, max_retries=retries))
+    assert outcomes[1].error is not None
+    assert outcomes[1].error.delivered == "maybe"
+    assert outcomes[2].result is not None
+    assert len(sent(keyed, "b")) == 1 + retries
+
+
+def test_a_refusal_of_the_request_settles_a_lost_submit(keyed: FakeService, path: Path) -> None:
+    """Then it is known not to be bought, in the next run, too."""
+    keyed.job().done()
+    keyed.job().drops_connection().refuses(status=400)
+    outcomes = outcomes_of(keyed, "a", "b", checkpoint=path)
+    assert outcomes[1].error is not None
+    assert outcomes[1].error.delivered == "yes"
+    assert events(path)[-1] == (1, "refused")
+
+
+def test_a_ledger_has_one_line_of_a_submit_that_was_lost_and_sent_again(
+    keyed: FakeService, path: Path
+) -> None:
+    """Nobody has to ask what became of the first one."""
+    keyed.job().done()
+    keyed.job().answers(BUSY, times=1).drops_connection(times=1)
+    client = client_of(keyed, ledger=path)
+    run(keyed, "a", "b", client=client, max_in_flight=1)
+    assert client.ledger is not None
+    entries = client.ledger.entries()
+    assert [(entry.state, entry.message) for entry in entries] == [("done", "")] * 2
+
+
+@pytest.mark.parametrize("end", [JobStoppedError, BatchStoppedError])
+def test_what_was_to_be_sent_again_when_a_batch_ends_has_an_outcome(
+    keyed: FakeService, end: type[Exception]
+) -> None:
+    """It may have been accepted: it must not be taken for one that was never sent."""
+    keyed.job().done()
+    keyed.drops_connection(at="submit")
+    client = client_of(keyed, max_retries=9, poll_interval=0.1)
+    limit = 0.6 if end is JobStoppedError else math.inf  # the first pause is a second
+    batch = begin(
+        keyed,
+        "a",
+        "b",
+        "c",
+        client=client,
+        max_in_flight=1,
+        stop=lambda: keyed.clock.elapsed > limit,
+    )
+    next(batch)
+    assert is_unknown(next(batch))
+    with pytest.raises(end) as caught:
+        next(batch)
+    assert getattr(caught.value, "unsubmitted", ()) == ()
+    assert len(set(sent(keyed, "b"))) == 1
+
+
+def test_a_submit_that_is_lost_after_its_batch_was_closed_has_an_outcome(
+    keyed: FakeService,
+) -> None:
+    """Nothing is sent any more, and that one may have been accepted."""
+    keyed.job().done()
+    keyed.drops_connection(at="submit")
+    batch, closed_by = begin(keyed, "a", "b", max_in_flight=1), list[threading.Thread]()
+    next(batch)
+
+    def close(_: object) -> None:
+        batch.close()
+        closed_by.append(threading.current_thread())
+
+    keyed.on_request = close
+    outcomes = list(batch)
+    closed_by[0].join(5)
+    assert [is_unknown(outcome) for outcome in [*outcomes, *batch]] == [True]
+    assert len(sent(keyed, "b")) == 1

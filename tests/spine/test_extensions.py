@@ -99,7 +99,7 @@ def test_an_announcement_that_is_gone_is_forgotten(service: FakeService) -> None
 
 def test_a_submit_whose_answer_was_lost_is_sent_again_with_its_key(service: FakeService) -> None:
     """One key a call, however often it is sent; another call has another."""
-    client = known(service, max_retries=0)
+    client = known(service)
     service.job().drops_connection().answers(HttpResponse(502), times=1)
     assert client.submit(SMALL).id == "task-2"
     client.submit(SMALL)
@@ -110,9 +110,18 @@ def test_a_submit_whose_answer_was_lost_is_sent_again_with_its_key(service: Fake
     assert service.sent[1].request.repeatable
 
 
+def test_without_retries_a_submit_is_sent_once_also_with_a_key(service: FakeService) -> None:
+    """`max_retries=0` is the caller's word, also where sending again could not buy twice."""
+    client = known(service, max_retries=0)
+    service.job().drops_connection()
+    with pytest.raises(SubmissionUnknownError):
+        client.submit(SMALL)
+    assert len(service.sent) == 2
+
+
 def test_a_submit_that_stays_unclear_is_told_as_such(service: FakeService) -> None:
     """Also when the last attempt surely never arrived: the first one may have."""
-    client = known(service, max_retries=0)
+    client = known(service)
     service.job().drops_connection().unreachable()
     with pytest.raises(SubmissionUnknownError):
         client.submit(SMALL)
@@ -127,7 +136,7 @@ def test_a_refusal_in_front_of_the_service_does_not_settle_a_lost_answer(
     service: FakeService, code: int
 ) -> None:
     """The first attempt may be rendering behind it: nobody may be told to buy again."""
-    client = known(service, max_retries=0)
+    client = known(service)
     service.job().drops_connection().answers(HttpResponse(code, {"retry-after": "0"}))
     with pytest.raises(SubmissionUnknownError) as caught:
         client.submit(SMALL)
