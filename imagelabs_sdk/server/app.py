@@ -14,15 +14,9 @@ from ..errors import InvalidRequestError
 from ..models import Progress, State
 from ..transports.base import HttpRequest, HttpResponse
 from .engines.base import EngineConfig
-from .store.jobs import (
-    EXTENSIONS,
-    JobState,
-    JobStatus,
-    JobStore,
-    KeyReusedError,
-    StoreFullError,
-    Submission,
-)
+from .store.images import EXTENSIONS
+from .store.jobs import JobStore
+from .store.records import JobState, JobStatus, KeyReusedError, StoreFullError, Submission
 
 __all__ = ["ANYONE", "FEATURES", "LONG_POLL", "MAX_BODY", "App", "Caller", "Parked", "Refusal"]
 

@@ -14,7 +14,8 @@ import attrs
 
 from .engines.base import EngineConfig, RenderJob
 from .options import PoolOptions
-from .store.jobs import Claim, JobStore
+from .store.jobs import JobStore
+from .store.records import Claim
 from .worker import Worker, start_process, start_thread
 
 __all__ = ["WorkerPool"]

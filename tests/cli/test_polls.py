@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from imagelabs_sdk import HttpRequest, wire
-from imagelabs_sdk.server.store.jobs import JobState
+from imagelabs_sdk.server.store.records import JobState
 from tests.cli.conftest import PROGRAM
 from tests.our_server import OurServer, our_server
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from imagelabs_sdk.server.engines.base import Recovery
 from imagelabs_sdk.server.service import ServeOptions, Service
 from imagelabs_sdk.server.store import images, jobs
+from imagelabs_sdk.server.store.records import Claim
 from tests.server.engines import Scripted
 
 
@@ -65,7 +66,7 @@ def after_first_claim() -> None:
     """A claim that finds nothing is none."""
     plain = jobs.JobStore.claim
 
-    def claim(self: jobs.JobStore, engine: Any) -> jobs.Claim:
+    def claim(self: jobs.JobStore, engine: Any) -> Claim:
         found = plain(self, engine)
         return die() if found.jobs else found
 
@@ -74,7 +75,7 @@ def after_first_claim() -> None:
 
 def before_answer() -> None:
     """No worker takes the job meanwhile."""
-    jobs.JobStore.claim = lambda *_: jobs.Claim()  # type: ignore[method-assign]
+    jobs.JobStore.claim = lambda *_: Claim()  # type: ignore[method-assign]
     after(jobs.JobStore, "submit")()
 
 

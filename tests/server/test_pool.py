@@ -19,7 +19,8 @@ from imagelabs_sdk.server import worker
 from imagelabs_sdk.server.engines.base import EngineConfig, Recovery
 from imagelabs_sdk.server.options import PoolOptions
 from imagelabs_sdk.server.pool import WorkerPool
-from imagelabs_sdk.server.store.jobs import JobState, JobStatus, JobStore, Submission
+from imagelabs_sdk.server.store.jobs import JobStore
+from imagelabs_sdk.server.store.records import JobState, JobStatus, Submission
 from imagelabs_sdk.server.worker import Worker, start_thread
 from tests.server.engines import Scripted
 

@@ -15,11 +15,11 @@ from imagelabs_sdk.server.options import StoreLimits
 from imagelabs_sdk.server.store import jobs as store_jobs
 from imagelabs_sdk.server.store.database import Database, StoreError
 from imagelabs_sdk.server.store.images import ImageFiles, MemoryImages
-from imagelabs_sdk.server.store.jobs import (
+from imagelabs_sdk.server.store.jobs import JobStore
+from imagelabs_sdk.server.store.records import (
     Claim,
     JobState,
     JobStatus,
-    JobStore,
     StoreFullError,
     Submission,
 )

@@ -9,9 +9,17 @@ from typing import Protocol
 
 import attrs
 
-__all__ = ["ImageFiles", "Images", "MemoryImages"]
+__all__ = ["EXTENSIONS", "ImageFiles", "Images", "MemoryImages", "image_name"]
 
-_OURS = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[a-z]+(\.part)?")  # as the store names images
+EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+"""What an engine may deliver, by media type."""
+
+_OURS = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[a-z]+(\.part)?")  # as `image_name` has them
+
+
+def image_name(task_id: str, attempt: int, media_type: str) -> str:
+    """Return an image's name. A late writer of an earlier attempt cannot touch a later one's."""
+    return f"{task_id}.{attempt}.{EXTENSIONS[media_type]}"
 
 
 class Images(Protocol):

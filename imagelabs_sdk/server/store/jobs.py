@@ -11,165 +11,36 @@ has ended never changes again; it is removed when it expires or when its bytes a
 """
 
 import contextlib
-import enum
 import json
 import secrets
 import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ... import wire
-from ...errors import InvalidRequestError
-from ...models import ImageRequest
 from ...provenance import read_provenance
 from ..engines.base import EngineConfig, Recovery, RenderJob
 from ..options import StoreLimits
+from .capacity import check_owner, check_room, evict, expire, reserved_bytes
 from .database import Database
-from .images import ImageFiles, Images, MemoryImages
+from .images import EXTENSIONS, ImageFiles, Images, MemoryImages, image_name
+from .queue import Queue
+from .records import Claim, Counts, JobState, JobStatus, KeyReusedError, Submission
 
-__all__ = [
-    "EXTENSIONS",
-    "Claim",
-    "Counts",
-    "JobState",
-    "JobStatus",
-    "JobStore",
-    "KeyReusedError",
-    "StoreFullError",
-    "Submission",
-]
+__all__ = ["JobStore"]
 
 MAX_DEATHS = 3
 """Workers that may die on a job before it fails."""
 
-EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
-"""What an engine may deliver, by media type."""
-
-_ROW_BYTES = 1024  # counted for an ended job besides its image, so that failed ones are bounded too
-_FORMAT_BYTES = 64 * 1024  # what a file may need besides its pixels
-_SCAN = 256  # queued jobs that are compared for one batch
-_RETRY_AFTER = 5.0  # seconds until a full store is worth another try
 
 MAYBE_MADE = "the server stopped while it was rendered; the image may have been made"
 DIED_ON_IT = f"{MAX_DEATHS} workers died while they rendered it"
-
-
-class JobState(enum.Enum):
-    """Where a job is on its way."""
-
-    QUEUED = "queued"
-    RENDERING = "rendering"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        """Return True for a state that never changes again."""
-        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-
-
-class StoreFullError(Exception):
-    """A job cannot be accepted now; `message` says why, `retry_after` in how many seconds."""
-
-    def __init__(self, message: str, retry_after: float = _RETRY_AFTER) -> None:
-        super().__init__(message)
-        self.message, self.retry_after = message, retry_after
-
-
-class KeyReusedError(Exception):
-    """An idempotency key came again with another body."""
-
-
-@attrs.frozen(kw_only=True)
-class Submission:
-    """One request to be stored.
-
-    Attributes:
-        request: Both seeds are set.
-        priority: 0 (first) to 7 (last); 3 is normal.
-        owner: Name of the token that sent it; empty: none.
-        key: Idempotency key, unique for its owner; None: none was sent.
-        digest: Of the body that came with the key.
-    """
-
-    request: ImageRequest
-    priority: int = 3
-    owner: str = ""
-    key: str | None = None
-    digest: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class JobStatus:
-    """How a job stands.
-
-    Attributes:
-        id: The task id.
-        state: Where it is on its way.
-        detail: Why it failed; empty otherwise.
-        attempt: How often it was claimed.
-        position: Its place in the queue, from 1; None unless it is queued.
-        fraction: How much is rendered, 0.0 to 1.0.
-        version: Grows with each report of progress; starts anew with each attempt.
-        has_preview: True if there is a preview now.
-        media_type: Of the finished image; None unless it is done.
-        size: Of the finished image, in bytes.
-        info: How it was made; None unless it is done.
-    """
-
-    id: str
-    state: JobState
-    detail: str = ""
-    attempt: int = 0
-    position: int | None = None
-    fraction: float = 0.0
-    version: int = 0
-    has_preview: bool = False
-    media_type: str | None = None
-    size: int = 0
-    info: Mapping[str, Any] | None = None
-
-
-@attrs.frozen
-class Claim:
-    """What a worker gets.
-
-    Attributes:
-        jobs: To be rendered as one batch; perhaps none.
-        retry_in: Seconds until a batch that waits for more jobs is worth another try; None: there
-            is nothing to wait for but a new job.
-        waited: Seconds that each of the jobs was queued.
-    """
-
-    jobs: Sequence[RenderJob] = ()
-    retry_in: float | None = None
-    waited: Sequence[float] = ()
-
-
-@attrs.frozen
-class Counts:
-    """What a store holds now.
-
-    Attributes:
-        queued: Jobs that wait.
-        rendering: Jobs that a worker has.
-        kept: Jobs that have ended and are still known.
-        image_bytes: Bytes of finished images.
-        oldest: Seconds for which the first queued job has waited; 0.0 when none waits.
-    """
-
-    queued: int
-    rendering: int
-    kept: int
-    image_bytes: int
-    oldest: float
 
 
 @attrs.define
@@ -213,9 +84,7 @@ class JobStore:
         self._clock = clock or _anchored_clock(time.time, time.monotonic)
         self._lock = threading.Lock()
         self._live: dict[str, _Live] = {}
-        self._requests: dict[str, ImageRequest] = {}  # of queued jobs, decoded
-        self._turns: dict[str, int] = {}  # by owner: when a job of theirs was claimed last
-        self._turn = 0
+        self._queue = Queue()
         self._listeners: list[Listener] = []
 
     @classmethod
@@ -292,9 +161,9 @@ class JobStore:
             known = self._known(db, submission)
             if known is not None:
                 return known
-            reserved = _reserved(submission.request)
-            _admit_owner(db, submission.owner, max_in_flight)
-            self._admit(db, len(body), reserved)
+            reserved = reserved_bytes(submission.request)
+            check_owner(db, submission.owner, max_in_flight)
+            check_room(db, self.limits, len(body), reserved)
             db.execute(
                 "INSERT INTO jobs (id, handle, owner, priority, request, request_bytes, reserved,"
                 " state, submitted_at, idempotency_key, digest)"
@@ -313,7 +182,7 @@ class JobStore:
                     submission.digest,
                 ),
             )
-            self._requests[task_id] = submission.request
+            self._queue.add(task_id, submission.request)
         self._changed(task_id)
         return task_id
 
@@ -330,34 +199,10 @@ class JobStore:
             raise KeyReusedError
         return str(row["id"])
 
-    def _admit(self, db: sqlite3.Connection, request: int, image: int) -> None:
-        """Raise `StoreFullError` unless a job of these sizes, in bytes, fits in."""
-        limits = self.limits
-        if image > limits.max_image_bytes:
-            raise InvalidRequestError(
-                "width, height: the image would not fit into this server's store", field="width"
-            )
-        jobs, requests, reserved = db.execute(
-            "SELECT COUNT(*), TOTAL(request_bytes), TOTAL(reserved) FROM jobs"
-            " WHERE ended_at IS NULL"
-        ).fetchone()
-        if jobs >= limits.max_jobs:
-            raise StoreFullError("too many unfinished jobs")
-        if requests + request > limits.max_request_bytes:
-            raise StoreFullError("the unfinished jobs' requests are too large together")
-        unfetched = _kept_bytes(db, "AND NOT fetched")
-        if unfetched + reserved + image > limits.max_image_bytes:
-            raise StoreFullError("too many finished images wait to be fetched")
-
     # Claiming -----------------------------------------------------------------------------
 
     def claim(self, engine: EngineConfig) -> Claim:
-        """Take the jobs that are due next and may share a batch.
-
-        The best priority comes first; of equal ones, whose owner has waited longest; then who
-        submitted first. A job on which a worker has died is rendered alone, so that it cannot
-        take others with it.
-        """
+        """Take the jobs that are due next and may share a batch; see `Queue.next_batch`."""
         refused: list[str] = []
         claim = self._claim(engine, refused)
         for task_id in [*refused, *(job.id for job in claim.jobs)]:
@@ -367,87 +212,35 @@ class JobStore:
     def _claim(self, engine: EngineConfig, refused: list[str]) -> Claim:
         """Return the claim; add the task ids of queued jobs that failed on the way to `refused`."""
         with self._lock, self._database.transaction() as db:
-            while (head := self._head(db)) is not None:
-                if self._is_usable(db, head, engine, refused):
-                    break
-            if head is None:
+
+            def refuse(row: sqlite3.Row, reason: str) -> None:
+                self._refuse(db, row["id"], reason)
+                refused.append(row["id"])
+
+            rows = self._queue.next_batch(db, engine, refuse)
+            if not rows:
                 return Claim()
-            rows = [head] if head["deaths"] else self._mates(db, head, engine, refused)
-            waited = self._clock() - head["submitted_at"]
-            if len(rows) < engine.max_batch and not head["deaths"] and waited < engine.batch_wait:
-                return Claim(retry_in=engine.batch_wait - waited)
-            jobs = [self._claim_one(db, row, engine) for row in rows]
             waits = [self._clock() - row["submitted_at"] for row in rows]
-            self._turn += 1
-            self._turns[head["owner"]] = self._turn
-            for job in jobs:
-                self._live[job.id] = _Live()
-                self._requests.pop(job.id, None)
+            could_grow = len(rows) < engine.max_batch and not rows[0]["deaths"]
+            if could_grow and waits[0] < engine.batch_wait:
+                return Claim(retry_in=engine.batch_wait - waits[0])
+            jobs = [self._claim_one(db, row, engine) for row in rows]
+            self._queue.take(rows)
+            self._live.update((job.id, _Live()) for job in jobs)
         return Claim(jobs, None, waits)
 
-    def _head(self, db: sqlite3.Connection) -> sqlite3.Row | None:
-        first = db.execute(
-            "SELECT owner, MIN(seq) AS seq FROM jobs WHERE state = 'queued' AND priority ="
-            " (SELECT MIN(priority) FROM jobs WHERE state = 'queued') GROUP BY owner"
-        ).fetchall()
-        if not first:
-            return None
-        best = min(first, key=lambda row: (self._turns.get(row["owner"], 0), row["seq"]))
-        row: sqlite3.Row = db.execute("SELECT * FROM jobs WHERE seq = ?", (best["seq"],)).fetchone()
-        return row
-
-    def _mates(
-        self, db: sqlite3.Connection, head: sqlite3.Row, engine: EngineConfig, refused: list[str]
-    ) -> list[sqlite3.Row]:
-        """Return the head and the queued jobs, in order, that may share its batch."""
-        if engine.max_batch == 1:
-            return [head]
-        wanted = self._batch_key(head, engine)
-        others = db.execute(
-            "SELECT * FROM jobs WHERE state = 'queued' AND deaths = 0 AND seq <> ?"
-            " ORDER BY priority, seq LIMIT ?",
-            (head["seq"], _SCAN),
+    def _refuse(self, db: sqlite3.Connection, task_id: str, reason: str) -> None:
+        db.execute(
+            "UPDATE jobs SET state = 'failed', ended_at = ?, request = '', detail = ?"
+            " WHERE id = ? AND state = 'queued'",
+            (self._clock(), f"the request is refused by now: {reason}", task_id),
         )
-        mates = (
-            row
-            for row in others.fetchall()
-            if self._is_usable(db, row, engine, refused) and self._batch_key(row, engine) == wanted
-        )
-        return [head, *(row for row, _ in zip(mates, range(engine.max_batch - 1), strict=False))]
-
-    def _is_usable(
-        self, db: sqlite3.Connection, row: sqlite3.Row, engine: EngineConfig, refused: list[str]
-    ) -> bool:
-        """Fail a queued job that another version or another engine has accepted, and this cannot.
-
-        It would be the next one for ever, and nothing behind it would be rendered.
-        """
-        try:
-            engine.check(self._request(row))
-        except ValueError as exc:  # InvalidRequestError is one, and so is what is no JSON
-            reason = exc.message if isinstance(exc, InvalidRequestError) else "it cannot be read"
-            db.execute(
-                "UPDATE jobs SET state = 'failed', ended_at = ?, request = '', detail = ?"
-                " WHERE seq = ?",
-                (self._clock(), f"the request is refused by now: {reason}", row["seq"]),
-            )
-            refused.append(row["id"])
-            return False
-        return True
-
-    def _batch_key(self, row: sqlite3.Row, engine: EngineConfig) -> Hashable:
-        return engine.batch_key(self._request(row))
-
-    def _request(self, row: sqlite3.Row) -> ImageRequest:
-        request = self._requests.get(row["id"])
-        if request is None:
-            request = self._requests[row["id"]] = wire.request_from_json(json.loads(row["request"]))
-        return request
+        self._queue.remove(task_id)
 
     def _claim_one(
         self, db: sqlite3.Connection, row: sqlite3.Row, engine: EngineConfig
     ) -> RenderJob:
-        job = RenderJob(row["id"], self._request(row), row["handle"], row["attempt"] + 1)
+        job = RenderJob(row["id"], self._queue.request(row), row["handle"], row["attempt"] + 1)
         db.execute(
             "UPDATE jobs SET state = 'rendering', attempt = ?, started_at = ?, engine = ?,"
             " recovery = ? WHERE id = ? AND state = 'queued'",
@@ -479,7 +272,7 @@ class JobStore:
             OSError, sqlite3.Error: It could not be written, such as on a full disk; the job
                 renders still, and this may be tried again.
         """
-        name = _image_name(job.id, job.attempt, media_type)
+        name = image_name(job.id, job.attempt, media_type)
         self._images.write(name, data)
         with self._lock:
             with self._database.transaction() as db:
@@ -492,7 +285,7 @@ class JobStore:
                     size=len(data),
                     info=json.dumps(dict(info)),
                 )
-                removed = self._evict(db) if done else []
+                removed = evict(db, self.limits) if done else []
             self._delete([*removed, *([] if done else [name])])
         if done:
             self._changed(job.id)
@@ -617,7 +410,7 @@ class JobStore:
         """Return the image of a job that is done; None if it is not there any more."""
         if status.media_type is None:
             return None
-        return self._images.read(_image_name(status.id, status.attempt, status.media_type))
+        return self._images.read(image_name(status.id, status.attempt, status.media_type))
 
     def mark_fetched(self, task_id: str) -> None:
         """Note that a job's image has been sent as a whole: from now on it may make room."""
@@ -641,7 +434,7 @@ class JobStore:
                     " WHERE id = ? AND ended_at IS NULL",
                     (self._clock(), task_id),
                 ).rowcount
-            self._requests.pop(task_id, None)
+            self._queue.remove(task_id)
             self._live.pop(task_id, None)
             row = self._row(task_id)
         if changed:
@@ -667,25 +460,11 @@ class JobStore:
         """Forget jobs that ended more than `keep` seconds ago."""
         with self._lock:
             with self._database.transaction() as db:
-                names = self._expire(db)
+                names = expire(db, self._clock() - self.limits.keep)
             self._delete(names)
 
     def _is_expired(self, ended_at: float | None) -> bool:
         return ended_at is not None and ended_at + self.limits.keep <= self._clock()
-
-    def _expire(self, db: sqlite3.Connection) -> list[str]:
-        before = self._clock() - self.limits.keep
-        return _remove(db, "ended_at <= ?", (before,))
-
-    def _evict(self, db: sqlite3.Connection) -> list[str]:
-        """Remove fetched jobs, oldest first, until what is kept fits; return their images."""
-        excess = _kept_bytes(db) - self.limits.max_image_bytes
-        rows = db.execute("SELECT seq, size FROM jobs WHERE fetched ORDER BY ended_at, seq")
-        doomed = []
-        while excess > 0 and (row := rows.fetchone()) is not None:
-            doomed.append(row["seq"])
-            excess -= row["size"] + _ROW_BYTES
-        return [name for seq in doomed for name in _remove(db, "seq = ?", (seq,))]
 
     def _delete(self, names: Iterable[str]) -> None:
         """Remove images whose rows are gone; what cannot be removed is swept at the next start."""
@@ -706,7 +485,7 @@ class JobStore:
                     self._return(db, row, deaths=row["deaths"])
             names = set()
             for row in db.execute("SELECT * FROM jobs WHERE state = 'done'").fetchall():
-                name = _image_name(row["id"], row["attempt"], row["media_type"])
+                name = image_name(row["id"], row["attempt"], row["media_type"])
                 if self._images.size(name) == row["size"]:
                     names.add(name)
                     continue
@@ -722,7 +501,7 @@ class JobStore:
         The file says how it was made, and it is whole: it got its name after it was synced.
         """
         for media_type in EXTENSIONS:
-            data = self._images.read(_image_name(row["id"], row["attempt"], media_type))
+            data = self._images.read(image_name(row["id"], row["attempt"], media_type))
             if data is not None:
                 found = read_provenance(data)
                 info = json.dumps(dict(found.info)) if found else None
@@ -740,48 +519,6 @@ class JobStore:
     def _changed(self, task_id: str) -> None:
         for listener in tuple(self._listeners):
             listener(task_id)
-
-
-def _admit_owner(db: sqlite3.Connection, owner: str, most: int | None) -> None:
-    """Raise `StoreFullError` if an owner has `most` unfinished jobs; None: there is no limit."""
-    if most is None:
-        return
-    jobs = db.execute(
-        "SELECT COUNT(*) FROM jobs WHERE ended_at IS NULL AND owner = ?", (owner,)
-    ).fetchone()[0]
-    if jobs >= most:
-        raise StoreFullError(f"your token allows {most} unfinished jobs")
-
-
-def _remove(db: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> list[str]:
-    """Remove rows; return the names of their images."""
-    rows = db.execute(
-        f"DELETE FROM jobs WHERE {where} RETURNING id, state, attempt, media_type",  # noqa: S608 - ours
-        values,
-    ).fetchall()
-    return [
-        _image_name(row["id"], row["attempt"], row["media_type"])
-        for row in rows
-        if row["state"] == "done"
-    ]
-
-
-def _kept_bytes(db: sqlite3.Connection, condition: str = "") -> float:
-    total: float = db.execute(
-        f"SELECT TOTAL(size + {_ROW_BYTES}) FROM jobs"  # noqa: S608 - two constants
-        f" WHERE ended_at IS NOT NULL {condition}"
-    ).fetchone()[0]
-    return total
-
-
-def _reserved(request: ImageRequest) -> int:
-    """Return the bytes that the image of a request may need: its pixels do not always compress."""
-    return 3 * request.width * request.height + _FORMAT_BYTES
-
-
-def _image_name(task_id: str, attempt: int, media_type: str) -> str:
-    """A late writer of an earlier attempt cannot touch the image of a later one."""
-    return f"{task_id}.{attempt}.{EXTENSIONS[media_type]}"
 
 
 def _anchored_clock(
