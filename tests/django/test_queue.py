@@ -10,8 +10,9 @@ from django.utils import timezone
 from imagelabs_sdk import HttpResponse
 from imagelabs_sdk.contrib.django.checks import check_settings
 from imagelabs_sdk.contrib.django.clients import clients
-from imagelabs_sdk.contrib.django.lifecycle import advance, claim, resubmit
+from imagelabs_sdk.contrib.django.lifecycle import advance, claim, record_result, resubmit
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState
+from imagelabs_sdk.contrib.django.poll import PollResult, final_columns
 from imagelabs_sdk.contrib.django.signals import job_failed, jobs_outstanding
 from imagelabs_sdk.contrib.django.sweep import Sweeper
 from imagelabs_sdk.testing import FakeService
@@ -210,6 +211,34 @@ def test_no_more_jobs_are_at_the_service_than_may_be(service: FakeService, setti
             sweeper.sweep(due_by=timezone.now())
     assert states() == ["done"] * 5
     assert service.count("submit") == 5
+
+
+@shared
+@pytest.mark.parametrize("database", shared_databases)
+def test_drivers_that_claim_at_once_do_not_exceed_the_limit(
+    database: str, service: FakeService, settings: Any
+) -> None:
+    """Each counts before it claims; between the two nobody else may."""
+    configure(settings, MAX_IN_FLIGHT=3)
+    service.never_finishes()
+    for more in (3, 2, 1):
+        jobs = start(8, database)
+        assert sum(at_once(8, lambda number: advance(jobs[number]))) == more  # noqa: B023
+        ImageJob.objects.using(database).filter(state="queued").delete()
+        for running in ImageJob.objects.using(database).filter(state="running")[: more - 1]:
+            assert record_result(running, PollResult(final_columns(JobState.FAILED)))
+    assert service.count("submit") == 6
+
+
+@db
+def test_a_job_of_an_alias_that_has_left_the_settings_stays_queued(
+    service: FakeService, settings: Any
+) -> None:
+    """A mistake in a deployment must not end it."""
+    (job,) = start()
+    settings.IMAGELABS = {"another": scripted()}
+    assert not advance(job)
+    assert job.state == JobState.QUEUED
 
 
 @db

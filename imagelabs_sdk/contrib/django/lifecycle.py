@@ -92,7 +92,7 @@ def claim(job: "AbstractImageJob", *, lease: float | None = None) -> ClaimedJob 
     """Claim a job for `lease` seconds; return `None` if it is not due, or another process's.
 
     A queued job counts as being submitted from here on: if this process dies, nobody can tell
-    whether the request was sent.
+    whether the request was sent. It stays queued while ``MAX_IN_FLIGHT`` jobs are at the service.
 
     Args:
         job: Its row; it gets the columns of the claim.
@@ -100,6 +100,13 @@ def claim(job: "AbstractImageJob", *, lease: float | None = None) -> ClaimedJob 
     """
     if not job.is_due:
         return None
+    if job.state != JobState.QUEUED:
+        return _claim(job, lease)
+    with job.submit_turn() as is_mine:
+        return _claim(job, lease) if is_mine else None
+
+
+def _claim(job: "AbstractImageJob", lease: float | None) -> ClaimedJob | None:
     seconds = lease or sweep_settings().lease
     held, now = Lease.lasting(seconds), timezone.now()  # in this order, as in `renew`
     columns: ColumnUpdates = {"next_poll_at": now + timedelta(seconds=seconds)}

@@ -1,19 +1,21 @@
-"""The tables: the jobs, the chains of sweeps, and files that are still to be deleted."""
+"""The tables: the jobs, whose turn it is to submit, the chains of sweeps, files to be deleted."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from datetime import timezone as fixed_zone
 from typing import Any, ClassVar
 
 from django.apps import apps
 from django.conf import settings
-from django.db import models
+from django.db import models, router, transaction
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .choices import JobState, is_due
-from .clients import DEFAULT_ALIAS
+from .clients import DEFAULT_ALIAS, SettingsError, clients
 from .managers import ImageJobManager
 from .poll import MAX_CODE, MAX_ERROR, MAX_STATUS
 from .storage import image_name, image_storage, thumbnail_name
@@ -25,7 +27,9 @@ __all__ = [
     "ImageJobManager",
     "JobState",
     "LeftoverFile",
+    "SubmitTurn",
     "SweepChain",
+    "is_full",
     "job_models",
 ]
 
@@ -146,6 +150,23 @@ class AbstractImageJob(models.Model):
             )
         return self.state == JobState.UNKNOWN
 
+    @contextmanager
+    def submit_turn(self) -> Iterator[bool]:
+        """Yield True if this job may be submitted now, as far as ``MAX_IN_FLIGHT`` goes.
+
+        Nobody else is told so before the block ends, which is a transaction.
+        """
+        if _limit(self.alias) is None:
+            yield True
+            return
+        using = self._state.db or router.db_for_write(type(self), instance=self)
+        turns = SubmitTurn.objects.using(using)
+        turns.get_or_create(alias=self.alias)  # outside of the transaction: MySQL would deadlock
+        with transaction.atomic(using=using):
+            # An UPDATE locks the row in every database; only then are the jobs counted.
+            turns.filter(alias=self.alias).update(taken_at=timezone.now())
+            yield not is_full(self.alias, using)
+
 
 class ImageJob(AbstractImageJob):
     """A job, with or without an owner. It is deleted with its owner."""
@@ -193,6 +214,18 @@ class SweepChain(models.Model):
         return bool(mine.update(at=at))
 
 
+class SubmitTurn(models.Model):
+    """Whose turn it is to submit to a service whose jobs ``MAX_IN_FLIGHT`` bounds.
+
+    Attributes:
+        alias: The client's.
+        taken_at: When somebody took the turn last.
+    """
+
+    alias = models.CharField(primary_key=True, max_length=64)
+    taken_at = models.DateTimeField(default=ASLEEP)
+
+
 class LeftoverFile(models.Model):
     """A file whose row is deleted, and which the storage would not delete.
 
@@ -214,3 +247,25 @@ def job_models() -> list[type[AbstractImageJob]]:
     """Return all models of jobs, the site's own included; each row is of one of them."""
     models = [model for model in apps.get_models() if issubclass(model, AbstractImageJob)]
     return [model for model in models if model._meta.get_field("attempts").model is model]
+
+
+def is_full(alias: str, using: str) -> bool:
+    """Return True if as many jobs of a client are at its service as may be, by the rows there."""
+    limit = _limit(alias)
+    if limit is None:
+        return False
+    states = (JobState.SUBMITTING, JobState.RUNNING)
+    there = models.Q(alias=alias, state__in=states, next_poll_at__isnull=False)
+    counts = (
+        model._base_manager.using(using).filter(there).count()
+        for model in job_models()
+        if router.allow_migrate_model(using, model)
+    )
+    return sum(counts) >= limit
+
+
+def _limit(alias: str) -> int | None:
+    try:
+        return clients.max_in_flight(alias)
+    except SettingsError:  # a mistake is the check's to report; the jobs wait
+        return 0

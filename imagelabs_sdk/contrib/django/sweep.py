@@ -22,10 +22,10 @@ from django.utils import timezone
 
 from .choices import JobState, due
 from .clients import clients
-from .conf import SettingsError, sweep_settings
+from .conf import sweep_settings
 from .health import ServiceHealth
 from .lifecycle import claim, record_result, release, renew
-from .models import AbstractImageJob, job_models
+from .models import AbstractImageJob, is_full, job_models
 from .poll import ClaimedJob, PollResult, take_step
 from .threads import StepThreads
 
@@ -156,18 +156,18 @@ class Sweeper:
         """Return some of the rows that are due, in an order that other sweepers do not have."""
         rows: list[AbstractImageJob] = []
         for every in job_rows(self._using):
-            free = every.filter(due(by)).exclude(self._held_back())
+            free = every.filter(due(by)).exclude(self._held_back(every.db))
             # Jobs to poll come before the queue: "submitting" and "running" sort after "queued".
             rows += free.order_by("-state", "next_poll_at")[:_PAGE]
         first = [row for row in rows if row.state != JobState.QUEUED]
         random.shuffle(first)
         return deque([*first, *(row for row in rows if row.state == JobState.QUEUED)])
 
-    def _held_back(self) -> Q:
+    def _held_back(self, using: str) -> Q:
         """Return the condition for rows of which no step may be taken now."""
         polls = {alias for alias in self._health if not self._permits(alias, submit=False)}
         submits = {alias for alias in self._health if not self._permits(alias, submit=True)}
-        full = {alias for alias in clients if self._is_full(alias)}
+        full = {alias for alias in clients if is_full(alias, using)}
         return Q(alias__in=polls | self._skip) | Q(alias__in=submits | full, state=JobState.QUEUED)
 
     def _permits(self, alias: str, *, submit: bool) -> bool:
@@ -176,23 +176,13 @@ class Sweeper:
         health = self._health[alias]
         return health.permits(self._count, submit=submit, steps=len(steps), submits=submits)
 
-    def _is_full(self, alias: str) -> bool:
-        """Return True if as many jobs are at the service as may be."""
-        try:
-            most = clients.max_in_flight(alias)
-        except SettingsError:  # a mistake is the check's to report
-            return True
-        if most is None:
-            return False
-        there = Q(state__in=(JobState.SUBMITTING, JobState.RUNNING), next_poll_at__isnull=False)
-        counts = (rows.filter(there, alias=alias).count() for rows in job_rows(self._using))
-        return sum(counts) >= most
-
     def _take(self, job: AbstractImageJob) -> None:
         submit = job.state == JobState.QUEUED
         new = ServiceHealth(job.alias, self._clock)
         self._health.setdefault(job.alias, new)
-        if not self._permits(job.alias, submit=submit) or (submit and self._is_full(job.alias)):
+        if not self._permits(job.alias, submit=submit):
+            return
+        if submit and is_full(job.alias, str(job._state.db)):  # spares a claim its transaction
             return
         if (claimed := claim(job)) is None:
             return

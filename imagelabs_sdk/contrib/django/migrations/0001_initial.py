@@ -47,6 +47,18 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
+            name="SubmitTurn",
+            fields=[
+                ("alias", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                (
+                    "taken_at",
+                    models.DateTimeField(
+                        default=datetime.datetime(1970, 1, 1, 0, 0, tzinfo=datetime.timezone.utc)
+                    ),
+                ),
+            ],
+        ),
+        migrations.CreateModel(
             name="ImageJob",
             fields=[
                 (
