@@ -5,7 +5,7 @@ Light on purpose: what it needs to make requests is loaded when the client is fi
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .jobs import Job, OnProgress
     from .ledger import Ledger
     from .models import ImageRequest, Progress
-    from .polling import PollingStrategy
+    from .polling import Poll, PollingStrategy
     from .reference_images import ReferenceImage
     from .transports.base import Transport
     from .transports.observed import OnRequest, OnResponse
@@ -351,6 +351,7 @@ class ImageLabs(ReferenceProvider):
         request: "ImageRequest | None" = None,
         submitted_at: float | None = None,
         progress: "Progress | None" = None,
+        polls: "Sequence[Poll]" = (),
     ) -> "Job":
         """Return a job that was submitted before, perhaps elsewhere. Makes no request.
 
@@ -360,7 +361,10 @@ class ImageLabs(ReferenceProvider):
             submitted_at: When it was submitted, in seconds since 1970; the polling strategy uses
                 the age of a job. `None`: now.
             progress: The latest progress, if you kept it: what is shown then does not go
-                backwards, and a failure that two polls report is recognised.
+                backwards, and a failure that two polls report is recognised. `None`: that of the
+                last of the `polls`.
+            polls: `Job.polls`, if you kept them: the polling strategy and `Job.eta` go on from
+                there, in place of starting anew.
         """
         from .jobs import Job  # loaded with the context, on first use
 
@@ -370,6 +374,7 @@ class ImageLabs(ReferenceProvider):
             request=request,
             submitted_at=submitted_at,
             progress=progress,
+            polls=polls,
         )
 
     def job_from_dict(self, data: Mapping[str, Any]) -> "Job":

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -39,6 +39,7 @@ OnProgress = Callable[[Progress], object]
 
 _MAX_FAILURES = 10  # polls that may fail in a row before a wait gives up
 _MAX_CHALLENGES = 2  # of them that may be Cloudflare pages: waiting does not pass its check
+_TIMELY, _TIMELY_SHARE = 3.0, 0.15  # seconds, or share of a job's time: as late an end is noticed
 _MAX_POLLS = 64  # the latest polls, which a strategy gets
 _LAST_POLL = 0.5  # seconds before the deadline, if the strategy would poll after it
 
@@ -89,7 +90,7 @@ class Job:
         self._polls: deque[Poll] = deque(maxlen=_MAX_POLLS)
         self._poll_count = 0
         self._failures = self._challenges = 0  # since the last poll that was answered
-        self._is_new = is_new
+        self._is_followed = is_new  # since its submit, here or by who kept its polls
         self._was_queued = False
         self._queued_seconds: float | None = None
         self._ended: float | None = None
@@ -120,6 +121,7 @@ class Job:
         request: ImageRequest | None,
         submitted_at: object,
         progress: Progress | None = None,
+        polls: Sequence[Poll] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> "Job":
         """Return a job that was submitted before; see `ImageLabs.get_job`."""
@@ -129,7 +131,8 @@ class Job:
             )
         when = None if submitted_at is None else _moment(submitted_at)
         job = cls(task_id, context, request=request, submitted_at=when, metadata=metadata)
-        job._progress = progress
+        job._recall(polls)
+        job._progress = progress or (polls[-1].progress if polls else None)
         return job
 
     @classmethod
@@ -179,6 +182,14 @@ class Job:
     def progress(self) -> Progress | None:
         """The latest answer; `None` before the first. Makes no request."""
         return self._progress
+
+    @property
+    def polls(self) -> tuple[Poll, ...]:
+        """The latest 64 polls that were answered, oldest first. Makes no request.
+
+        Kept beside the id, they let another process go on: `ImageLabs.get_job` takes them.
+        """
+        return tuple(self._polls)
 
     @property
     def done(self) -> bool:
@@ -562,27 +573,44 @@ class Job:
         self._progress = progress = wire.merge_progress(self._progress, latest)
         self._failures = self._challenges = 0
         self._poll_count += 1
+        unseen = elapsed - self._polls[-1].elapsed if self._polls else 0.0
         self._polls.append(Poll(elapsed, latest))
-        if progress.state is not State.QUEUED and self._queued_seconds is None:
-            # A job that was never seen queued may have waited for nothing at all.
-            self._queued_seconds = elapsed if self._was_queued else 0.0
-        self._was_queued = self._was_queued or progress.state is State.QUEUED
+        self._note_state(elapsed, progress.state)
         if progress.state.ended and self._ended is None:
-            self._note_end(progress, elapsed)
+            self._note_end(progress, elapsed, unseen)
         if not progress.state.ended and (eta := self.eta()) is not None:
             self._progress = progress = attrs.evolve(progress, eta=eta)
         log.debug("task %s: %s %s", self._id, progress.state.value, progress.fraction)
         return progress
 
-    def _note_end(self, progress: Progress, elapsed: float) -> None:
+    def _note_state(self, elapsed: float, state: State) -> None:
+        if state is not State.QUEUED and self._queued_seconds is None:
+            # A job that was never seen queued may have waited for nothing at all.
+            self._queued_seconds = elapsed if self._was_queued else 0.0
+        self._was_queued = self._was_queued or state is State.QUEUED
+
+    def _note_end(self, progress: Progress, elapsed: float, unseen: float) -> None:
         self._ended = elapsed
         failed = progress.state is State.FAILED
-        if self._is_new and not failed:  # the polls of an older one may have come too late
+        # The end of a job that is polled rarely says little about its render.
+        if self._is_followed and not failed and unseen <= max(_TIMELY, _TIMELY_SHARE * elapsed):
             base_url = self._context.settings.base_url
             remember_render(base_url, elapsed - (self._queued_seconds or 0.0))
         self._record_end((progress.status or "failed") if failed else "")
         polls, state = self._poll_count, progress.state.value
         job_log.info("task %s %s after %.1f s, %d polls", self._id, state, elapsed, polls)
+
+    def _recall(self, polls: Sequence[Poll]) -> None:
+        """Take earlier polls over, but for what machines with other clocks put in disorder."""
+        now, latest = self._elapsed(), -1.0
+        for poll in polls:
+            if not isinstance(poll, Poll):
+                raise invalid("polls", type(poll).__name__, "must hold what Job.polls has")
+            if latest < poll.elapsed < now:
+                latest = poll.elapsed
+                self._polls.append(poll)
+                self._note_state(poll.elapsed, poll.progress.state)
+        self._is_followed = bool(self._polls)
 
     def _after_failure(self, error: ImageLabsError, pause: float) -> float:
         """Return the seconds until the next poll; raise when there is no hope in polling on."""

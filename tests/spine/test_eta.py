@@ -1,12 +1,14 @@
 """How long it may still take: a range that is right in eight of ten cases, or nothing."""
 
 import random
+import time
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
 from benchmarks.simulation import LAWS, SHAPES, Render, draw
-from imagelabs_sdk import Adaptive, Eta, Poll, Progress, State
+from imagelabs_sdk import Adaptive, Eta, InvalidRequestError, Poll, Progress, State
 from imagelabs_sdk.eta import estimate, recent_renders, remember_render
 from imagelabs_sdk.testing import FakeService
 
@@ -126,14 +128,53 @@ def test_a_job_and_its_callbacks_have_the_same_range() -> None:
 
 
 def test_renders_of_this_process_are_remembered_by_service() -> None:
-    """Not those of jobs that were taken up again: their polls may have come too late."""
+    """Not those whose beginning or end was not seen."""
     service = FakeService(url="http://eta-2.test").queued().progress(0.5).done()
     service.known_job("t")
     client = service.client(poll_interval=1)
     client.generate("x")
     client.get_job("t").result()
+    rarely = client.submit("x")
+    for _ in range(3):
+        service.clock.advance(60)
+        rarely.refresh()
+    assert rarely.done
     assert recent_renders("http://eta-2.test") == (1.0,)
     assert recent_renders("http://eta-3.test") == ()
+
+
+def test_a_job_that_is_taken_up_again_with_its_polls_goes_on_where_it_was() -> None:
+    """Each poll may be another process's, as in Django; the last one sees the end in time."""
+    service = FakeService(url="http://eta-4.test").queued().progress(0.2, 0.4, 0.6).done()
+    client = service.client(poll_interval=1)
+    begun, whole, parts = time.time(), client.submit("x"), client.submit("x")
+    polls: tuple[Poll, ...] = ()
+    while not parts.done:
+        service.clock.advance(1)
+        with mock.patch("time.time", return_value=begun + service.clock.elapsed):
+            parts = client.get_job(parts.id, submitted_at=begun, polls=polls)
+        whole.refresh()
+        parts.refresh()
+        polls = parts.polls
+        assert [poll.elapsed for poll in polls] == pytest.approx([p.elapsed for p in whole.polls])
+        assert parts.eta() == whole.eta()
+    assert parts.image().timings.queued == pytest.approx(whole.image().timings.queued)
+    assert recent_renders("http://eta-4.test") == pytest.approx((3.0, 3.0))
+
+
+def test_polls_of_machines_with_other_clocks_are_left_out() -> None:
+    """One in the future, or before the one before it, has no meaning here."""
+    service = FakeService()
+    kept = [queued(2.0), running(5.0, 0.1), running(4.0, 0.2), running(6.0, 0.3), running(99.0)]
+    job = service.client().get_job("t", submitted_at=time.time() - 10, polls=kept)
+    assert [poll.elapsed for poll in job.polls] == [2.0, 5.0, 6.0]
+    assert job.progress == kept[-1].progress
+
+
+def test_polls_that_are_none_are_refused() -> None:
+    """Such as the numbers that somebody kept of them."""
+    with pytest.raises(InvalidRequestError, match="polls"):
+        FakeService().client().get_job("t", polls=[0.5])  # type: ignore[list-item]
 
 
 def test_what_is_remembered_is_bounded() -> None:
