@@ -821,6 +821,48 @@ def test_a_preview_that_no_column_should_hold_is_left_out(service: FakeService) 
         assert row(job).preview_url == ""
 
 
+def poll_after(job: ImageJob, seconds: float) -> ImageJob:
+    """The row after a poll that comes so many seconds after the submit."""
+    submitted = timezone.now() - timedelta(seconds=seconds)
+    ImageJob.objects.filter(pk=job.pk).update(submitted_at=submitted)
+    assert advance(due(job))
+    return row(job)
+
+
+@db
+def test_a_poll_knows_those_before_it_whoever_took_them(service: FakeService, media: Path) -> None:
+    """Each may be another process's; the rest is extrapolated all the same."""
+    service.progress(0.2, 0.4).done(IMAGE)
+    job = poll_after(start(), 10)
+    assert job.expected_at is None
+    job = poll_after(job, 20)
+    assert [poll[1:3] for poll in job.polls] == [["running", 0.2], ["running", 0.4]]
+    assert job.expected_at is not None
+    assert 27 < (job.expected_at - timezone.now()).total_seconds() < 33
+    job = poll_after(job, 30)
+    assert (job.state, job.polls, job.expected_at) == ("done", [], None)
+
+
+@db
+def test_a_row_keeps_the_first_polls_and_the_last(service: FakeService) -> None:
+    """By the first ones the rest is extrapolated; a job of a day must not fill its row."""
+    fractions = [number / 100 for number in range(1, 41)]
+    service.progress(*fractions)
+    job = start()
+    for second in range(1, 41):
+        job = poll_after(job, second)
+    assert [poll[2] for poll in job.polls] == [*fractions[:8], *fractions[-8:]]
+
+
+@db
+def test_an_estimate_has_an_end(service: FakeService) -> None:
+    """A service that moves by a millionth promises years."""
+    service.progress(0.1, 0.100001)
+    job = poll_after(poll_after(start(), 1000), 2000)
+    assert job.expected_at is not None
+    assert job.expected_at <= timezone.now() + timedelta(days=1)
+
+
 @db
 def test_jobs_are_polled_again_by_hand(service: FakeService, media: Path) -> None:
     """The service may have drawn what was given up; a poll under way is left alone."""

@@ -396,6 +396,7 @@ def test_json_tells_all_that_a_page_needs(page: Client, owner: User) -> None:
         "state": "running",
         "status": "Processing",
         "percent": 50,
+        "seconds_left": None,
         "error_code": "",
         "message": "Being drawn.",
         "image": None,
@@ -604,6 +605,44 @@ def test_each_state_is_told_in_plain_words(
     html = page.get(job.get_absolute_url()).content.decode()
     assert words in html
     assert columns.get("error_code", "no code") not in html
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (7, ["about 7 s left", "noch etwa 7 s"]),
+        (42, ["about 40 s left", "noch etwa 40 s"]),
+        (130, ["about 2 min left", "noch etwa 2 min"]),
+    ],
+)
+def test_a_page_says_how_long_it_may_still_take(
+    page: Client, owner: User, monkeypatch: pytest.MonkeyPatch, seconds: int, words: list[str]
+) -> None:
+    """In round numbers: it is a guess."""
+    now = timezone.now()
+    monkeypatch.setattr(timezone, "now", lambda: now)
+    expected, later = now + timedelta(seconds=seconds), now + timedelta(seconds=30)
+    job = make_job(owner, fraction=0.5, next_poll_at=later, expected_at=expected)
+    assert words[0] in page.get(job.get_absolute_url()).content.decode()
+    assert page.get(job.get_absolute_url(), headers=JSON).json()["seconds_left"] == seconds
+    with translation.override("de"):
+        assert JobPresenter(job).time_left == words[1]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"expected_at": None},
+        {"expected_at": timezone.now() - timedelta(seconds=5)},
+        {"failures": 3},
+        {"state": "done", "next_poll_at": None},
+    ],
+)
+def test_nothing_is_promised_that_is_not_known(owner: User, columns: dict[str, Any]) -> None:
+    """A guess that has not come true, and one in times of trouble, are none."""
+    expected = timezone.now() + timedelta(seconds=60)
+    presenter = JobPresenter(make_job(owner, **{"expected_at": expected, **columns}))
+    assert (presenter.seconds_left, presenter.time_left) == (None, "")
 
 
 def test_every_error_that_ends_a_job_has_words() -> None:

@@ -47,8 +47,8 @@ class ImageJobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it takes non
         (_("State"), {"fields": ["state", "status", "progress", "error_code", "error"]}),
         (
             _("Course"),
-            {"fields": ["created_at", "submitted_at", "finished_at", "next_poll_at", "attempts",
-                        "failures"]},
+            {"fields": ["created_at", "submitted_at", "expected_at", "finished_at", "next_poll_at",
+                        "attempts", "failures"]},
         ),
         (_("Service"), {"fields": ["id", "alias", "task_id", "request_as_json"]}),
     ]  # fmt: skip

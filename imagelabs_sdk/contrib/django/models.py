@@ -67,6 +67,12 @@ class AbstractImageJob(models.Model):
         help_text=_("The service's own word."),
     )  # fmt: skip
     fraction = models.FloatField(_("progress"), null=True, blank=True, help_text=_("0.0 to 1.0."))
+    # The answered polls of a running job, for the next one, by whomever; see `poll.polls_to_json`.
+    polls = models.JSONField(default=list, blank=True, editable=False)
+    expected_at = models.DateTimeField(
+        _("expected"), null=True, blank=True,
+        help_text=_("When it will probably be done; empty: not known."),
+    )  # fmt: skip
     preview_url = models.TextField(
         _("preview"), blank=True, default="",
         help_text=_("Not for pages: its host would see who polls."),

@@ -7,7 +7,7 @@ threads can take steps without opening connections to the database.
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from imagelabs_sdk import (
     APIConnectionError,
     APIStatusError,
     Deadline,
+    Eta,
     GeneratedImage,
     ImageLabsError,
     ImageRequest,
@@ -27,6 +28,7 @@ from imagelabs_sdk import (
     JobFailedError,
     JobStoppedError,
     JobTimeoutError,
+    Poll,
     Progress,
     RateLimitError,
     State,
@@ -60,6 +62,8 @@ log = logging.getLogger(__name__)
 
 MAX_CODE, MAX_ERROR, MAX_STATUS = 64, 500, 200  # characters of an error's class and text, a status
 _MAX_URL = 4096  # characters of a preview's address
+_MAX_POLLS = 16  # kept for the next one: the first, by which the rest is extrapolated, and the last
+_LONGEST_ETA = timedelta(days=1)
 _PAUSE = 2.0  # seconds until the next step when a submit or a download failed
 _LONGEST_RETRY_PAUSE = 60.0  # seconds between steps that fail
 
@@ -126,6 +130,7 @@ class ClaimedJob:
         image: Where its image belongs.
         thumbnail: Where its thumbnail belongs.
         progress: The latest progress; `None`: it was not polled yet.
+        polls: Those that were answered, as in the row.
     """
 
     key: object
@@ -140,6 +145,7 @@ class ClaimedJob:
     image: FileTarget
     thumbnail: FileTarget
     progress: Progress | None = None
+    polls: Sequence[Sequence[Any]] = ()
 
     @classmethod
     def from_row(cls, row: "AbstractImageJob", state: str, lease: Lease) -> "ClaimedJob":
@@ -157,6 +163,7 @@ class ClaimedJob:
             image=FileTarget.from_field(row, row.image),
             thumbnail=FileTarget.from_field(row, row.thumbnail),
             progress=_latest(row),
+            polls=row.polls,
         )
 
     @property
@@ -171,6 +178,7 @@ class ClaimedJob:
             request=ImageRequest(**self.request),
             submitted_at=self.begun_at.timestamp(),
             progress=self.progress,
+            polls=_polls_from_json(self.polls),
         )
 
 
@@ -280,7 +288,8 @@ def _poll(claimed: ClaimedJob, job: Job, deadline: Deadline) -> PollResult:
         return PollResult(_retried(claimed, result.error, pause), result.error)
     assert result.progress is not None  # the poll was answered
     if result.next_poll_in is not None:
-        return PollResult(_running(claimed, result.progress, result.next_poll_in))
+        columns = _running(claimed, result.progress, result.next_poll_in)
+        return PollResult({**columns, **_history(job.polls, result.progress.eta)})
     status = fitting(result.progress.status, MAX_STATUS)
     return PollResult(
         {
@@ -328,10 +337,33 @@ def _latest(row: "AbstractImageJob") -> Progress | None:
     return Progress(state=State.RUNNING, status=row.status, fraction=row.fraction)
 
 
+def _polls_from_json(kept: Sequence[Sequence[Any]]) -> list[Poll]:
+    return [
+        Poll(elapsed, Progress(state=State(state), fraction=fraction, queue_position=position))
+        for elapsed, state, fraction, position in kept
+    ]
+
+
+def _history(polls: Sequence[Poll], eta: Eta | None) -> ColumnUpdates:
+    """Return what the next poll, by whatever process, should know; and when the job may end."""
+    half = _MAX_POLLS // 2
+    kept = polls if len(polls) <= _MAX_POLLS else [*polls[:half], *polls[-half:]]
+    told = [(poll.elapsed, poll.progress) for poll in kept]
+    rows = [[round(at, 3), p.state.value, p.fraction, p.queue_position] for at, p in told]
+    expected_at = None if eta is None else timezone.now() + _likely(eta)
+    return {"polls": rows, "expected_at": expected_at}
+
+
+def _likely(eta: Eta) -> timedelta:
+    """Return one time for a range: of an extrapolated one, the extrapolation itself."""
+    seconds: float = max(eta.low, 1.0) ** 0.4 * max(eta.high, 1.0) ** 0.6
+    return min(timedelta(seconds=seconds), _LONGEST_ETA)
+
+
 def final_columns(state: str, error: Exception | None = None) -> ColumnUpdates:
     """Return the columns of a job that has ended."""
     ended = {"state": state, "next_poll_at": None, "finished_at": timezone.now()}
-    return {**ended, **error_columns(error)}
+    return {**ended, "polls": [], "expected_at": None, **error_columns(error)}
 
 
 def error_columns(error: Exception | None) -> ColumnUpdates:

@@ -7,7 +7,9 @@ from typing import Any
 
 import attrs
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.functional import Promise
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .models import AbstractImageJob, JobState
@@ -15,6 +17,7 @@ from .models import AbstractImageJob, JobState
 __all__ = ["JobPresenter"]
 
 _FASTEST, _SLOWEST = 1, 3  # seconds between two polls of a page at its row
+_MINUTES_FROM = 90  # seconds
 _TROUBLE = 3  # steps that failed in a row before the page says so
 
 _RUNNING = {
@@ -148,6 +151,26 @@ class JobPresenter:
         return _RUNNING.get(self.phase) or _ENDED[JobState(self.job.state)]
 
     @property
+    def seconds_left(self) -> int | None:
+        """Seconds that the job will probably take yet; `None`: not known, or it has ended."""
+        expected = self.job.expected_at
+        if expected is None or self.phase == "trouble" or not self.job.is_outstanding:
+            return None
+        left = round((expected - timezone.now()).total_seconds())
+        return left if left > 0 else None
+
+    @property
+    def time_left(self) -> str:
+        """The same for people; empty when it is not known."""
+        left = self.seconds_left
+        if left is None:
+            return ""
+        if left > _MINUTES_FROM:
+            return gettext("about %(minutes)d min left") % {"minutes": round(left / 60)}
+        rounded = left if left <= 10 else 5 * round(left / 5)  # it is a guess
+        return gettext("about %(seconds)d s left") % {"seconds": rounded}
+
+    @property
     def is_news(self) -> bool:
         """True if the phase is another than the page shows."""
         return self.phase != self.seen
@@ -171,6 +194,7 @@ class JobPresenter:
             "state": job.state,
             "status": job.status,
             "percent": job.percent,
+            "seconds_left": self.seconds_left,
             "error_code": job.error_code,
             "message": self.message,
             "preview": self.preview_url,

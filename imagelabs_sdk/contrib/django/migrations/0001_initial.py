@@ -118,6 +118,16 @@ class Migration(migrations.Migration):
                         blank=True, help_text="0.0 to 1.0.", null=True, verbose_name="progress"
                     ),
                 ),
+                ("polls", models.JSONField(blank=True, default=list, editable=False)),
+                (
+                    "expected_at",
+                    models.DateTimeField(
+                        blank=True,
+                        help_text="When it will probably be done; empty: not known.",
+                        null=True,
+                        verbose_name="expected",
+                    ),
+                ),
                 (
                     "preview_url",
                     models.TextField(
