@@ -75,7 +75,7 @@ def advance(job: "AbstractImageJob", *, timeout: float | Deadline = MAX_REQUEST_
         RuntimeError: It was called in a transaction, which would hide the claim from others
             and keep the row locked during the requests.
     """
-    left = Deadline.from_timeout(timeout).within(_LONGEST_STEP).remaining()
+    limit, left = _bounded(timeout)
     job._state.db = router.db_for_write(type(job), instance=job)  # it may come from a replica
     if in_transaction(job._state.db):
         raise RuntimeError("advance() must not be called in a transaction")
@@ -83,9 +83,17 @@ def advance(job: "AbstractImageJob", *, timeout: float | Deadline = MAX_REQUEST_
     if claimed is None:
         job.refresh_from_db(using=job._state.db)
         return False
-    limit = timeout.within(left) if isinstance(timeout, Deadline) else left  # may have a stop
     record_result(job, steps.take_step(claimed, timeout=limit))
     return True
+
+
+def _bounded(timeout: float | Deadline) -> tuple[float | Deadline, float]:
+    """Return the limit of a step, and how many seconds that is now."""
+    deadline = Deadline.from_timeout(timeout).within(_LONGEST_STEP)
+    if isinstance(timeout, Deadline):
+        return deadline, deadline.remaining()
+    seconds = min(timeout, _LONGEST_STEP)  # by the client's clock, whichever that is
+    return seconds, seconds
 
 
 def claim(job: "AbstractImageJob", *, lease: float | None = None) -> ClaimedJob | None:
