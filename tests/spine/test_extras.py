@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from imagelabs_sdk._extras import MissingExtraError, needs_extra
+
 
 @pytest.mark.parametrize(
     ("code", "package", "extra"),
@@ -32,3 +34,16 @@ except ModuleNotFoundError as error:
     assert package in done.stdout
     assert done.stdout.endswith(f': pip install "imagelabs_sdk[{extra}]"\n')
     assert done.stdout.count("pip install") == 1
+
+
+def test_one_remedy_is_enough() -> None:
+    """That of the room which needs the package, whoever has asked for the room."""
+    with (
+        pytest.raises(MissingExtraError) as caught,
+        needs_extra("server"),
+        needs_extra("diffusers"),
+    ):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    remedy = 'pip install "imagelabs_sdk[diffusers]"'
+    assert str(caught.value) == f"No module named 'torch': {remedy}"
+    assert caught.value.name == "torch"
