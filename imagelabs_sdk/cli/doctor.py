@@ -78,6 +78,7 @@ def doctor(base_url: str | None, report: Path | None, as_json: bool) -> None:
     The exit code is that of the error, as for the other commands.
     """
     with current_runtime().make_client(base_url, timeout=_TIMEOUT) as client:
+        say(f"trying {client.url}")
         steps = list(_steps(client))
     for step in steps:
         print_result(to_json(_facts(step)) if as_json else _line(step))
@@ -88,6 +89,7 @@ def doctor(base_url: str | None, report: Path | None, as_json: bool) -> None:
     if failed is not None and failed.error is not None:
         say(f"To do: {failed.remedy}")
         raise click.exceptions.Exit(exit_code(failed.error))
+    say("The service can be reached.")
 
 
 def _steps(client: ImageLabs) -> Iterator[Step]:

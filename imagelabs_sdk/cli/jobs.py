@@ -57,6 +57,8 @@ def jobs(
     """
     if ledger is None:
         raise click.UsageError("Give --ledger FILE, or set IMAGELABS_LEDGER.")
+    if not ledger.exists():  # perhaps mistyped, perhaps nothing was submitted yet
+        say(f"{str(ledger)!r} does not exist: no client has recorded a job there")
     entries = Ledger(ledger).entries()
     if resume:
         left = [entry for entry in entries if entry.unfinished and entry.task_id is not None]

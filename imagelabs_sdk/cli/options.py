@@ -188,7 +188,9 @@ header_option = click.option(
     multiple=True,
     help="A header of each request to the service; may be repeated. Not for secrets.",
 )
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+as_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a result."
+)
 timeout_option = click.option(
     "--timeout",
     metavar="SECONDS",

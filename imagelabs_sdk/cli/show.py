@@ -11,7 +11,7 @@ from ..parameters import read_parameters
 from ..sidecar import read_sidecar
 from .option_names import Command
 from .options import as_json_option, debug_option
-from .output import print_result, to_json
+from .output import print_result, say, to_json
 
 __all__ = ["fields_of_image", "show"]
 
@@ -40,6 +40,8 @@ def show(file: Path, as_json: bool) -> None:
         return
     for name, value in _lines(found):
         print_result(f"{name:<20}{value}")
+    if not found["prompt"]:
+        say("no prompt: who made the file left it out")
 
 
 def _read(file: Path) -> dict[str, Any]:

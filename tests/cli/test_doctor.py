@@ -28,6 +28,7 @@ def test_a_service_that_answers_is_well(server: FaultyServer, answer: Answer) ->
     server.scripts["/progress"] = [answer]
     result = doctor("--base-url", server.url)
     assert result.exit_code == 0
+    assert result.stderr == f"trying {server.url}\nThe service can be reached.\n"
     assert steps(result) == [("resolve", "ok"), ("connect", "ok"), ("poll", "ok")]
     assert [asked.path for asked in server.asked] == ["/progress"]
     server.scripts["/progress"] = [server.done()]

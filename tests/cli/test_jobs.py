@@ -100,9 +100,15 @@ def test_how_long_to_wait_for_each_image_may_come_from_the_environment(
     assert imagelabs.settings[0]["timeout"] == 7.5
 
 
+def test_a_ledger_that_does_not_exist_is_no_empty_one(imagelabs: Command) -> None:
+    """A mistyped name must not look like "no jobs"."""
+    result = imagelabs("jobs", "--ledger", "nope.jsonl")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "'nope.jsonl' does not exist" in result.stderr
+
+
 def test_without_a_ledger_the_remedy_is_named(imagelabs: Command) -> None:
     """Nothing is guessed; a file that is no ledger is refused."""
     assert "--ledger FILE, or set IMAGELABS_LEDGER" in imagelabs("jobs").stderr
-    assert imagelabs("jobs", "--ledger", "none.jsonl").stdout == ""
     Path("x").write_text("no ledger\n")
     assert imagelabs("jobs", "--ledger", "x").exit_code == 2

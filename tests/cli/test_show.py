@@ -36,6 +36,9 @@ def test_an_image_tells_how_it_was_made(imagelabs: Command) -> None:
         "details", "metadata",
     ]  # fmt: skip
     assert (facts["width"], facts["seed"]) == (512, 965400086)
+    assert "no prompt" not in imagelabs("show", path).stderr
+    path = png("silent.png", parameters="Steps: 4, Seed: 7")
+    assert "no prompt: who made the file left it out" in imagelabs("show", path).stderr
 
 
 @pytest.mark.parametrize("content", [PNG, b"no image", b""])
