@@ -105,7 +105,7 @@ class ImageLabs(ReferenceProvider):
         """
         if transport is not None and (proxy or verify is not True):
             raise validation.invalid_secret(
-                "transport", "has its own proxy and verify; give them to it"
+                "transport", "give proxy and verify to the transport itself"
             )
         if polling is not None and poll_interval is not None:
             raise validation.invalid_secret("poll_interval", "give either polling or poll_interval")
@@ -193,7 +193,7 @@ class ImageLabs(ReferenceProvider):
                 changed; `None`: never.
             metadata: Labels of yours, as plain JSON: `Job.metadata` and `Job.to_dict` have them.
                 They are never sent.
-            **unknown: None; a name that is misspelt raises.
+            **unknown: Not accepted: a misspelt name raises.
 
         Raises:
             InvalidRequestError: A value cannot be used; nothing was sent.
@@ -400,8 +400,8 @@ class ImageLabs(ReferenceProvider):
     ) -> "Self":
         """Return a client with other settings that shares the transport and its connections.
 
-        For tenants, or one call with other limits. This client closes the connections, and the
-        cookies that the service sets for one of them are never sent for another one.
+        For tenants, or one call with other limits. The original client closes the connections, and
+        the cookies that the service sets for one of them are never sent for another one.
 
         Args:
             polling: Replaces the polling strategy. This and the following: `None` keeps what
@@ -441,7 +441,7 @@ class ImageLabs(ReferenceProvider):
         if made is not None and self._transport is None:  # the transport is the client's own
             made.transport.close()
 
-    def __enter__(self) -> "ImageLabs":
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(

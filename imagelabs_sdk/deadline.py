@@ -10,13 +10,14 @@ import attrs
 
 from .validation import invalid, seconds
 
-__all__ = ["Deadline", "Stop"]
+__all__ = ["STOP_INTERVAL", "Deadline", "Stop"]
 
 Stop: TypeAlias = threading.Event | Callable[[], bool]
 """Ends a call early: an event that is set, or a function that returns True. It is asked often."""
 
 _MAX_SOCKET_WAIT = 86_400.0  # seconds; the C type behind a socket's timeout has an end
-_STOP_INTERVAL = 0.05  # seconds after which a wait asks again whether it has to stop
+STOP_INTERVAL = 0.05
+"""Seconds after which a wait asks again whether its caller wants to stop."""
 
 
 @attrs.frozen
@@ -96,7 +97,7 @@ class Deadline:
             return
         end = self.clock() + seconds
         while not self.stop() and (left := end - self.clock()) > 0.0:
-            sleep(min(left, _STOP_INTERVAL))
+            sleep(min(left, STOP_INTERVAL))
 
     def socket_timeout(self) -> float:
         """Return the seconds for which a socket may block.

@@ -259,7 +259,7 @@ def make_request(prompt: str | ImageRequest, options: Mapping[str, Any]) -> Imag
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(prompt, ImageRequest):
         for name in given:
-            raise invalid_secret(name, "belongs into the ImageRequest", code="conflict")
+            raise invalid_secret(name, "give it in the ImageRequest", code="conflict")
         return prompt.with_seeds()
     # Seeds are picked before the request is made: checking it twice would cost CPU.
     return ImageRequest(prompt, **{**given, **pick_seeds(given)})

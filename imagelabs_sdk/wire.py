@@ -45,7 +45,8 @@ __all__ = [
 MAX_TASK_ID = 4096  # characters; the ids that were seen are far shorter
 _PROGRESS = ("status", "progress", "current_image_url", "final_image_url", "task_id")
 _REASONS = ("error", "detail", "message", "status")
-_NO_WORDS = ("", "done")  # without an image these say that it may be further inside
+# An object with such a status and no image may only wrap the answer: look inside it.
+_NO_WORDS = ("", "done")
 _MENTIONS_ID = re.compile(r"task.?id", re.IGNORECASE)
 _NUMBER = re.compile(
     r"\s*(\d{1,400}(?:[.,]\d{0,400})?(?:e[+-]?\d{1,3})?)\s*(%?)\s*", re.ASCII | re.IGNORECASE
@@ -149,7 +150,7 @@ def decode_image_request(body: bytes) -> ImageRequest:
     Raises:
         InvalidRequestError: The body is not a JSON object, or a field is wrong.
     """
-    return request_from_json(_query(body))
+    return request_from_json(_parse_strictly(body))
 
 
 def encode_submission(task_id: str) -> bytes:
@@ -163,7 +164,7 @@ def decode_progress_query(body: bytes) -> str:
     Raises:
         InvalidRequestError: There is none.
     """
-    task_id = _task_id(_query(body).get("task_id"))
+    task_id = _task_id(_parse_strictly(body).get("task_id"))
     if task_id is None:
         raise InvalidRequestError("task_id: must be text, not empty", field="task_id")
     return task_id
@@ -238,7 +239,7 @@ def _no_constant(name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
-def _query(body: bytes) -> dict[str, Any]:
+def _parse_strictly(body: bytes) -> dict[str, Any]:
     """Parse what a client sends, strictly: it has not paid for anything yet."""
     try:
         fields = _DECODER.decode(body.decode(json.detect_encoding(body)))
@@ -341,7 +342,8 @@ def _status(value: object) -> str:
 def _fraction(value: object) -> float | None:
     """Return 0.0 to 1.0, or `None` for anything that is not such a number.
 
-    A number over 1 and up to 100 is percent, and so is a text with ``%``.
+    A number over 1 and up to 100 is percent, and so is a text with ``%``. 1 is 100 %: the service
+    counts from 0.0 to 1.0.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -420,6 +422,8 @@ FAILURE_WORDS = {
 """The words that may say that a job failed, and where each of them was seen."""
 
 _FAILURES = {word for words in FAILURE_WORDS for word in words.split()}
+# "no" and "clear" in "no errors", "NSFW: clear"; "passed" and "check" in "NSFW check: passed";
+# "checking" in "checking for errors"; "none" in "errors found: none", "0" in "errors: 0".
 _NOUNS = {"error", "errors", "failure", "failures", "timeout", "nsfw"}
 _NEGATIONS = {"no", "not", "never", "without", "zero", "0"}
 _NOTHING_AT_ALL = {"0", "none", "null", "nil", "false", "nothing"}
@@ -431,6 +435,8 @@ _COMPOUNDS = {"check", "checks", "checking", "checker", "filter", "filtering", "
               "correction", "diffusion", "map", "margin", "tolerance"}  # fmt: skip
 _SEARCHES = {"checking", "check", "scanning", "testing", "looking", "filtering", "detecting",
              "handling", "fixing", "ignoring", "skipping", "avoiding"}  # fmt: skip
+# "Error, retrying", "timeout: attempt 2 of 3", "retries left: 1"; but not "Error, please retry",
+# "failed at attempt 3 of 3", "retries exhausted".
 _RETRYING = re.compile(
     r"\b(?<!please )(?<!not )(?<!no )(?<!no more )(?<!never )(?<!without )(?<!max )"
     r"(?<!maximum )(?:retry|retrying|retried|retries (?:left|remaining)|recover(?:y|ed|ing)"
@@ -441,6 +447,7 @@ _RETRYING = re.compile(
     r"|\b(?:attempt|try) (\d+)\b(?! (?:of )?\1\b)"
     r"|\b(?:first|second|third|previous|earlier|one|an) (?:attempt|try)\b"
 )
+# "2 jobs failed", "previous task failed", "failed jobs ahead of yours".
 _OTHERS_BEFORE = re.compile(
     r"\b(?:others?|another|previous|earlier|preceding|prior) (?:\w+ )?"
     r"(?:jobs?|tasks?|requests?|ones?|users?|images?|workers?|nodes?|steps?)\b"
@@ -511,13 +518,15 @@ def _failure(status: str) -> _Failure:
 def _is_negated(clause: list[str], number: int) -> bool:
     """Return True if a clause says that there is no failure, or looks for one."""
     word, before, after = clause[number], clause[:number], clause[number + 1 :]
-    if not _NEGATIONS.isdisjoint(before[-2:]):
+    if not _NEGATIONS.isdisjoint(before[-2:]):  # "no errors", "without any errors"
         return True
+    # "NSFW: clear"; "errors found so far: none"
     if 1 <= len(after) <= 4 and after[-1] in (_NOTHING if len(after) == 1 else _NOTHING_AT_ALL):
         return True
-    if after[:1] == ["0"] and word.endswith("s"):
+    if after[:1] == ["0"] and word.endswith("s"):  # "errors 0 of 5"
         return True
     if word not in _NOUNS:
         return False
+    # "NSFW check passed", "error has been fixed"
     absent = not _ABSENT.isdisjoint(after[:3]) or re.search("not (found|detected)", " ".join(after))
     return bool(absent or not _SEARCHES.isdisjoint(before) or not _COMPOUNDS.isdisjoint(after[:1]))

@@ -50,7 +50,8 @@ class Batch(Iterator[Outcome]):
     ) -> None:
         """Open the checkpoint; start nothing else. Errors as in `ImageLabs.generate_many`."""
         if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
-            raise invalid("items", type(items).__name__, "must be an iterable of prompts")
+            remedy = "must be an iterable of prompts; put a single one in a list"
+            raise invalid("items", type(items).__name__, remedy)
         self._items = _numbered(items, settings.n)
         self._context, self._job_from_dict, self._settings = context, job_from_dict, settings
         self._on_progress = on_progress

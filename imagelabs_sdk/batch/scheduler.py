@@ -14,7 +14,7 @@ import attrs
 
 from .._redact import sanitize_text
 from ..context import ClientContext
-from ..deadline import Deadline, Stop
+from ..deadline import STOP_INTERVAL, Deadline, Stop
 from ..errors import (
     BatchStoppedError,
     ImageLabsError,
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 _LOW_PRIORITY = 5  # 3 is normal: a batch must not starve a page on the same GPU
 _POLLS_PER_SUBMIT = 4  # while polls are late: after so many of them one submit goes first
 _MAX_WAIT = 86_400.0  # seconds; the wait for a lock is bounded
-_STOP_INTERVAL = 0.05  # seconds after which a wait asks again whether it has to stop
 _MAX_SHOWN = 100  # jobs or items in one message
 
 
@@ -214,7 +213,7 @@ class Scheduler:
         )
         self._clock, self._wants_progress = context.polling.clock, wants_progress
         self._batch_deadline = _deadline_of_batch(settings, self._clock)
-        self._max_wait = _MAX_WAIT if self._batch_deadline.stop is None else _STOP_INTERVAL
+        self._max_wait = _MAX_WAIT if self._batch_deadline.stop is None else STOP_INTERVAL
         self._stall = math.inf if settings.stall_timeout is None else settings.stall_timeout
         self._pid = os.getpid()
         lock = threading.RLock()  # the garbage collector may call `stop` while it is held

@@ -8,7 +8,7 @@ import selectors
 import socket
 from typing import Any
 
-from ..deadline import Deadline
+from ..deadline import STOP_INTERVAL, Deadline
 
 __all__ = [
     "PrivateAddressError",
@@ -19,7 +19,6 @@ __all__ = [
 ]
 
 _STAGGER = 0.25  # seconds after which the next address is tried, too
-_STOP_INTERVAL = 0.05  # seconds after which a wait asks again if it has to stop
 _LONGEST_WAIT = 3600.0  # seconds; the C type behind it has an end
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 in its last 32 bits
 _RELAY = ipaddress.ip_network("192.88.99.0/24")  # into other networks
@@ -141,7 +140,7 @@ class _Attempt:
     def wait(self, seconds: float) -> bool:
         """Wait until an address has answered or all have failed. Return True for an answer."""
         until = self._deadline.within(seconds)
-        longest = _LONGEST_WAIT if until.stop is None else _STOP_INTERVAL
+        longest = _LONGEST_WAIT if until.stop is None else STOP_INTERVAL
         while self._pending and self._connected is None and not until.passed:
             if until.stopped:
                 raise InterruptedError("stopped by the caller")

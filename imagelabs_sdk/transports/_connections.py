@@ -21,7 +21,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.wait import wait_for_read
 
-from ..deadline import Deadline
+from ..deadline import STOP_INTERVAL, Deadline
 from . import _addresses
 
 __all__ = ["Exchange", "current", "install_deadlines"]
@@ -30,7 +30,6 @@ _MAX_IDLE = 20.0  # seconds; a connection idle for longer may be dead without ou
 _MAX_LINES = 64  # of headers, that a connection keeps; cookies and lengths may change for ever
 _IDLE = 1.0  # seconds; a connection that is closed later was closed for being idle
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
-_STOP_INTERVAL = 0.05  # seconds after which a wait asks again whether the caller wants to stop
 _SLACK = 0.01  # seconds that the last wait may end too late
 _NEVER = Retry(0, read=False, redirect=False)
 
@@ -129,7 +128,7 @@ def _wait_for_read(sock: Any, deadline: Deadline) -> None:
     """Wait until there is something to read, asking in between if the caller wants to stop."""
     if getattr(sock, "pending", int)():  # TLS has decrypted more than was read
         return
-    while not wait_for_read(sock, min(deadline.socket_timeout(), _STOP_INTERVAL)):
+    while not wait_for_read(sock, min(deadline.socket_timeout(), STOP_INTERVAL)):
         pass
 
 

@@ -14,11 +14,10 @@ from typing import Any
 import attrs
 from curl_cffi import Curl, CurlECode, CurlInfo, CurlMOpt, CurlOpt, ffi, lib
 
-from ..deadline import Deadline
+from ..deadline import STOP_INTERVAL, Deadline
 
 __all__ = ["Connections", "Transfer", "TransferError"]
 
-_STOP_INTERVAL = 0.05  # seconds after which a wait asks again whether the caller wants to stop
 _LONGEST_WAIT = 1.0  # seconds; then another thread may end the transfer
 
 
@@ -245,7 +244,7 @@ class Transfer:
             if message != ffi.NULL:
                 self._result = message.data.result
             elif not state.pieces and state.has_head == had_head:
-                longest = _LONGEST_WAIT if until.stop is None else _STOP_INTERVAL
+                longest = _LONGEST_WAIT if until.stop is None else STOP_INTERVAL
                 milliseconds = math.ceil(min(left, longest) * 1000)
                 lib.curl_multi_poll(multi, ffi.NULL, 0, milliseconds, count)
         interruption = self._handle._get_callback_exception()

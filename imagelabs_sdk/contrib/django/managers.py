@@ -146,7 +146,7 @@ class ImageJobManager(models.Manager[_T], Generic[_T]):
             raise InvalidRequestError("prompt: give either a prompt or a request", field="prompt")
         for name in _REQUEST & options.keys():
             if not self._is_own_column(name):
-                raise InvalidRequestError(f"{name}: belongs into the ImageRequest", field=name)
+                raise InvalidRequestError(f"{name}: give it in the ImageRequest", field=name)
         return _with_seeds(request), options
 
     def _is_own_column(self, name: str) -> bool:
