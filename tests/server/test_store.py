@@ -299,6 +299,14 @@ def test_requests_are_bounded_in_bytes(time: FakeClock) -> None:
     submit(store, large)
 
 
+def test_what_unfinished_jobs_may_need_is_reserved(time: FakeClock) -> None:
+    """An image that has been rendered must find its room."""
+    store = memory_store(time, max_image_bytes=2 * RESERVED - 1)
+    submit(store)
+    with pytest.raises(StoreFullError, match="wait to be fetched"):
+        submit(store)
+
+
 def test_an_image_that_could_never_be_kept_is_refused_for_good(time: FakeClock) -> None:
     """Coming again later would not help."""
     store = memory_store(time, max_image_bytes=RESERVED)
@@ -384,6 +392,20 @@ def test_tokens_take_turns(time: FakeClock) -> None:
     owners = [*["alice"] * 3, "bob", "bob", ""]
     ids = {submit(store, owner=owner): owner for owner in owners}
     assert [ids[claim(store).id] for _ in owners] == ["alice", "bob", "", "alice", "bob", "alice"]
+
+
+@pytest.mark.parametrize("first", [0, 7], ids=["as the first", "as a mate"])
+def test_a_job_on_which_a_worker_died_takes_no_healthy_one_with_it(
+    time: FakeClock, first: int
+) -> None:
+    """Whichever of the two is due first."""
+    store = memory_store(time)
+    poison = submit(store, priority=first)
+    store.give_back(claim(store), died=True)
+    healthy = submit(store)
+    pair = Easel(max_batch=2)
+    batches = [[job.id for job in store.claim(pair).jobs] for _ in range(2)]
+    assert batches == ([[poison], [healthy]] if first == 0 else [[healthy], [poison]])
 
 
 def test_a_job_on_which_workers_die_is_rendered_alone_and_fails_in_the_end(time: FakeClock) -> None:
