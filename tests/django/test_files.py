@@ -19,6 +19,7 @@ from PIL import Image
 from imagelabs_sdk.contrib.django.lifecycle import advance, claim, record_result
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState, LeftoverFile
 from imagelabs_sdk.contrib.django.poll import poll
+from imagelabs_sdk.provenance import SourceType, read_provenance, with_provenance
 from imagelabs_sdk.testing import FakeService
 from tests.django.app.models import Draft, Framed, Poster
 from tests.django.app.storage import FailingStorage
@@ -327,6 +328,30 @@ def test_a_thumbnail_is_made_once_and_stored_beside_the_image(
         assert thumbnail.mode == thumbnail_mode
     job.thumbnail.close()
     assert job.thumbnail.name == f"imagelabs/{job.pk.hex[:2]}/{job.pk}-thumbnail.webp"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_thumbnail_is_marked_as_machine_made_as_its_image_is(
+    kind: str, service: FakeService
+) -> None:
+    """The mark must not be lost by making the image smaller."""
+    data = io.BytesIO()
+    Image.new("RGB", (1200, 800)).save(data, kind)
+    info = {"engine": "landscape", "seed": 7}
+    service.job().done(with_provenance(data.getvalue(), SourceType.ALGORITHMIC, info))
+    job = finished()
+    found = read_provenance(job.thumbnail.read())
+    job.thumbnail.close()
+    assert found is not None
+    assert (found.source_type, found.info) == ("algorithmicMedia", info)
+
+
+def test_a_mark_of_megabytes_is_left_out(service: FakeService) -> None:
+    """A service may write anything there; a list shows dozens of thumbnails."""
+    data = io.BytesIO()
+    Image.new("RGB", (1200, 800)).save(data, "WEBP", xmp=bytes(70_000))
+    service.job().done(data.getvalue())
+    assert finished().thumbnail.size < 20_000
 
 
 def test_a_small_image_needs_no_thumbnail(service: FakeService) -> None:

@@ -11,6 +11,8 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import Storage, default_storage, storages
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from .models import AbstractImageJob
 
 __all__ = [
@@ -30,6 +32,7 @@ FOLDER = "imagelabs"
 """The folder of all images in the storage."""
 
 _THUMBNAIL_SIDE = 512  # pixels of the longer side
+_MAX_MARK = 65_536  # bytes of XMP; a thumbnail is to be small
 _CHUNK = 1024 * 1024  # bytes that are compared at once
 
 
@@ -80,7 +83,7 @@ def delete_file(storage: Storage, name: str) -> bool:
 
 
 def make_thumbnail(path: Path) -> bytes | None:
-    """Return the image at `path` as a small WebP.
+    """Return the image at `path` as a small WebP, which is marked as the image is (XMP).
 
     `None`: it is small already, Pillow is not installed, or cannot read it.
     """
@@ -98,11 +101,16 @@ def make_thumbnail(path: Path) -> bytes | None:
                 "RGBA" if image.has_transparency_data else "RGB"
             )
             small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-            small.save(data, "WEBP", quality=80)
+            small.save(data, "WEBP", quality=80, xmp=_mark(image))
     except Exception:
         log.warning("%s: no thumbnail could be made", path.name, exc_info=True)
         return None
     return data.getvalue()
+
+
+def _mark(image: "Image.Image") -> bytes:
+    mark = image.info.get("xmp", b"")
+    return mark if isinstance(mark, bytes) and len(mark) <= _MAX_MARK else b""
 
 
 def _has_content_of(storage: Storage, name: str, path: Path) -> bool:
