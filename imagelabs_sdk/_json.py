@@ -6,6 +6,7 @@ duplicate keys, numbers of any length, nesting of any depth, JSON inside a JSON 
 and after the JSON, several objects, an object that is cut off. The time is linear in the length.
 """
 
+import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ __all__ = ["Answer", "objects_in", "parse_answer"]
 
 _MAX_OBJECTS = 64  # places in a text at which an object is searched
 _MAX_DIGITS = 400  # of a number; a longer one stays text, because converting it takes long
+_JSON = ("{", "[", '"')  # how a value begins that may hold an object
 _SCALAR = (
     r"""\s*[:=]\s*(?:"(?P<double>(?:[^"\\]|\\.){0,50000})"|'(?P<single>(?:[^'\\]|\\.){0,50000})'"""
     r"""|(?P<bare>-?[0-9][0-9.eE+-]{0,5000}(?=[\s,}\])])|true|false|null))"""
@@ -78,14 +80,19 @@ def parse_answer(body: bytes, names: Iterable[str] = ()) -> Answer:
     """
     encoding = json.detect_encoding(body)
     text = _decode(body, encoding)
+    texts = [text] if encoding.startswith("utf-8") else [text, _decode(body, "utf-8")]
     try:
         value = _DECODER.decode(text)
-        if isinstance(value, str):  # JSON inside a JSON string
-            return Answer([_DECODER.decode(value)], False, text)
-        return Answer([value], True, text)
+        if not isinstance(value, str):
+            return Answer([value], True, text)
+        while isinstance(value, str) and value.lstrip().startswith(_JSON):
+            value = _DECODER.decode(value)  # JSON inside a JSON string
+        if not isinstance(value, str):
+            return Answer([value], False, text)
     except (ValueError, RecursionError):
         pass
-    texts = [text] if encoding.startswith("utf-8") else [text, _decode(body, "utf-8")]
+    if "&quot;" in text:  # a page that shows JSON
+        texts.append(html.unescape(text))
     for candidate in texts:
         values = list(_scan(candidate))
         fields = _loose_fields(candidate, names)

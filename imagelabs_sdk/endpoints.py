@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
 import attrs
 
@@ -66,6 +66,7 @@ job_log = logging.getLogger("imagelabs_sdk.job")  # a line when a job is accepte
 _T = TypeVar("_T")
 
 _MAX_ANSWER = 1024 * 1024  # bytes; the answers that were seen have a few hundred
+_Body: TypeAlias = tuple[bytes, ImageLabsError | None]  # with why it has broken off, if it has
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between attempts to submit
 _JUDGEMENTS = (400, 413, 415, 422)  # the statuses that are about the request alone
 _CONFLICT = 409  # how a service says that a job cannot be cancelled any more
@@ -80,13 +81,15 @@ class _Call(Generic[_T]):
     Attributes:
         request: What is sent.
         read: Reads the body of the answer.
+        is_enough: Returns True for a body that can be decoded although it has broken off.
         decode: Makes the result of it.
         secrets: What an answer may quote and nobody must see.
         task_id: The job that it is about; `None`: one that is to be accepted.
     """
 
     request: HttpRequest
-    read: Callable[[HttpResponse], bytes]
+    read: Callable[[HttpResponse], _Body]
+    is_enough: Callable[[bytes], bool]
     decode: Callable[[bytes], _T]
     secrets: Secrets
     task_id: str | None = None
@@ -162,7 +165,8 @@ class Endpoints:
         keyed = "idempotency-key" in headers
         call = _Call(
             self._post("/txt2img", wire.encode_image_request(request), headers),
-            _read_submission,
+            _read,
+            lambda body: wire.find_task_id(body) is not None,
             wire.decode_submission,
             self._secrets(request),
         )
@@ -210,7 +214,7 @@ class Endpoints:
         """
         heard: dict[str, str] = {}
 
-        def read(response: HttpResponse) -> bytes:
+        def read(response: HttpResponse) -> _Body:
             heard.update(response.headers)
             return _read(response)
 
@@ -255,13 +259,13 @@ class Endpoints:
         request: ImageRequest | None,
         *,
         headers: Mapping[str, str] | None = None,
-        read: Callable[[HttpResponse], bytes] | None = None,
+        read: Callable[[HttpResponse], _Body] | None = None,
     ) -> Progress:
         """Ask once about a task; `request` is what nothing of the answer may quote."""
         query = self._post(path, wire.encode_progress_query(task_id), headers)
         decode = partial(wire.decode_progress, url=query.url, task_id=task_id)
         secrets = self._secrets(request)
-        call = _Call(query, read or _read, decode, secrets, task_id)
+        call = _Call(query, read or _read, wire.is_object, decode, secrets, task_id)
         return _redacted(self._exchange(call, deadline), secrets)
 
     def _submit_headers(self, priority: int | None, key: str | None) -> dict[str, str]:
@@ -314,19 +318,33 @@ class Endpoints:
             within = deadline.within(self.settings.request_timeout)
             with self.transport.send(call.request, deadline=within) as response:
                 log.debug("%s %s: %d", call.request.method, call.request.url, response.status)
-                if not 200 <= response.status < 300:
-                    body = _refusal(response)
-                    raise with_body(status_error(response, body), response, body)
-                remember_features(self.settings.base_url, response.headers)
-                body = call.read(response)
-                if is_challenge(response, body):
-                    raise with_body(status_error(response, body), response, body)
-                try:
-                    return call.decode(body)
-                except APIResponseError as error:
-                    error.message = f"{describe_answer(response)}: {error.message}"
-                    with_body(error, response, body)
-                    raise
+                outcome = self._outcome(call, response)
+            if isinstance(outcome, ImageLabsError):
+                raise outcome
+            return outcome
+
+    def _outcome(self, call: _Call[_T], response: HttpResponse) -> _T | ImageLabsError:
+        """Return the result of an answer, or the error that it means.
+
+        The error is raised elsewhere: error trackers show the local variables of its frames, and
+        an answer may quote a prompt.
+        """
+        body, broken = call.read(response)
+        is_success = 200 <= response.status < 300
+        if is_success:
+            remember_features(self.settings.base_url, response.headers)
+        if not is_success or is_challenge(response, body):
+            error: ImageLabsError = status_error(response, body)
+        elif broken is not None and not call.is_enough(body):
+            error = broken
+            error.message = f"{describe_answer(response)}, which broke off: {error.message}"
+        else:
+            try:
+                return call.decode(body)
+            except APIResponseError as unusable:
+                error = unusable
+                error.message = f"{describe_answer(response)}: {error.message}"
+        return with_body(error, response, body).with_traceback(None)
 
 
 @contextmanager
@@ -439,27 +457,13 @@ def _give_up(error: ImageLabsError, *, maybe_accepted: bool) -> NoReturn:
 # Reading a body ------------------------------------------------------------------------
 
 
-def _read(response: HttpResponse) -> bytes:
-    return response.read(_MAX_ANSWER)
-
-
-def _read_submission(response: HttpResponse) -> bytes:
-    """Return the body; of one that breaks off the first part, if it holds a task id."""
+def _read(response: HttpResponse) -> _Body:
     body = bytearray()
     try:
         for chunk in response.iter_bytes():
             body += chunk
             if len(body) > _MAX_ANSWER:
                 raise APIResponseError(f"the answer is longer than {_MAX_ANSWER} bytes")
-    except ImageLabsError:
-        if wire.find_task_id(bytes(body)) is None:
-            raise
-    return bytes(body)
-
-
-def _refusal(response: HttpResponse) -> bytes:
-    """Return the body of an error, or nothing if it breaks off: the status says enough."""
-    try:
-        return response.read(_MAX_ANSWER)
-    except ImageLabsError:
-        return b""
+    except ImageLabsError as error:
+        return bytes(body), error
+    return bytes(body), None

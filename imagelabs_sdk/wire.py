@@ -35,6 +35,7 @@ __all__ = [
     "find_task_id",
     "fingerprint",
     "is_moderation",
+    "is_object",
     "merge_progress",
     "progress_from_json",
     "progress_to_json",
@@ -49,8 +50,14 @@ _REASONS = ("error", "detail", "message", "status")
 _NO_WORDS = ("", "done")
 _MENTIONS_ID = re.compile(r"task.?id", re.IGNORECASE)
 _NUMBER = re.compile(
-    r"\s*(\d{1,400}(?:[.,]\d{0,400})?(?:e[+-]?\d{1,3})?)\s*(%?)\s*", re.ASCII | re.IGNORECASE
+    r"\s*((?:[0-9]{1,400}(?:[.,][0-9]{0,400})?|[.,][0-9]{1,400})(?:e[+-]?[0-9]{1,3})?)\s*(%?)\s*",
+    re.IGNORECASE,
 )
+_ROUNDING = 1e-6  # how far a sum of fractions may be over 1, also in single precision
+_EXACT = 2**53  # larger whole numbers lose digits when they are read as floating point
+# In an id: what no terminal and no log should be sent. Everything else may be part of one: emoji
+# are joined by format characters, and new ones are unknown to an older Python.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _WAITING = re.compile(r"queue|pending|waiting|^\W*\d+\W*$", re.IGNORECASE)
 _MODERATION = re.compile(
     r"\b(moderat|nsfw|polic(y|ies)\b|safety|unsafe|censor|inappropriate|prohibited|blocked|flagged)",
@@ -100,6 +107,12 @@ def find_task_id(body: bytes) -> str | None:
     """Return the task id in any answer; `None`: there is none, or there are several."""
     found = _task_ids(parse_answer(body, ["task_id"]))
     return found[0] if len(found) == 1 else None
+
+
+def is_object(body: bytes) -> bool:
+    """Return True if a body is one whole JSON object."""
+    answer = parse_answer(body)
+    return answer.is_whole and isinstance(answer.values[0], dict)
 
 
 def encode_progress_query(task_id: str) -> bytes:
@@ -270,7 +283,7 @@ def _about(task_id: str, answer: Answer) -> Iterator[Iterator[dict[str, Any]]]:
 
     One that names another job is left out with all that is inside it.
     """
-    loose = [answer.loose] if answer.loose else []
+    loose = [answer.loose] if answer.loose and not _is_cut_among_several(answer.text) else []
     if not task_id or "task_id" not in answer.text:  # most answers name no job
         yield objects_in([*answer.values, *loose], stop_at=_says_all)
         return
@@ -290,16 +303,23 @@ def _about(task_id: str, answer: Answer) -> Iterator[Iterator[dict[str, Any]]]:
     yield usable([*answer.values, *(loose if answer.text.count("{") == 1 else [])])
 
 
+def _is_cut_among_several(text: str) -> bool:
+    """Return True if an object is cut off that may be one of several, and be named behind that."""
+    opened = text.count("{")
+    is_list = "[" in text.partition("{")[0]
+    return opened > text.count("}") and (opened > 1 or is_list)
+
+
 def _task_id(value: object) -> str | None:
     """Return a task id that can be used in a request; its meaning is the service's."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
         return None
-    task_id = value if value.isprintable() else value.strip("\0" + string.whitespace)
-    usable = task_id.strip() and task_id.isprintable() and len(task_id) <= MAX_TASK_ID
+    task_id = value.strip("\0" + string.whitespace) if _UNSAFE.search(value) else value
+    usable = task_id.strip() and not _UNSAFE.search(task_id) and len(task_id) <= MAX_TASK_ID
     return task_id if usable else None
 
 
@@ -351,8 +371,8 @@ def _fraction(value: object) -> float | None:
     if found is None:
         return None
     number = float(found[1].replace(",", "."))
-    fraction = number / 100 if found[2] or number > 1 else number
-    return fraction if fraction <= 1 else None
+    fraction = number / 100 if found[2] or number > 1 + _ROUNDING else number
+    return min(fraction, 1.0) if fraction <= 1 + _ROUNDING else None
 
 
 def _progress(fields: Mapping[str, Any], url: str) -> Progress:
@@ -425,14 +445,18 @@ _FAILURES = {word for words in FAILURE_WORDS for word in words.split()}
 # "no" and "clear" in "no errors", "NSFW: clear"; "passed" and "check" in "NSFW check: passed";
 # "checking" in "checking for errors"; "none" in "errors found: none", "0" in "errors: 0".
 _NOUNS = {"error", "errors", "failure", "failures", "timeout", "nsfw"}
-_NEGATIONS = {"no", "not", "never", "without", "zero", "0"}
-_NOTHING_AT_ALL = {"0", "none", "null", "nil", "false", "nothing"}
-_NOTHING = {*_NOTHING_AT_ALL, "no", "off", "ok", "clear", "clean"}
+_NEGATIONS = {"no", "not", "non", "none", "nothing", "never", "cannot", "without", "free", "zero",
+              "0"}  # fmt: skip
+_FILLERS = {"a", "an", "any", "as", "of", "single", "the"}  # between a negation and its word
+_NOTHING_AT_ALL = {"0", "none", "null", "nil", "false", "nothing", "undefined"}
+_NOTHING = {*_NOTHING_AT_ALL, "no", "off", "ok", "clear", "clean", "safe", "passed", "approved",
+            "accepted", "allowed"}  # fmt: skip
 _ABSENT = {"passed", "ok", "clear", "clean", "negative", "off", "disabled", "ignored", "fixed",
            "resolved", "skipped"}  # fmt: skip
 _COMPOUNDS = {"check", "checks", "checking", "checker", "filter", "filtering", "scan", "scanning",
               "detection", "detector", "score", "test", "classifier", "free", "rate", "handling",
-              "correction", "diffusion", "map", "margin", "tolerance"}  # fmt: skip
+              "correction", "diffusion", "map", "margin", "tolerance", "probability", "confidence",
+              "likelihood", "level", "rating"}  # fmt: skip
 _SEARCHES = {"checking", "check", "scanning", "testing", "looking", "filtering", "detecting",
              "handling", "fixing", "ignoring", "skipping", "avoiding"}  # fmt: skip
 # "Error, retrying", "timeout: attempt 2 of 3", "retries left: 1"; but not "Error, please retry",
@@ -441,11 +465,13 @@ _RETRYING = re.compile(
     r"\b(?<!please )(?<!not )(?<!no )(?<!no more )(?<!never )(?<!without )(?<!max )"
     r"(?<!maximum )(?:retry|retrying|retried|retries (?:left|remaining)|recover(?:y|ed|ing)"
     r"|resuming|re ?(?:queue(?:d|ing)|queuing|start(?:ed|ing)|submitt(?:ed|ing)|schedul(?:ed|ing)"
-    r"|running|attempt(?:ed|ing)?)|trying again"
-    r"|(?:will|going to) try again|falling back|fallback)\b"
-    r"(?! later| limit| exhausted| exceeded)"
+    r"|running|attempt(?:ed|ing)?|try(?:ing)?|tried|connect(?:ed|ing)|assign(?:ed|ing)"
+    r"|dispatch(?:ed|ing)|launch(?:ed|ing)|load(?:ed|ing)|rout(?:ed|ing)|sending|sent)"
+    r"|trying (?:again|once more)|(?:will|going to) try again|falling back|fallback"
+    r"|back(?:ing)? ?off)\b(?! later| limit| exhausted| exceeded)"
     r"|\b(?:attempt|try) (\d+)\b(?! (?:of )?\1\b)"
-    r"|\b(?:first|second|third|previous|earlier|one|an) (?:attempt|try)\b"
+    r"|\b(?:first|second|third|previous|earlier|next|one|an) (?:attempt|try)\b"
+    r"|^\d+(?:st|nd|rd|th) (?:attempt|try)\b"
 )
 # "2 jobs failed", "previous task failed", "failed jobs ahead of yours".
 _OTHERS_BEFORE = re.compile(
@@ -453,14 +479,18 @@ _OTHERS_BEFORE = re.compile(
     r"(?:jobs?|tasks?|requests?|ones?|users?|images?|workers?|nodes?|steps?)\b"
     r"|\b(?:jobs|tasks|requests|workers|nodes|users|others?)\b"
     r"|\b\d+ (?:job|task|request|worker|node|user)\b"
-    r"|\b(?:job|task|request|one) (?:before|ahead|in front)\b"
+    r"|\b(?:job|task|request|one) (?:before|ahead|in front)\b|\b(?:someone|somebody) else\b"
 )
 _OTHERS_AFTER = re.compile(
     r"^(?:jobs|tasks|requests|workers|nodes|users)\b|\b(?:before|ahead of|in front of) "
-    r"(?:you|yours|your|this|it|us)\b"
+    r"(?:you|yours|your|this|it|us)\b|\b(?:jobs?|tasks?|requests?) (?:before|ahead|in front)\b"
+    r"|^(?:by|in|of) (?:\d+ )?(?:other|another|previous) (?:jobs?|tasks?|requests?)\b"
 )
 _CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_")
 _TIMED_OUT = re.compile(r"\btimed?[\s-]*out\b")
+_NOT = re.compile("n['`\u00b4\u2019]t\\b")  # hasn't, with any apostrophe
+_NO_FAILURE = re.compile(r"\bfail(?:s|ed|ing)?[\s-]*over\b|\bfail[\s-]*(?:safe|fast)\b")
+_EMPTY = re.compile(r"""[:=]\s*(?:\[\s*\]|\{\s*\}|""|''|-+|n/?a)(?=\s*(?:[,;|)}\]]|$))""")
 _CLAUSE_END = re.compile(r"[,;|()\[\]{}\n]|[.!?](?=\s|$)|\s[-\u2013\u2014]\s")
 _WORD = re.compile(r"[^\W\d_]+|\d\w*")
 
@@ -498,8 +528,8 @@ def merge_progress(previous: Progress | None, latest: Progress) -> Progress:
 
 @functools.lru_cache(maxsize=64)  # most polls have the status of the one before
 def _failure(status: str) -> _Failure:
-    text = _CAMEL_CASE.sub(" ", status).lower().replace("n't", " not")
-    text = _TIMED_OUT.sub("timeout", text)
+    text = _NOT.sub(" not", _CAMEL_CASE.sub(" ", status).lower())
+    text = _EMPTY.sub(" none", _NO_FAILURE.sub("", _TIMED_OUT.sub("timeout", text)))
     clauses = [_WORD.findall(clause) for clause in _CLAUSE_END.split(text)]
     words = [word for clause in clauses for word in clause]
     if _FAILURES.isdisjoint(words) or _RETRYING.search(" ".join(words)):
@@ -518,7 +548,8 @@ def _failure(status: str) -> _Failure:
 def _is_negated(clause: list[str], number: int) -> bool:
     """Return True if a clause says that there is no failure, or looks for one."""
     word, before, after = clause[number], clause[:number], clause[number + 1 :]
-    if not _NEGATIONS.isdisjoint(before[-2:]):  # "no errors", "without any errors"
+    telling = [word for word in before if word not in _FILLERS]
+    if not _NEGATIONS.isdisjoint(telling[-2:]):  # "no errors", "not flagged as NSFW"
         return True
     # "NSFW: clear"; "errors found so far: none"
     if 1 <= len(after) <= 4 and after[-1] in (_NOTHING if len(after) == 1 else _NOTHING_AT_ALL):

@@ -34,6 +34,7 @@ def _inflate(chunks: Iterable[bytes], named: Set[str]) -> Iterator[bytes]:
     window = _window(head, named)
     if window is None:
         yield head
+        del head  # an answer may quote a prompt, and error trackers show local variables
         yield from pieces
         return
     inflater = zlib.decompressobj(window)

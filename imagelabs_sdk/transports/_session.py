@@ -386,6 +386,7 @@ def _raw(answer: "requests.Response | _Answer", deadline: Deadline) -> Iterator[
         deadline.socket_timeout()  # for adapters whose sockets ignore the deadline
         count += len(chunk)
         yield chunk
+        del chunk  # an answer may quote a prompt, and error trackers show local variables
     expected = answer.headers.get("content-length", "")
     if expected.isdecimal() and count < int(expected[:20]):  # pragma: no cover - urllib3 2 says so
         raise urllib3.exceptions.ProtocolError(f"{count} bytes of {expected[:20]} came")

@@ -7,10 +7,17 @@ from collections.abc import Callable
 import pytest
 import requests
 
-from imagelabs_sdk import DownloadError, ImageLabs, RequestsTransport, SubmissionUnknownError
+from imagelabs_sdk import (
+    DownloadError,
+    ImageLabs,
+    ImageLabsError,
+    RequestsTransport,
+    SubmissionUnknownError,
+)
 from tests import faulty
 from tests.faulty import PNG, FaultyServer, message
 from tests.spine.samples import encoded
+from tests.spine.test_secrets import shown
 from tests.transports.peers import squeezed
 
 Connect = Callable[..., ImageLabs]
@@ -104,3 +111,64 @@ def test_a_connection_of_the_caller_reads_as_ever(server: FaultyServer) -> None:
     with session.get(server.url + "/slow", stream=True) as answer:
         assert answer.raw.read(6) == b"slowly"
     session.close()
+
+
+LONGER = [("Content-Length", "500"), ("Content-Type", "application/json")]
+
+
+@pytest.mark.parametrize("end", [faulty.raw, faulty.hang], ids=["closed", "held open"])
+def test_a_poll_whose_answer_is_whole_is_read_although_more_was_announced(
+    server: FaultyServer, connect: Connect, end: Callable[[bytes], faulty.Answer]
+) -> None:
+    """A wrong length is wrong each time: the finished image would never be seen."""
+    done = b'{"status": "Done", "final_image_url": "/image.png"}'
+    server.scripts["/progress"] = [end(message(200, done, LONGER))]
+    assert connect(server, request_timeout=0.3).generate("x").read() == PNG
+    assert server.count("/progress") == 1
+
+
+def test_half_an_answer_to_a_poll_is_none(server: FaultyServer, connect: Connect) -> None:
+    """ "Done" without the link, which is yet to come, would be a failure."""
+    half = b'{"status": "Done", "final_image_url": "/ima'
+    server.scripts["/progress"] = [faulty.raw(message(200, half, LONGER)), server.done()]
+    assert connect(server).generate("x").read() == PNG
+
+
+def test_the_error_of_a_submit_whose_answer_breaks_off_says_what_came(
+    server: FaultyServer, connect: Connect
+) -> None:
+    """A person may find the id in it. Neither the error nor a frame quotes the prompt."""
+    body = b'{"prompt": "a whisper", "ticket": "A-17", "x": "'
+    server.scripts["/txt2img"] = [faulty.raw(message(200, body, LONGER))]
+    with pytest.raises(SubmissionUnknownError, match="answered 200 application/json") as caught:
+        connect(server).submit("a whisper")
+    assert "which broke off: " in str(caught.value)
+    assert "whisper" not in f"{caught.value} {caught.value.body}"
+    assert [where for where, text in shown(caught.value).items() if "whisper" in text] == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        faulty.reply(500, b'{"error": "whisper"}'),
+        faulty.reply(200, b'{"error": "whisper"}'),
+        faulty.reply(200, b"no whisper"),
+        faulty.reply(200, b"<title>Just a moment...</title>whisper"),
+    ],
+)
+def test_no_frame_shows_an_answer_that_quotes_a_prompt(
+    server: FaultyServer, connect: Connect, answer: faulty.Answer
+) -> None:
+    """Error trackers send local variables to places where no prompt belongs."""
+    server.scripts["/txt2img"] = [answer]
+    with pytest.raises(ImageLabsError) as caught:
+        connect(server).submit("whisper")
+    assert [where for where, text in shown(caught.value).items() if "whisper" in text] == []
+
+
+def test_an_id_in_an_error_that_breaks_off_is_kept(server: FaultyServer, connect: Connect) -> None:
+    """The status says that something went wrong, and the id that it was accepted before."""
+    server.scripts["/txt2img"] = [faulty.raw(message(500, ACCEPTED, LONGER))]
+    with pytest.raises(ImageLabsError) as caught:
+        connect(server).submit("x")
+    assert caught.value.task_id == "t1"
