@@ -36,7 +36,8 @@ class TransferError(Exception):
 class Connections:
     """One kept connection, names and TLS sessions, for one transfer at a time.
 
-    A forked child leaves them to its parent: to close them would write to the parent's sockets.
+    A forked child leaves them to its parent, also half a transfer: to end it would write to the
+    parent's sockets.
     """
 
     def __init__(self) -> None:
@@ -68,8 +69,13 @@ class _Handle(Curl):
         self._places = lib.curl_slist_append(self._places, f"::{place}".encode())
         self.setopt(CurlOpt.CONNECT_TO, self._places)
 
+    @property
+    def is_own(self) -> bool:
+        """False in a forked child."""
+        return self._pid == os.getpid()
+
     def close(self) -> None:
-        if self._pid == os.getpid():  # pragma: no branch - False in a child only
+        if self.is_own:  # pragma: no branch - False in a child only
             super().close()
             places, self._places = self._places, ffi.NULL
             lib.curl_slist_free_all(places)
@@ -224,6 +230,8 @@ class Transfer:
 
     def end(self) -> Connections | None:
         """End it, also before its time. Return the connections; `None` when called again."""
+        if not self._handle.is_own:
+            return None  # pragma: no cover - in a child only
         with self._lock:
             connections, self._connections = self._connections, None
             if connections is not None:
@@ -236,7 +244,7 @@ class Transfer:
         left, state = until.socket_timeout(), self._state
         had_head = state.has_head
         with self._lock:
-            if self._connections is None:
+            if self._connections is None or not self._handle.is_own:
                 raise TransferError(0, "the response was closed before its end")
             multi, count = self._connections.multi, self._count
             lib.curl_multi_perform(multi, count)

@@ -37,8 +37,6 @@ _ENCODINGS = "gzip, deflate"  # what is decoded here in bounded steps; a browser
 _NAVIGATION = ("sec-fetch-user", "upgrade-insecure-requests")  # not sent by a page's own requests
 _CLIENT_HINTS = ("sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform")
 _ALWAYS = {
-    CurlOpt.HTTP_CONTENT_DECODING: 0,
-    CurlOpt.MAXAGE_CONN: _MAX_IDLE,
     CurlOpt.NOSIGNAL: 1,
     CurlOpt.PATH_AS_IS: 1,
     CurlOpt.PROTOCOLS_STR: "http,https",
@@ -278,6 +276,7 @@ def _request_options(request: HttpRequest, proxy: str) -> dict[CurlOpt, Any]:
     options: dict[CurlOpt, Any] = {
         CurlOpt.URL: request.url,
         CurlOpt.FRESH_CONNECT: not may_reuse,
+        CurlOpt.MAXAGE_CONN: _MAX_IDLE,
     }
     parts = urlsplit(request.url)
     if parts.scheme == "http":  # else libcurl offers to change to HTTP/2

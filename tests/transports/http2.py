@@ -35,6 +35,7 @@ class Stream:
     connection: H2Connection
     number: int
     stop: threading.Event
+    go_on: threading.Event
 
     def head(self, status: int = 200, *headers: tuple[str, str], last: bool = False) -> None:
         sent = [(":status", str(status)), *headers]
@@ -68,6 +69,13 @@ def drip(stream: Stream, asked: Asked) -> None:
     stream.head()
     while not stream.stop.wait(0.05):
         stream.data(b"x")
+
+
+def half(stream: Stream, asked: Asked) -> None:
+    stream.head()
+    stream.data(b"half")
+    stream.go_on.wait(20)
+    stream.data(b"half", last=True)
 
 
 def bomb(stream: Stream, asked: Asked) -> None:
@@ -110,6 +118,7 @@ ANSWERS: dict[str, Answer] = {
     "/drip": drip,
     "/endless": endless,
     "/go-away": go_away,
+    "/half": half,
     "/refuse": refuse,
     "/silence": silence,
 }
@@ -126,7 +135,7 @@ class Http2Server:
         self.asked: list[Asked] = []
         self.connections = 0
         self.open: list[socket.socket] = []
-        self.stop = threading.Event()
+        self.stop, self.go_on = threading.Event(), threading.Event()
         self.threads = [threading.Thread(target=self._accept)]
         self.threads[0].start()
 
@@ -135,6 +144,7 @@ class Http2Server:
 
     def close(self) -> None:
         self.stop.set()
+        self.go_on.set()
         for sock in (self.listener, *self.open):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)  # wakes whoever waits on it
@@ -170,7 +180,7 @@ class Http2Server:
         streams: dict[int, Asked] = {}
         while data := sock.recv(65_536):
             for event in connection.receive_data(data):
-                self._take(event, Stream(sock, connection, 0, self.stop), streams)
+                self._take(event, Stream(sock, connection, 0, self.stop, self.go_on), streams)
             sock.sendall(connection.data_to_send())
 
     def _take(self, event: Any, stream: Stream, streams: dict[int, Asked]) -> None:
