@@ -341,6 +341,8 @@ class Job:
             progress = endpoints.cancel(self._id, deadline=deadline, request=self._request)
         if progress is not None:
             self._progress = progress
+            if self._ended is None:
+                self._note_end(progress, self._elapsed(), 0.0)
         return progress is not None
 
     def image(self) -> GeneratedImage:

@@ -36,7 +36,7 @@ with needs_extra("celery"):
 
 __all__ = ["ImageTask", "save_image"]
 
-_MAX_CHALLENGES = 2  # failures in a row when it is Cloudflare that answers
+_MAX_CHALLENGES = 2  # since the last answered poll: waiting does not pass its check
 _MAX_DOWNLOADS = 4  # the same when it is the finished image that cannot be had
 _PAUSE = 2.0  # seconds after a failed download; also what a direct call has if it is late
 
@@ -69,7 +69,7 @@ class ImageTask(Task):  # type: ignore[type-arg]  # Celery 5.4 cannot subscribe 
     reject_on_worker_lost=True,
 )
 def save_image(  # noqa: D417 - Celery passes self
-    self: ImageTask, job: dict[str, Any], path: str, failures: int = 0
+    self: ImageTask, job: dict[str, Any], path: str, failures: int = 0, challenges: int = 0
 ) -> str:
     """Poll once; save the image if it is there, else plan the next poll by ``retry``.
 
@@ -91,6 +91,7 @@ def save_image(  # noqa: D417 - Celery passes self
             the prompt, and so do the broker and, with ``result_extended``, the results.
         path: As in `GeneratedImage.save`, on the worker's machine. The result is where it is.
         failures: How many polls in a row have failed; for retries alone.
+        challenges: How many of them Cloudflare answered; for retries alone.
 
     Raises:
         JobFailedError, JobTimeoutError: As in `Job.wait`.
@@ -114,11 +115,13 @@ def save_image(  # noqa: D417 - Celery passes self
         except DownloadError as error:
             pause, trouble = _PAUSE, error
         failures = 0 if trouble is None else failures + 1
-        _raise_if_over(accepted, left, trouble, failures)
+        challenges = min(challenges, failures) + isinstance(trouble, ChallengeError)
+        _raise_if_over(accepted, left, trouble, failures, challenges)
     if trouble is not None:
         pause, trouble = after_failures(failures, pause, 0.0), _fit(trouble)
     message, pause = (accepted.to_dict(), path), min(pause, left)
-    raise self.retry(message, {"failures": failures}, exc=trouble, countdown=pause)
+    counts = {"failures": failures, "challenges": challenges}
+    raise self.retry(message, counts, exc=trouble, countdown=pause)
 
 
 def _left(client: ImageLabs, job: Job) -> float:
@@ -126,8 +129,10 @@ def _left(client: ImageLabs, job: Job) -> float:
     return client.deadline().remaining() - max(0.0, time.time() - job.submitted_at)
 
 
-def _raise_if_over(job: Job, left: float, trouble: ImageLabsError | None, failures: int) -> None:
-    if isinstance(trouble, ChallengeError) and failures >= _MAX_CHALLENGES:
+def _raise_if_over(
+    job: Job, left: float, trouble: ImageLabsError | None, failures: int, challenges: int
+) -> None:
+    if isinstance(trouble, ChallengeError) and challenges >= _MAX_CHALLENGES:
         raise trouble
     if isinstance(trouble, DownloadError) and (failures >= _MAX_DOWNLOADS or left <= 0.0):
         raise trouble

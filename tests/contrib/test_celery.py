@@ -286,6 +286,17 @@ def test_a_cloudflare_page_is_not_waited_for(
     assert server.count("/progress") == 2
 
 
+def test_one_challenge_after_another_failure_ends_nothing(
+    server: FaultyServer, post: OnePost, tmp_path: Path
+) -> None:
+    """Challenges count, and not what failed before."""
+    server.scripts["/progress"] = [reply(500, {}), CHALLENGE, server.done()]
+    office = post()
+    office.submit(tmp_path / "1.png")
+    office.deliver_all()
+    assert (tmp_path / "1.png").exists()
+
+
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 @pytest.mark.parametrize(
     ("poll", "kind", "words"),

@@ -1,5 +1,6 @@
 """Extensions of our own server: sent where they were announced, and nowhere else."""
 
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,6 +16,7 @@ from imagelabs_sdk import (
     ImageRequest,
     Job,
     JobFailedError,
+    Ledger,
     NotSupportedError,
     PollingStrategy,
     SubmissionUnknownError,
@@ -201,6 +203,14 @@ def test_a_job_is_cancelled_where_that_was_announced(service: FakeService) -> No
     assert service.count("cancel") == 1
     with pytest.raises(JobFailedError, match="Cancelled"):
         job.result()
+
+
+def test_a_ledger_knows_that_a_job_was_cancelled(service: FakeService, tmp_path: Path) -> None:
+    """It would be listed as unfinished for ever."""
+    ledger = Ledger(tmp_path / "jobs.jsonl")
+    job = service.never_finishes().client(ledger=ledger).submit(SMALL)
+    assert job.cancel() is True
+    assert [(entry.state, entry.message) for entry in ledger.entries()] == [("failed", "Cancelled")]
 
 
 def test_a_job_that_has_ended_cannot_be_cancelled(service: FakeService) -> None:
