@@ -41,7 +41,10 @@ def is_writable(target: Path) -> bool:
     """Return True if `target` names a file, there or not, in a folder that exists."""
     named = bool(target.name) and "\0" not in target.name
     try:
-        return named and _followed(target).parent.is_dir() and not target.is_dir()
+        os.fsencode(target)
+        place = _followed(target)
+        in_a_loop = place.is_symlink()
+        return named and not in_a_loop and place.parent.is_dir() and not target.is_dir()
     except (ValueError, OSError):  # a character, or a length, that no path may have
         return False
 

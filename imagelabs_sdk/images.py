@@ -149,7 +149,8 @@ class GeneratedImage:
             path: Unless it ends with a suffix of the image's format, that of the format is added:
                 ``"x"`` and ``"x.jpg"`` of a PNG become ``"x.png"`` and ``"x.jpg.png"``. Its
                 folder must exist. A file that is there is replaced and its mode kept; a symbolic
-                link is followed; a FIFO or a device is written to, under its own name.
+                link is followed, and if its own name has the suffix, what it leads to gets
+                none; a FIFO or a device is written to, under its own name.
             timeout: Seconds for everything, or a `Deadline`; `None`: the client's `timeout`;
                 infinity: no limit.
             stop: A `threading.Event`, or a function that returns True: ends it within 0.1 s.
@@ -171,7 +172,7 @@ class GeneratedImage:
                 raise invalid("path", str(path), "must be a file in a folder that exists")
             with atomic_write(target) as draft:
                 found = self._download(draft.file, deadline)
-                if not draft.in_place:
+                if not draft.in_place and format_of_name(target.name) != found:
                     draft.target = _with_extension(draft.target, found)
             if sidecar and not draft.in_place:
                 self._write_sidecar(draft.target, prompt=sidecar == "with_prompt")

@@ -74,6 +74,26 @@ def test_a_symbolic_link_stays_and_is_followed(image: Make, tmp_path: Path, name
     assert [each.name for each in (tmp_path / "files").iterdir()] == ["x.png"]
 
 
+def test_a_link_with_the_suffix_leads_to_a_file_of_any_name(image: Make, tmp_path: Path) -> None:
+    """Whoever reads the link later must find the new image."""
+    (tmp_path / "x.png").symlink_to("current")
+    (tmp_path / "current").write_bytes(b"old")
+    assert image(faulty.reply(200, PNG)).save(tmp_path / "x.png") == tmp_path / "current"
+    assert (tmp_path / "x.png").read_bytes() == PNG
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["current", "x.png"]
+
+
+@pytest.mark.parametrize("name", ["loop.png", "\ud800.png"])
+def test_a_path_that_leads_nowhere_is_said_first(image: Make, tmp_path: Path, name: str) -> None:
+    """Nothing is fetched that could not be written."""
+    (tmp_path / "loop.png").symlink_to("back.png")
+    (tmp_path / "back.png").symlink_to("loop.png")
+    found = image()  # any request would fail
+    with pytest.raises(InvalidRequestError, match="path") as caught:
+        found.save(tmp_path / name)
+    assert caught.value.field == "path"
+
+
 def test_a_link_into_a_folder_that_is_not_there_is_said_first(image: Make, tmp_path: Path) -> None:
     """As any other path."""
     (tmp_path / "x.png").symlink_to(tmp_path / "gone" / "x.png")
