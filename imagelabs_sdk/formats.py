@@ -15,8 +15,11 @@ __all__ = [
     "sniff",
 ]
 
-HEAD_SIZE = 32
-"""How many first bytes `sniff` needs."""
+HEAD_SIZE = 256
+"""How many first bytes `sniff` needs at most: an AVIF may name many brands before its own."""
+
+_SHORT_HEAD = 32  # bytes that tell every other format
+_LEAST_BOX = 16  # bytes of a ``ftyp`` box with its first brand; smaller lengths have a meaning
 
 
 @attrs.frozen
@@ -53,7 +56,10 @@ _SUFFIX = re.compile(r"\.[0-9A-Za-z]+$")
 
 
 def sniff(head: bytes) -> ImageFormat | None:
-    """Return the format of an image by its first 32 bytes; `None` if they are not an image's."""
+    """Return the format of an image by its first 256 bytes; `None` if they are not an image's.
+
+    32 are enough for all but an AVIF that names many other brands first.
+    """
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return _PNG
     if head.startswith(b"\xff\xd8\xff"):
@@ -62,9 +68,17 @@ def sniff(head: bytes) -> ImageFormat | None:
         return _WEBP
     if head.startswith((b"GIF87a", b"GIF89a")):
         return _GIF
-    if head[4:8] == b"ftyp" and (b"avif" in head[8:HEAD_SIZE] or b"avis" in head[8:HEAD_SIZE]):
-        return _AVIF
+    if head[4:8] == b"ftyp":
+        brands = head[8 : _telling_size(head)]
+        if b"avif" in brands or b"avis" in brands:
+            return _AVIF
     return None
+
+
+def _telling_size(head: bytes) -> int:
+    """Return how many first bytes tell the format: of a file of boxes all of the first one."""
+    box = int.from_bytes(head[:4], "big") if head[4:8] == b"ftyp" else 0
+    return min(box, HEAD_SIZE) if box >= _LEAST_BOX else _SHORT_HEAD
 
 
 def format_of_name(name: str) -> ImageFormat | None:
@@ -135,7 +149,9 @@ class StructureParser:
             return False
         head = self._held
         begins = any(signature.startswith(head[: len(signature)]) for signature in _SIGNATURES)
-        return len(head) >= HEAD_SIZE or not (begins or head[4:8] == b"ftyp"[: len(head[4:])])
+        return len(head) >= _telling_size(head) or not (
+            begins or head[4:8] == b"ftyp"[: len(head[4:])]
+        )
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the image, as many as there happen to be."""

@@ -12,6 +12,7 @@ from PIL import Image
 
 from imagelabs_sdk import DownloadError, GeneratedImage
 from imagelabs_sdk.formats import (
+    HEAD_SIZE,
     StructureParser,
     format_of_name,
     has_image_suffix,
@@ -189,6 +190,30 @@ def test_without_a_length_the_format_tells_the_end(
     with pytest.raises(DownloadError):
         image(faulty.raw(start + body[:-1])).read()
     assert image(faulty.raw(start + body)).read() == body
+
+
+@pytest.mark.parametrize("brand", [b"avif", b"avis"])
+@pytest.mark.parametrize("others", [0, 4, 10, 58])
+def test_an_avif_may_name_many_brands_before_its_own(brand: bytes, others: int) -> None:
+    """They are a list, in an order that means nothing; up to 256 bytes of it are read."""
+    head = avif_box(b"ftyp", b"mif1" + bytes(4) + b"miaf" * others + brand)
+    data = head + META + avif_box(b"mdat", bytes(30))
+    assert sniff(data) == sniff(data[:HEAD_SIZE]) is not None
+    for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
+        assert parsed(pieces).complete
+    parser = StructureParser()
+    for at in range(len(head)):
+        parser.feed(head[at : at + 1])
+        assert not parser.rejected
+
+
+@pytest.mark.parametrize("others", [1, 10, 59, 1000])
+def test_a_relative_of_avif_is_rejected_by_its_brands(others: int) -> None:
+    """As soon as they have come; what stands after them is no brand."""
+    head = avif_box(b"ftyp", b"heic" + bytes(4) + b"miaf" * others + b"heic")
+    assert parsed([head + b"avif" * 99]).rejected
+    assert parsed([head + bytes(16)]).rejected
+    assert sniff(head + bytes(16) + b"avif") is None
 
 
 def test_the_signature_of_every_format_is_known() -> None:

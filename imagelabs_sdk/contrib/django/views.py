@@ -73,7 +73,7 @@ _KEPT_NONE = 5  # the same when it could not be fetched
 _MAX_KEPT = 1_000_000  # bytes; caches such as memcached take no more
 _ASK_FIRST = "private, no-cache"  # a browser may keep it, but who is logged in may have changed
 _SEEDS = ("seed", "subseed")
-_HEAD = 32  # bytes by which an image's format is recognized
+_HEAD = 256  # bytes by which an image's format is recognized
 _NOTHING = base64.b64decode("R0lGODlhAQABAIAAAAAAAAAAACH5BAEAAAAALAAAAAABAAEAAAICRAEAOw==")  # clear
 
 # What is served is somebody else's file: a browser must take it for an image or for nothing.
