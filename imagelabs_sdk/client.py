@@ -38,6 +38,7 @@ class ImageLabs(ReferenceProvider):
     and pickles (with its cookies and proxy, so treat the pickle as a secret).
     """
 
+    @validation.without_locals
     def __init__(
         self,
         base_url: str | None = None,
@@ -208,15 +209,17 @@ class ImageLabs(ReferenceProvider):
         from .jobs import Job
         from .models import make_request
 
-        request = make_request(prompt, {
-            "negative_prompt": negative_prompt, "aspect_ratio": aspect_ratio, "width": width,
-            "height": height, "seed": seed, "subseed": subseed, "attention": attention,
-            "tiling": tiling, "reference_image": reference_image,
-            "reference_image_type": reference_image_type,
-            "reference_strength": reference_strength, "extra_body": extra_body, **unknown,
-        })  # fmt: skip
-        # Error trackers show the local variables of each frame: none may hold a prompt.
-        del prompt, negative_prompt, reference_image, extra_body, unknown
+        try:
+            request = make_request(prompt, {
+                "negative_prompt": negative_prompt, "aspect_ratio": aspect_ratio, "width": width,
+                "height": height, "seed": seed, "subseed": subseed, "attention": attention,
+                "tiling": tiling, "reference_image": reference_image,
+                "reference_image_type": reference_image_type,
+                "reference_strength": reference_strength, "extra_body": extra_body, **unknown,
+            })  # fmt: skip
+        finally:
+            # Error trackers show the local variables of each frame: none may hold a prompt.
+            del prompt, negative_prompt, reference_image, extra_body, unknown
         if stall_timeout is not None:
             validation.seconds("stall_timeout", stall_timeout)
         deadline = self.deadline(timeout, stop=stop)
@@ -250,15 +253,17 @@ class ImageLabs(ReferenceProvider):
         from .jobs import Job  # loaded with the context, on first use
         from .models import make_request
 
-        request = make_request(prompt, {
-            "negative_prompt": negative_prompt, "aspect_ratio": aspect_ratio, "width": width,
-            "height": height, "seed": seed, "subseed": subseed, "attention": attention,
-            "tiling": tiling, "reference_image": reference_image,
-            "reference_image_type": reference_image_type,
-            "reference_strength": reference_strength, "extra_body": extra_body, **unknown,
-        })  # fmt: skip
-        # Error trackers show the local variables of each frame: none may hold a prompt.
-        del prompt, negative_prompt, reference_image, extra_body, unknown
+        try:
+            request = make_request(prompt, {
+                "negative_prompt": negative_prompt, "aspect_ratio": aspect_ratio, "width": width,
+                "height": height, "seed": seed, "subseed": subseed, "attention": attention,
+                "tiling": tiling, "reference_image": reference_image,
+                "reference_image_type": reference_image_type,
+                "reference_strength": reference_strength, "extra_body": extra_body, **unknown,
+            })  # fmt: skip
+        finally:
+            # Error trackers show the local variables of each frame: none may hold a prompt.
+            del prompt, negative_prompt, reference_image, extra_body, unknown
         return Job.submit(self._context, request, self.deadline(timeout, stop=stop), metadata)
 
     def generate_many(
@@ -387,6 +392,7 @@ class ImageLabs(ReferenceProvider):
 
         return Job.from_dict(self._context, data)
 
+    @validation.without_locals
     def with_options(
         self,
         *,

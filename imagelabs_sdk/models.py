@@ -22,6 +22,7 @@ from .validation import (
     text,
     unknown_option,
     validator,
+    without_locals,
 )
 
 __all__ = ["Eta", "ImageRequest", "Progress", "State"]
@@ -205,6 +206,7 @@ class ImageRequest:
         )
 
     @classmethod
+    @without_locals
     def from_image(
         cls, path: "str | os.PathLike[str]", *, prompt: str | None = None
     ) -> "ImageRequest":
@@ -243,9 +245,13 @@ class ImageRequest:
         return attrs.evolve(self, **picked) if picked else self
 
 
+# Not a decorator: with one, mypy would not take the class for one of attrs.
+ImageRequest.__init__ = without_locals(ImageRequest.__init__)  # type: ignore[method-assign]
+
 FIELDS = tuple(field.name for field in attrs.fields(ImageRequest))
 
 
+@without_locals
 def make_request(prompt: str | ImageRequest, options: Mapping[str, Any]) -> ImageRequest:
     """Return the request, with all its seeds, that a prompt and keyword arguments mean.
 

@@ -6,7 +6,7 @@ import os
 from typing import Any, Protocol
 
 from .formats import sniff
-from .validation import invalid, invalid_secret
+from .validation import invalid, invalid_secret, without_locals
 
 __all__ = ["ReferenceImage", "encode_image"]
 
@@ -26,6 +26,7 @@ ReferenceImage = str | os.PathLike[str] | bytes | SavesItself
 """What ``reference_image=`` takes: a text is passed through; the others are encoded."""
 
 
+@without_locals
 def encode_image(source: ReferenceImage) -> str:
     """Return a ``data:`` URI of an image, as our own server takes it for ``reference_image``.
 

@@ -7,12 +7,13 @@ codes ``not_text``, ``blank``, ``not_unicode``, ``not_number``, ``not_whole_numb
 ``unknown_option``, ``conflict``, ``malformed`` and ``invalid``.
 """
 
+import functools
 import math
 import operator
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from . import urls
@@ -38,9 +39,12 @@ __all__ = [
     "unknown_option",
     "validator",
     "verify",
+    "without_locals",
 ]
 
 _F = TypeVar("_F")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PROXIES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -87,6 +91,30 @@ def unknown_option(name: str, known: Collection[str]) -> "InvalidRequestError":
     return invalid_secret(
         name, f"there is no such option; {remedy}", code="unknown_option", nearest="".join(near)
     )
+
+
+def without_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a function whose arguments are secrets or prompts, for the errors that it raises.
+
+    The frames of their tracebacks, those of their causes included, keep their lines and lose their
+    local variables, which error trackers show.
+    """
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            del args, kwargs
+            import traceback
+
+            cause: BaseException | None = error
+            while cause is not None:
+                traceback.clear_frames(cause.__traceback__)
+                cause = cause.__cause__
+            raise
+
+    return call
 
 
 # Plain values ---------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ..images import Timings
 from ..job_errors import job_failure
 from ..jobs import Job
 from ..models import LARGEST_INT, ImageRequest, Progress, plain_json
-from ..validation import invalid, invalid_secret
+from ..validation import invalid, invalid_secret, without_locals
 from .checkpoint import Checkpoint
 from .scheduler import BatchSettings, Entry, Outcome, Place, Scheduler
 
@@ -146,6 +146,8 @@ class Batch(Iterator[Outcome]):
             self._scheduler.put(place.outcome(None, error=error))
         else:
             self._admit(place, request)
+        finally:
+            del taken, item  # error trackers show local variables: none may hold a prompt
         return True
 
     def _report_progress(self) -> None:
@@ -185,6 +187,7 @@ def _recorded_outcome(place: Place, job: Job, facts: Mapping[str, Any]) -> Outco
     return place.outcome(job.request, image, job=job)
 
 
+@without_locals
 def _request(item: object) -> ImageRequest:
     if isinstance(item, ImageRequest):
         return item
@@ -197,6 +200,7 @@ def _request(item: object) -> ImageRequest:
     return ImageRequest(**{name: item[name] for name in item if name != "metadata"})
 
 
+@without_locals
 def _metadata(item: object) -> Mapping[str, Any]:
     return plain_json("metadata", item.get("metadata", {}) if isinstance(item, Mapping) else {})
 

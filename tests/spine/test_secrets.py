@@ -11,7 +11,14 @@ import requests
 from rich.pretty import pretty_repr
 
 import imagelabs_sdk
-from imagelabs_sdk import ImageLabs, ImageLabsError, RequestsTransport
+from imagelabs_sdk import (
+    FixedInterval,
+    ImageLabs,
+    ImageLabsError,
+    ImageRequest,
+    InvalidRequestError,
+    RequestsTransport,
+)
 from tests import faulty
 from tests.faulty import FaultyServer
 
@@ -54,6 +61,13 @@ def shown(error: BaseException) -> dict[str, str]:
         )
         for frame in own_frames(error)
         for name, value in frame.f_locals.items()
+    }
+
+
+def leaks(error: BaseException) -> dict[str, str]:
+    variables = shown(error)
+    return {
+        where: secret for where, text in variables.items() for secret in SECRETS if secret in text
     }
 
 
@@ -107,9 +121,100 @@ def test_no_frame_of_a_refused_submit_shows_a_secret(
 ) -> None:
     """Error trackers send local variables to places where no cookie and no prompt belongs."""
     with make(server) as client:
-        variables = shown(generate(client))
-    assert len(variables) > 10
-    leaks = {
-        where: secret for where, text in variables.items() for secret in SECRETS if secret in text
-    }
-    assert leaks == {}
+        error = generate(client)
+    assert len(shown(error)) > 10
+    assert leaks(error) == {}
+
+
+INVALID_SETTINGS: list[dict[str, Any]] = [
+    {"proxy": "http//u:groan@127.0.0.1"},
+    {"proxy": "http://u:groan@127.0.0.1:1", "max_retries": -1},
+    {"base_url": "http://u:groan@h.test"},
+    {"headers": {"authorization": "Bearer groan\n"}},
+    {"headers": {"cookie": "a=groan;b=sigh"}, "timeout": -1},
+    {"cookies": {"session": "hush", "other": "groan;"}},
+    {"cookies": "session=hush; other=gro\nan"},
+    {"cookies": "session=hush", "api_key": "mumble", "timeout": -1},
+    {"api_key": "groan\n"},
+    {"api_key": "groan", "headers": {"authorization": "mumble"}},
+    {"image_headers": {"cookie": "groan"}},
+    {"image_headers": {"referer": "http://h.test/?key=groan"}, "verify": "nowhere"},
+    {"api_key": "groan", "poll_interval": 1, "polling": FixedInterval(1)},
+    {"api_key": "groan", "ledger": 5},
+    {"api_key": "groan", "no_such": 5},
+]
+
+
+@pytest.mark.parametrize("given", INVALID_SETTINGS)
+def test_no_frame_of_a_refused_setting_shows_a_secret(given: dict[str, Any]) -> None:
+    """A client is made at a program's start, where its error trackers already listen."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        ImageLabs(**{"cookies": {"session": "hush"}, **given})
+    assert leaks(caught.value) == {}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"headers": {"x-key": "groan", "cookie": "hush"}},
+        {"cookies": "session=hush", "timeout": -1},
+        {"api_key": "groan\n"},
+    ],
+)
+def test_no_frame_of_a_refused_option_shows_a_secret(given: dict[str, Any]) -> None:
+    """As for a new client."""
+    client = ImageLabs(CLOSED)
+    with pytest.raises(InvalidRequestError) as caught:
+        client.with_options(**given)
+    assert leaks(caught.value) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"width": 0},
+        {"seed": -1},
+        {"tiling": 1},
+        {"no_such": 1},
+        {"aspect_ratio": "1:99"},
+        {"aspect_ratio": "1:1", "width": 8},
+        {"negative_prompt": "a murmur \ud800"},
+        {"reference_image": b"a sigh"},
+        {"reference_image": "a sigh \ud800"},
+        {"extra_body": {"key": "a gasp", "other": {"hush"}}},
+        {"extra_body": ["a gasp"]},
+        {"metadata": {"key": {1}}},
+    ],
+)
+def test_no_frame_of_an_invalid_request_shows_a_prompt(wrong: dict[str, Any]) -> None:
+    """Whoever makes it: the request itself, a client, or a batch."""
+    given = {"negative_prompt": "a murmur", "reference_image": "a sigh", **wrong}
+    client = ImageLabs(CLOSED)
+    outcome = next(iter(client.generate_many([{"prompt": "a whisper", **given}])))
+    assert isinstance(outcome.error, InvalidRequestError)
+    assert leaks(outcome.error) == {}
+    for make in (ImageRequest, client.submit, client.generate):
+        with pytest.raises(InvalidRequestError) as caught:
+            make("a whisper", **given)
+        assert leaks(caught.value) == {}
+
+
+def test_an_error_keeps_the_lines_and_what_the_caller_was_handling() -> None:
+    """Only the variables of the calls that failed are gone."""
+
+    def outer() -> BaseException:
+        mine = "of the caller"
+        try:
+            raise KeyError(mine)
+        except KeyError:
+            with pytest.raises(InvalidRequestError) as caught:
+                ImageRequest("a whisper", width=0)
+            return caught.value
+
+    error = outer()
+    functions = [frame.f_code.co_name for frame in own_frames(error)]
+    assert functions[:2] == ["call", "__init__"]
+    assert functions[-1] == "count"
+    assert isinstance(error.__context__, KeyError)
+    frame, _ = next(traceback.walk_tb(error.__context__.__traceback__))
+    assert frame.f_locals["mine"] == "of the caller"
