@@ -40,7 +40,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
 _WITH_PROGRESS = re.compile(r"(?:^|[,;\s])progress\s*(?:$|[,;])")
 _URGENCY = re.compile(r"(?:^|[,\s])u\s*=\s*([0-7])\b")
-_ETAG = re.compile(r'"([\w.]+)-(\d+)"')
+_ETAG = re.compile(r'"([\w.]{1,40})-(\d{1,18})"')
 _NORMAL = 3
 _CHUNK = 256 * 1024  # bytes of an image that are sent at once
 _STATES = {
@@ -97,14 +97,17 @@ class Parked:
     Attributes:
         task_id: The job that is waited for.
         seconds: After which it is answered whatever has happened.
-        is_due: Return True once there is something to tell; asked after each change of the job
-            and when `PROGRESS_INTERVAL` is over. The argument: seconds since it was parked.
+        look: Return how the job stands; asked once for all who wait for it, after each change.
+        is_due: Return True once there is something to tell, by what `look` has returned and the
+            seconds since it was parked; asked after each change of the job and when
+            `PROGRESS_INTERVAL` is over.
         answer: Return the response.
     """
 
     task_id: str
     seconds: float
-    is_due: Callable[[float], bool]
+    look: Callable[[], JobStatus | None]
+    is_due: Callable[[JobStatus | None, float], bool]
     answer: Callable[[], HttpResponse]
 
 
@@ -231,7 +234,8 @@ class App:
         return Parked(
             task_id,
             min(float(wait[1]), LONG_POLL),
-            lambda waited: news.is_due(self._store.status(task_id), waited),
+            lambda: self._store.status(task_id),
+            news.is_due,
             lambda: self._answer_again(request, task_id, applied),
         )
 

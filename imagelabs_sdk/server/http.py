@@ -19,7 +19,6 @@ import re
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -60,6 +59,7 @@ _BEGINNING = b"HTTP/1.1 "  # of every answer
 _PROBES, _PROBE_INTERVAL = 100, 0.02  # how often, and in seconds, the client's system is looked at
 _RETRY_AFTER = "1"
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
+_HOST = re.compile(r"[^/?#\\]*")  # what ends it would hide the path that a proxy has let pass
 
 
 @attrs.frozen
@@ -208,6 +208,29 @@ class _Reader(asyncio.StreamReader):
         self.news.set()
 
 
+@attrs.define(eq=False)
+class _Address:
+    """What one address has taken; all of its connections share this.
+
+    Attributes:
+        share: The part of each bound that it can take.
+        connections: Open ones.
+        bodies: Bytes of bodies under way.
+        waiting: Requests that have a thread or wait for one.
+        parked: Long polls.
+    """
+
+    share: float
+    connections: int = 0
+    bodies: int = 0
+    waiting: int = 0
+    parked: int = 0
+
+    def is_full(self, taken: float, bound: float, least: float = 1) -> bool:
+        """Return True if `taken` is over its share of a bound, which is `least` or more."""
+        return taken > max(least, self.share * bound)
+
+
 class _Face:
     """Everything that lives in the event loop."""
 
@@ -226,38 +249,45 @@ class _Face:
         self._threads = ThreadPoolExecutor(options.threads, "imagelabs-request")
         self._waiting = 0
         self._connections: dict[asyncio.Task[None], _Connection] = {}
-        self._by_network: Counter[str] = Counter()
+        self._addresses: dict[str, _Address] = {}
         self._refusals = 0
         self._parked: dict[str, set[asyncio.Event]] = {}
         self._parked_count = 0
+        self._looks: dict[str, asyncio.Task[Any]] = {}
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection, or refuse it in words."""
         assert isinstance(reader, _Reader)
-        connection = _Connection(self, reader, writer)
-        network = network_of(connection.peer)
-        refusal = self._refusal(connection.peer, network)
+        name = writer.get_extra_info("peername")
+        peer = str(name[0]) if isinstance(name, tuple) else ""
+        network = network_of(peer)
+        address = self._addresses.get(network) or _Address(
+            1.0 if self._is_proxy(peer) else self.options.address_share
+        )
+        connection = _Connection(self, reader, writer, peer, address)
+        refusal = self._refusal(address)
         if refusal is not None:
             await self._refuse(connection, refusal)
             return
         task = asyncio.current_task()
         assert task is not None
         self._connections[task] = connection
-        self._by_network[network] += 1
+        self._addresses[network] = address
+        address.connections += 1
         try:
             await connection.serve()
         finally:
             del self._connections[task]
-            self._by_network[network] -= 1
-            if not self._by_network[network]:
-                del self._by_network[network]
+            address.connections -= 1
+            if not address.connections:
+                del self._addresses[network]
 
-    def _refusal(self, peer: str, network: str) -> _Refused | None:
+    def _refusal(self, address: _Address) -> _Refused | None:
         """Return why there is no room for a connection, or `None`."""
-        if len(self._connections) >= self.options.max_connections:
+        bound = self.options.max_connections
+        if len(self._connections) >= bound:
             return _Refused(503, "too many connections")
-        full = self._by_network[network] >= self.options.max_connections_per_address
-        if full and not self._is_proxy(peer):
+        if address.is_full(address.connections + 1, bound):
             return _Refused(429, "too many connections from your address")
         return None
 
@@ -296,8 +326,22 @@ class _Face:
         Raises:
             _Refused: Too many requests wait already.
         """
-        if self._waiting >= self.options.max_waiting:
+        address, bound = client.address, self.options.max_waiting
+        if self._waiting >= bound:
             raise _Refused(503, "too many requests at once")
+        if address.is_full(address.waiting + 1, bound):
+            raise _Refused(429, "too many requests at once from your address")
+        address.waiting += 1
+        try:
+            response = await self._begin(request, client)
+        finally:
+            address.waiting -= 1
+        return await self._wait_for(response, client) if isinstance(response, Parked) else response
+
+    async def _begin(
+        self, request: HttpRequest, client: "_Connection"
+    ) -> HttpResponse | Parked | None:
+        """Call the handler in a thread, unless the client has gone by then."""
 
         def begin(has_gone: Callable[[], bool]) -> HttpResponse | Parked | None:
             return None if has_gone() else self._handler(request, client.peer)
@@ -305,7 +349,7 @@ class _Face:
         response = await self.in_thread(partial(begin, client.has_ended))
         if response is None and await client.takes_an_answer():
             response = await self.in_thread(partial(begin, client.is_lost))
-        return await self._wait_for(response, client) if isinstance(response, Parked) else response
+        return response
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run what may block outside the event loop."""
@@ -324,22 +368,40 @@ class _Face:
                 self._loop.call_soon_threadsafe(self._wake, task_id)
 
     def _wake(self, task_id: str) -> None:
+        self._looks.pop(task_id, None)
         for event in self._parked.get(task_id, ()):
             event.set()
 
     async def _wait_for(self, parked: Parked, client: "_Connection") -> HttpResponse:
-        if self._parked_count < self.options.max_parked:
+        address, bound = client.address, self.options.max_parked
+        full = address.is_full(address.parked + 1, bound, least=0)
+        if self._parked_count < bound and not full:
             event = client.news
             self._parked.setdefault(parked.task_id, set()).add(event)
             self._parked_count += 1
+            address.parked += 1
             try:
                 await self._until_due(parked, client)
             finally:
                 self._parked_count -= 1
+                address.parked -= 1
                 self._parked[parked.task_id].discard(event)
                 if not self._parked[parked.task_id]:
                     del self._parked[parked.task_id]
+                    self._looks.pop(parked.task_id, None)
         return await self.in_thread(parked.answer)
+
+    async def _look(self, parked: Parked) -> Any:
+        """Look at a job once for all who wait for it, until it changes."""
+        look = self._looks.get(parked.task_id)
+        if look is None:
+            look = self._loop.create_task(self.in_thread(parked.look))
+            self._looks[parked.task_id] = look
+        try:
+            return await asyncio.shield(look)
+        except Exception:
+            self._looks.pop(parked.task_id, None)
+            raise
 
     async def _until_due(self, parked: Parked, client: "_Connection") -> None:
         begin = self._loop.time()
@@ -348,7 +410,7 @@ class _Face:
             waited = self._loop.time() - begin
             if waited >= parked.seconds:
                 return
-            if await self.in_thread(lambda: parked.is_due(waited)):  # noqa: B023 - it is awaited
+            if parked.is_due(await self._look(parked), waited):
                 return
             pause = parked.seconds - waited
             if waited < PROGRESS_INTERVAL:  # progress may be told after it, without another change
@@ -360,15 +422,21 @@ class _Face:
 class _Connection:
     """One connection: a request at a time."""
 
-    def __init__(self, face: _Face, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        face: _Face,
+        reader: _Reader,
+        writer: asyncio.StreamWriter,
+        peer: str,
+        address: _Address,
+    ) -> None:
+        self.peer, self.address = peer, address
         self._face, self._reader, self._writer = face, reader, writer
         self._options = face.options
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=face.options.max_head)
         # asyncio does it only where a socket says that it is TCP; an accepted one does not.
         self._socket: socket.socket = writer.get_extra_info("socket")
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        name = writer.get_extra_info("peername")
-        self.peer = str(name[0]) if isinstance(name, tuple) else ""
         self.news = reader.news
         self._idle, self._has_begun = True, False
         self._received = 0
@@ -398,6 +466,8 @@ class _Connection:
                 self._http.start_next_cycle()
         except (OSError, h11.RemoteProtocolError, asyncio.TimeoutError):
             log.debug("a connection ended early", exc_info=True)
+        except Exception:
+            log.exception("a response could not be sent")
         finally:
             await self._close()
 
@@ -421,6 +491,7 @@ class _Connection:
             return answered and self._http.our_state is self._http.their_state is h11.DONE
         finally:
             self._face.bodies -= self._received
+            self.address.bodies -= self._received
             self._received = 0
         await self.refuse(refusal)
         return False
@@ -508,14 +579,19 @@ class _Connection:
 
     def _url(self, head: h11.Request) -> str:
         """Return the address that was asked for, as the client wrote it."""
+        if head.method == b"CONNECT":
+            raise _Refused(501, "this is no proxy")
         target = head.target.decode("ascii", "replace")
-        if re.match("https?://", target):
-            return target
-        if not target.startswith("/"):
+        if target.startswith("/"):
+            hosts = [value for name, value in head.headers if name == b"host"]
+            host = hosts[0].decode("latin-1") if hosts else urlsplit(self._face.url).netloc
+            target = f"http://{host}{target}"
+            malformed = not _HOST.fullmatch(host)
+        else:
+            malformed = not re.match("https?://", target)
+        if malformed or not _is_readable(target):
             raise _Refused(400, "the address is malformed")
-        hosts = [value for name, value in head.headers if name == b"host"]
-        host = hosts[0].decode("latin-1") if hosts else urlsplit(self._face.url).netloc
-        return f"http://{host}{target}"
+        return target
 
     def _check_length(self, head: h11.Request) -> None:
         names = [name for name, _ in head.headers]
@@ -528,9 +604,13 @@ class _Connection:
         """Count bytes of a body that have come: what is only announced takes nobody's room."""
         if self._received + more > self._options.max_body:
             raise _Refused(413, f"the body is longer than {self._options.max_body} bytes")
-        if self._face.bodies + more > self._options.max_bodies:
+        bound = self._options.max_bodies
+        if self._face.bodies + more > bound:
             raise _Refused(503, "too many bodies under way")
+        if self.address.is_full(self.address.bodies + more, bound, self._options.max_body):
+            raise _Refused(429, "too many bodies under way from your address")
         self._face.bodies += more
+        self.address.bodies += more
         self._received += more
 
     # Sending ------------------------------------------------------------------------------
@@ -595,6 +675,14 @@ class _Connection:
             response.headers.get("content-length", "?"),
             self.peer,
         )
+
+
+def _is_readable(url: str) -> bool:
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
 
 
 def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

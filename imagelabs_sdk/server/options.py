@@ -34,8 +34,11 @@ class FaceOptions:
     """Bounds of HTTP. What is over them is answered with 429 or 503 and Retry-After, or 413."""
 
     max_connections: int = _bound(1000, "Open connections.")
-    max_connections_per_address: int = _bound(
-        500, "Open connections of one address (IPv6: of a /64); those of a --proxy do not count."
+    address_share: float = _bound(
+        0.5,
+        "Share of connections, bodies, waiting requests and long polls that one address can "
+        "take (IPv6: a /64; a --proxy: all).",
+        least=0.01,
     )
     idle_timeout: float = _bound(75.0, "Seconds that a connection is kept between requests.")
     receive_timeout: float = _bound(

@@ -357,18 +357,18 @@ def test_a_long_poll_is_parked_until_the_state_changes(rig: Rig) -> None:
     parked = poll(rig, task_id, etag_of(rig, task_id))
     assert isinstance(parked, Parked)
     assert (parked.task_id, parked.seconds) == (task_id, 20.0)
-    assert not parked.is_due(5.0)
+    assert not parked.is_due(parked.look(), 5.0)
     job = rig.claim()
-    assert parked.is_due(0.0)
+    assert parked.is_due(parked.look(), 0.0)
     response = parked.answer()
     assert response.headers["preference-applied"] == "wait"
     assert json.loads(response.read(1000))["status"] == "Processing"
     rendering = poll(rig, task_id, response.headers["etag"])
     assert isinstance(rendering, Parked)
     rig.store.progress(job, 0.5)
-    assert not rendering.is_due(9.0)
+    assert not rendering.is_due(rendering.look(), 9.0)
     rig.finish(job)
-    assert rendering.is_due(0.0)
+    assert rendering.is_due(rendering.look(), 0.0)
 
 
 def test_news_of_progress_is_for_who_asks_for_it_and_not_too_often(rig: Rig) -> None:
@@ -376,10 +376,10 @@ def test_news_of_progress_is_for_who_asks_for_it_and_not_too_often(rig: Rig) -> 
     task_id = rig.submit()
     job = rig.claim()
     parked = poll(rig, task_id, etag_of(rig, task_id), "wait=20, progress")
-    assert not parked.is_due(1.0)
+    assert not parked.is_due(parked.look(), 1.0)
     rig.store.progress(job, 0.5)
-    assert not parked.is_due(0.1)
-    assert parked.is_due(0.25)
+    assert not parked.is_due(parked.look(), 0.1)
+    assert parked.is_due(parked.look(), 0.25)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -399,6 +399,14 @@ def test_no_one_is_parked_for_longer_than_is_announced(rig: Rig) -> None:
     assert poll(rig, task_id, etag_of(rig, task_id), "wait=9999").seconds == LONG_POLL
 
 
+def test_an_etag_that_is_none_of_ours_names_nothing(rig: Rig) -> None:
+    """Also one with a number that Python would not read."""
+    task_id = rig.submit()
+    rig.claim()
+    for etag in ("x", '"queued.0-²"', f'"rendering.1-{"9" * 5000}"', f'"{"9" * 5000}-1"'):
+        assert isinstance(poll(rig, task_id, etag), Parked)
+
+
 def test_a_job_that_is_forgotten_while_a_poll_is_parked_is_told(time: FakeClock) -> None:
     """By the same 404 as to any other poll."""
     rig = make_rig(limits=StoreLimits(keep=10.0), time=time)
@@ -406,7 +414,7 @@ def test_a_job_that_is_forgotten_while_a_poll_is_parked_is_told(time: FakeClock)
     parked = poll(rig, task_id)
     rig.finish()
     time.advance(10.0)
-    assert parked.is_due(0.0)
+    assert parked.is_due(parked.look(), 0.0)
     assert parked.answer().status == 404
 
 

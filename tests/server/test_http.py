@@ -222,6 +222,12 @@ def test_head_and_streams_are_sent_as_http_has_them() -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
         (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 100_000, 431),
         (b"GET * HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET http://[ HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: [::1\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: x/metrics?\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: x/metrics#\r\n\r\n", 400),
+        (b"CONNECT /x HTTP/1.1\r\nhost: x\r\n\r\n", 501),
+        (b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n", 501),
         (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 33554433\r\n\r\n", 413),
         (
@@ -281,7 +287,8 @@ def test_dripping_connections_keep_nobody_else_waiting() -> None:
 
 def test_too_many_connections_are_told_to_come_again() -> None:
     """503 with Retry-After: a submit was surely not taken, and the client sends it again."""
-    with running(echo, options=FaceOptions(max_connections=2)) as url, ExitStack() as stack:
+    options = FaceOptions(max_connections=2, address_share=1.0)
+    with running(echo, options=options) as url, ExitStack() as stack:
         for _ in range(2):
             sock = stack.enter_context(connected(url))
             sock.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -293,7 +300,7 @@ def test_too_many_connections_are_told_to_come_again() -> None:
 
 def test_one_address_cannot_take_every_connection() -> None:
     """A thousand slow connections of one client closed the server to all others for 30 s."""
-    options = FaceOptions(max_connections=10, max_connections_per_address=2)
+    options = FaceOptions(max_connections=10, address_share=0.2)
     request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
     with running(echo, options=options) as url, ExitStack() as stack:
         slow = [stack.enter_context(connected(url)) for _ in range(2)]
@@ -312,7 +319,8 @@ def test_the_connections_of_a_named_proxy_are_those_of_many_clients() -> None:
     with (
         served(
             lambda request, peer: echo(request),
-            max_connections_per_address=1,
+            max_connections=10,
+            address_share=0.1,
             is_proxy=lambda address: address == "127.0.0.2",
         ) as url,
         connected(url, source="127.0.0.2"),
@@ -346,6 +354,20 @@ def test_bodies_under_way_are_bounded_together() -> None:
         sock.sendall(b"a" * 100)
         assert sock.recv(20).startswith(b"HTTP/1.1 200")
         assert b" 413 " in said(url, body.replace(b"600", b"901"))
+
+
+def test_the_bodies_of_one_address_leave_room_for_others() -> None:
+    """A few that stop in the middle kept all submits out for 30 s."""
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 300\r\n\r\n"
+    options = FaceOptions(max_bodies=1000, max_body=300)
+    with running(echo, options=options) as url, ExitStack() as stack:
+        slow = [stack.enter_context(connected(url)) for _ in range(2)]
+        for sock in slow:
+            sock.sendall(head + b"a" * 240)
+        while b" 429 " not in (refused := said(url, head + b"a" * 300)):
+            assert b" 200 " in refused, "until their bodies have been read"
+        assert b"from your address" in refused
+        assert b" 200 " in said(url, head + b"a" * 300, source="127.0.0.2")
 
 
 def test_a_body_that_is_only_announced_keeps_nobody_out() -> None:
@@ -501,6 +523,47 @@ def test_all_that_it_has_sent_before_is_answered() -> None:
     assert answer.count(b"HTTP/1.1") == 3
 
 
+def test_the_waiting_requests_of_one_address_leave_room_for_others() -> None:
+    """Each of its connections may have one."""
+    go_on, busy = threading.Event(), threading.Semaphore(0)
+
+    def slow(request: HttpRequest) -> HttpResponse:
+        busy.release()
+        assert go_on.wait(20.0)
+        return echo(request)
+
+    request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    options = FaceOptions(threads=2, max_waiting=2)
+    with running(slow, options=options) as url, connected(url) as sock:
+        sock.sendall(request)
+        assert busy.acquire(timeout=20.0)
+        assert said(url, request).startswith(b"HTTP/1.1 429 ")
+        with connected(url, source="127.0.0.2") as other:
+            other.sendall(request)
+            assert busy.acquire(timeout=20.0)
+            go_on.set()
+            assert read_all(other).startswith(b"HTTP/1.1 200 ")
+            assert read_all(sock).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_response_that_breaks_off_ends_its_connection_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its client sees that it is short; the log says why."""
+
+    def broken() -> Iterator[bytes]:
+        yield b"begun"
+        raise sqlite3.DatabaseError("secret words")
+
+    headers = {"content-length": "100"}
+    with running(lambda request: HttpResponse(200, headers, broken())) as url:
+        for _ in range(2):
+            answer = said(url, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert answer.endswith(b"begun")
+            assert b"secret" not in answer
+    assert "secret words" in caplog.text
+
+
 def test_a_client_that_does_not_read_is_left() -> None:
     """One deadline for the whole response."""
     left = threading.Event()
@@ -604,6 +667,63 @@ def test_parked_polls_hold_no_thread_and_end_with_the_job() -> None:
         for thread in threads:
             thread.join()
     assert {(each["status"], each["applied"]) for each in found} == {("Processing", "wait")}
+
+
+def test_all_who_wait_for_a_job_look_at_it_once_a_change() -> None:
+    """Each report of progress made the store busy for every poll that was parked."""
+    looks: list[bool] = []
+    asked, ended = threading.Semaphore(0), threading.Event()
+
+    def look() -> Any:
+        looks.append(ended.is_set())
+        return looks[-1]
+
+    def handle(request: HttpRequest, peer: str) -> Parked:
+        asked.release()
+        return Parked(
+            "job", 60.0, look, lambda has_ended, _: bool(has_ended), lambda: echo(request)
+        )
+
+    listeners: list[Callable[[str], None]] = []
+
+    def subscribe(listener: Callable[[str], None]) -> Callable[[], None]:
+        listeners.append(listener)
+        return listeners.clear
+
+    request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    with served(handle, subscribe=subscribe) as url, ExitStack() as stack:
+        socks = [stack.enter_context(connected(url)) for _ in range(50)]
+        for sock in socks:
+            sock.sendall(request)
+        for _ in socks:
+            assert asked.acquire(timeout=20.0)
+        time.sleep(0.3)
+        before = len(looks)
+        for _ in range(3):
+            listeners[0]("job")
+            time.sleep(0.1)
+        ended.set()
+        listeners[0]("job")
+        assert all(read_all(sock).startswith(b"HTTP/1.1 200 ") for sock in socks)
+    assert before == 1
+    assert len(looks) <= 5
+
+
+def test_a_look_that_fails_ends_the_polls_and_not_those_to_come(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A disk that was full is mended."""
+    failures = iter([sqlite3.OperationalError("full")])
+
+    def look() -> None:
+        for failure in failures:
+            raise failure
+
+    def handle(request: HttpRequest, peer: str) -> Parked:
+        return Parked("job", 0.05, look, lambda *_: False, lambda: echo(request))
+
+    with served(handle) as url:
+        assert [get(url).status for _ in range(2)] == [500, 200]
 
 
 def test_progress_is_told_to_who_asked_for_it() -> None:
