@@ -169,9 +169,9 @@ class App:
         if path.endswith("/txt2img"):
             return self._posted(request, lambda: self._submit(request, caller))
         if path.endswith("/progress"):
-            return self._posted(request, lambda: self._progress(request, can_park))
+            return self._posted(request, lambda: self._progress(request, caller, can_park))
         if path.endswith("/cancel"):
-            return self._posted(request, lambda: self._cancel(request))
+            return self._posted(request, lambda: self._cancel(request, caller))
         if found := _IMAGE.search(path):
             _allow(request, "GET", "HEAD")
             return self._fetch(found["kind"], found["task_id"])
@@ -213,9 +213,11 @@ class App:
 
     # Polling ------------------------------------------------------------------------------
 
-    def _progress(self, request: HttpRequest, can_park: bool) -> HttpResponse | Parked:
+    def _progress(
+        self, request: HttpRequest, caller: Caller, can_park: bool
+    ) -> HttpResponse | Parked:
         task_id = wire.decode_progress_query(request.body)
-        status = self._status(task_id)
+        status = self._status(task_id, caller)
         prefer = request.headers.get("prefer", "")
         wait = _WAIT.search(prefer)
         if wait is None or not can_park:
@@ -262,15 +264,17 @@ class App:
         body = wire.encode_progress(progress, info=status.info)
         return _json(body, 200, {"etag": _etag(status), **(headers or {})})
 
-    def _cancel(self, request: HttpRequest) -> HttpResponse:
+    def _cancel(self, request: HttpRequest, caller: Caller) -> HttpResponse:
         task_id = wire.decode_progress_query(request.body)
+        self._status(task_id, caller)
         cancelled = self._store.cancel(task_id)
         response = self._answer(request, self._status(task_id))
         return response if cancelled else attrs.evolve(response, status=409)
 
-    def _status(self, task_id: str) -> JobStatus:
+    def _status(self, task_id: str, caller: Caller = ANYONE) -> JobStatus:
+        """Return how a job stands. Who knows an image's address knows its task id, too."""
         status = self._store.status(task_id)
-        if status is None:
+        if status is None or (caller.name and status.owner not in ("", caller.name)):
             raise Refusal(404, "no such task; it may have expired")
         return status
 

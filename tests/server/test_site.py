@@ -240,6 +240,24 @@ def test_tokens_come_from_a_file_with_their_limits(rig: Rig, tmp_path: Path) -> 
     assert "aaaa" not in repr(site)
 
 
+def test_a_job_is_for_the_token_that_submitted_it(rig: Rig, tmp_path: Path) -> None:
+    """Who is shown an image knows its address, and with it the task id."""
+    earlier = rig.submit()  # when the server asked for no tokens
+    site = make_site(rig, tokens=tokens(tmp_path, f"alice {'a' * 16}\nbob {'b' * 16}\n"))
+    alice, bob = ({"authorization": f"Bearer {letter * 16}"} for letter in "ab")
+    submitted = ask(site, headers=alice)
+    hers = json.loads(submitted.read(1000))["task_id"]
+
+    def statuses(path: str, task_id: str) -> list[int]:
+        url, body = f"http://localhost/{path}", {"task_id": task_id}
+        return [ask(site, url, who, body=body).status for who in (bob, alice)]
+
+    assert statuses("progress", hers) == [404, 200]
+    assert statuses("cancel", hers) == [404, 200]
+    assert statuses("progress", earlier) == [200, 200]
+    assert ask(make_site(rig), "http://localhost/progress", body={"task_id": hers}).status == 200
+
+
 @pytest.mark.parametrize(
     "line", ["alice", "alice short", "alice secret-secret-secret in-flight=0", "a b c d", ""]
 )

@@ -43,6 +43,123 @@ MAYBE_MADE = "the server stopped while it was rendered; the image may have been 
 DIED_ON_IT = f"{MAX_DEATHS} workers died while they rendered it"
 
 
+<<<<<<< HEAD
+=======
+class JobState(enum.Enum):
+    """Where a job is on its way."""
+
+    QUEUED = "queued"
+    RENDERING = "rendering"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Return True for a state that never changes again."""
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+class StoreFullError(Exception):
+    """A job cannot be accepted now; `message` says why, `retry_after` in how many seconds."""
+
+    def __init__(self, message: str, retry_after: float = _RETRY_AFTER) -> None:
+        super().__init__(message)
+        self.message, self.retry_after = message, retry_after
+
+
+class KeyReusedError(Exception):
+    """An idempotency key came again with another body."""
+
+
+@attrs.frozen(kw_only=True)
+class Submission:
+    """One request to be stored.
+
+    Attributes:
+        request: Both seeds are set.
+        priority: 0 (first) to 7 (last); 3 is normal.
+        owner: Name of the token that sent it; empty: none.
+        key: Idempotency key, unique for its owner; None: none was sent.
+        digest: Of the body that came with the key.
+    """
+
+    request: ImageRequest
+    priority: int = 3
+    owner: str = ""
+    key: str | None = None
+    digest: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class JobStatus:
+    """How a job stands.
+
+    Attributes:
+        id: The task id.
+        state: Where it is on its way.
+        owner: Name of the token that submitted it; empty: none.
+        detail: Why it failed; empty otherwise.
+        attempt: How often it was claimed.
+        position: Its place in the queue, from 1; None unless it is queued.
+        fraction: How much is rendered, 0.0 to 1.0.
+        version: Grows with each report of progress; starts anew with each attempt.
+        has_preview: True if there is a preview now.
+        media_type: Of the finished image; None unless it is done.
+        size: Of the finished image, in bytes.
+        info: How it was made; None unless it is done.
+    """
+
+    id: str
+    state: JobState
+    owner: str = ""
+    detail: str = ""
+    attempt: int = 0
+    position: int | None = None
+    fraction: float = 0.0
+    version: int = 0
+    has_preview: bool = False
+    media_type: str | None = None
+    size: int = 0
+    info: Mapping[str, Any] | None = None
+
+
+@attrs.frozen
+class Claim:
+    """What a worker gets.
+
+    Attributes:
+        jobs: To be rendered as one batch; perhaps none.
+        retry_in: Seconds until a batch that waits for more jobs is worth another try; None: there
+            is nothing to wait for but a new job.
+        waited: Seconds that each of the jobs was queued.
+    """
+
+    jobs: Sequence[RenderJob] = ()
+    retry_in: float | None = None
+    waited: Sequence[float] = ()
+
+
+@attrs.frozen
+class Counts:
+    """What a store holds now.
+
+    Attributes:
+        queued: Jobs that wait.
+        rendering: Jobs that a worker has.
+        kept: Jobs that have ended and are still known.
+        image_bytes: Bytes of finished images.
+        oldest: Seconds for which the first queued job has waited; 0.0 when none waits.
+    """
+
+    queued: int
+    rendering: int
+    kept: int
+    image_bytes: int
+    oldest: float
+
+
+>>>>>>> 5871ba0 (A job is for the token that submitted it)
 @attrs.define
 class _Live:
     """What is known of a job in memory only, while it renders."""
@@ -371,6 +488,7 @@ class JobStore:
             return JobStatus(
                 id=task_id,
                 state=state,
+                owner=row["owner"],
                 detail=row["detail"],
                 attempt=row["attempt"],
                 position=self._position(row) if state is JobState.QUEUED else None,
@@ -384,7 +502,7 @@ class JobStore:
 
     def _row(self, task_id: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._database.connection.execute(
-            "SELECT seq, state, detail, attempt, priority, media_type, size, info, ended_at"
+            "SELECT seq, owner, state, detail, attempt, priority, media_type, size, info, ended_at"
             " FROM jobs WHERE id = ?",
             (task_id,),
         ).fetchone()
