@@ -30,6 +30,7 @@ __all__ = ["Eta", "ImageRequest", "Progress", "State"]
 DEFAULT_SIZE = (1152, 896)
 _MAX_FILE = 256 * 1024 * 1024  # bytes of an image file that are read for its metadata
 MAX_SIDE = 4096
+_MAX_LEVELS = 64  # of lists and objects in each other: what is read here can be read everywhere
 LARGEST_INT = 2**63 - 1
 
 
@@ -42,7 +43,8 @@ def plain_json(field: str, value: object) -> dict[str, Any]:
     """Return a copy of a mapping of plain JSON, which no later change by the caller reaches.
 
     Raises:
-        InvalidRequestError: It is something else (``not_mapping``, ``not_json``).
+        InvalidRequestError: It is something else (``not_mapping``, ``not_json``), or nested in
+            more than 64 levels (``too_deep``).
     """
     if type(value) is dict and not value:  # the common case
         return {}
@@ -56,7 +58,20 @@ def plain_json(field: str, value: object) -> dict[str, Any]:
         remedy = f"must be plain JSON: {sanitize_text(exc)}"
         raise invalid_secret(field, remedy, code="not_json") from exc
     text(field, encoded)
+    if _is_deep(copy):
+        remedy = f"must not be nested in more than {_MAX_LEVELS} levels"
+        raise invalid_secret(field, remedy, code="too_deep", high=_MAX_LEVELS)
     return copy
+
+
+def _is_deep(value: dict[str, Any]) -> bool:
+    level: list[Any] = [value]
+    for _ in range(_MAX_LEVELS):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for values in inner for each in values if isinstance(each, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _extra_body(value: object) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Light on purpose: making a client loads no more than this. The errors are loaded when there is one.
 Each check returns the value that is to be used, or raises `InvalidRequestError` with one of the
 codes ``not_text``, ``blank``, ``not_unicode``, ``not_number``, ``not_whole_number``, ``too_small``,
-``too_large``, ``not_true_or_false``, ``not_mapping``, ``not_json``, ``not_callable``,
+``too_large``, ``not_true_or_false``, ``not_mapping``, ``not_json``, ``too_deep``, ``not_callable``,
 ``unknown_option``, ``conflict``, ``malformed`` and ``invalid``.
 """
 

@@ -338,6 +338,14 @@ def test_a_finished_job_cannot_be_cancelled(rig: Rig) -> None:
     assert json.loads(response.read(1000))["status"] == "Done"
 
 
+def test_a_request_that_is_nested_too_deeply_is_refused(rig: Rig) -> None:
+    """Each worker that it was sent to died; three of them, and then its job."""
+    for depth in (100, 490, 900, 100_000):
+        body = b'{"prompt": "x", "pose": ' + b"[" * depth + b"]" * depth + b"}"
+        assert rig.ask("POST", "/txt2img", body).status in (400, 422)
+    assert rig.store.counts().queued == 0
+
+
 # Long polls ---------------------------------------------------------------------------
 
 
