@@ -97,8 +97,8 @@ class Parked:
     Attributes:
         task_id: The job that is waited for.
         seconds: After which it is answered whatever has happened.
-        look: Return how the job stands; asked once for all who wait for it, after each change.
-        is_due: Return True once there is something to tell, by what `look` has returned and the
+        read: Return how the job stands; asked once for all who wait for it, after each change.
+        is_due: Return True once there is something to tell, by what `read` has returned and the
             seconds since it was parked; asked after each change of the job and when
             `PROGRESS_INTERVAL` is over.
         answer: Return the response.
@@ -106,7 +106,7 @@ class Parked:
 
     task_id: str
     seconds: float
-    look: Callable[[], JobStatus | None]
+    read: Callable[[], JobStatus | None]
     is_due: Callable[[JobStatus | None, float], bool]
     answer: Callable[[], HttpResponse]
 

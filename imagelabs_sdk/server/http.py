@@ -253,7 +253,7 @@ class _Face:
         self._refusals = 0
         self._parked: dict[str, set[asyncio.Event]] = {}
         self._parked_count = 0
-        self._looks: dict[str, asyncio.Task[Any]] = {}
+        self._statuses: dict[str, asyncio.Task[Any]] = {}
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection, or refuse it in words."""
@@ -368,7 +368,7 @@ class _Face:
                 self._loop.call_soon_threadsafe(self._wake, task_id)
 
     def _wake(self, task_id: str) -> None:
-        self._looks.pop(task_id, None)
+        self._statuses.pop(task_id, None)
         for event in self._parked.get(task_id, ()):
             event.set()
 
@@ -388,19 +388,19 @@ class _Face:
                 self._parked[parked.task_id].discard(event)
                 if not self._parked[parked.task_id]:
                     del self._parked[parked.task_id]
-                    self._looks.pop(parked.task_id, None)
+                    self._statuses.pop(parked.task_id, None)
         return await self.in_thread(parked.answer)
 
-    async def _look(self, parked: Parked) -> Any:
-        """Look at a job once for all who wait for it, until it changes."""
-        look = self._looks.get(parked.task_id)
-        if look is None:
-            look = self._loop.create_task(self.in_thread(parked.look))
-            self._looks[parked.task_id] = look
+    async def _status(self, parked: Parked) -> Any:
+        """Read how a job stands, once for all who wait for it, until it changes."""
+        status = self._statuses.get(parked.task_id)
+        if status is None:
+            status = self._loop.create_task(self.in_thread(parked.read))
+            self._statuses[parked.task_id] = status
         try:
-            return await asyncio.shield(look)
+            return await asyncio.shield(status)
         except Exception:
-            self._looks.pop(parked.task_id, None)
+            self._statuses.pop(parked.task_id, None)
             raise
 
     async def _until_due(self, parked: Parked, client: "_Connection") -> None:
@@ -410,7 +410,7 @@ class _Face:
             waited = self._loop.time() - begin
             if waited >= parked.seconds:
                 return
-            if parked.is_due(await self._look(parked), waited):
+            if parked.is_due(await self._status(parked), waited):
                 return
             pause = parked.seconds - waited
             if waited < PROGRESS_INTERVAL:  # progress may be told after it, without another change

@@ -365,18 +365,18 @@ def test_a_long_poll_is_parked_until_the_state_changes(rig: Rig) -> None:
     parked = poll(rig, task_id, etag_of(rig, task_id))
     assert isinstance(parked, Parked)
     assert (parked.task_id, parked.seconds) == (task_id, 20.0)
-    assert not parked.is_due(parked.look(), 5.0)
+    assert not parked.is_due(parked.read(), 5.0)
     job = rig.claim()
-    assert parked.is_due(parked.look(), 0.0)
+    assert parked.is_due(parked.read(), 0.0)
     response = parked.answer()
     assert response.headers["preference-applied"] == "wait"
     assert json.loads(response.read(1000))["status"] == "Processing"
     rendering = poll(rig, task_id, response.headers["etag"])
     assert isinstance(rendering, Parked)
     rig.store.progress(job, 0.5)
-    assert not rendering.is_due(rendering.look(), 9.0)
+    assert not rendering.is_due(rendering.read(), 9.0)
     rig.finish(job)
-    assert rendering.is_due(rendering.look(), 0.0)
+    assert rendering.is_due(rendering.read(), 0.0)
 
 
 def test_news_of_progress_is_for_who_asks_for_it_and_not_too_often(rig: Rig) -> None:
@@ -384,10 +384,10 @@ def test_news_of_progress_is_for_who_asks_for_it_and_not_too_often(rig: Rig) -> 
     task_id = rig.submit()
     job = rig.claim()
     parked = poll(rig, task_id, etag_of(rig, task_id), "wait=20, progress")
-    assert not parked.is_due(parked.look(), 1.0)
+    assert not parked.is_due(parked.read(), 1.0)
     rig.store.progress(job, 0.5)
-    assert not parked.is_due(parked.look(), 0.1)
-    assert parked.is_due(parked.look(), 0.25)
+    assert not parked.is_due(parked.read(), 0.1)
+    assert parked.is_due(parked.read(), 0.25)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -422,7 +422,7 @@ def test_a_job_that_is_forgotten_while_a_poll_is_parked_is_told(time: FakeClock)
     parked = poll(rig, task_id)
     rig.finish()
     time.advance(10.0)
-    assert parked.is_due(parked.look(), 0.0)
+    assert parked.is_due(parked.read(), 0.0)
     assert parked.answer().status == 404
 
 

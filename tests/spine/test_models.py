@@ -151,17 +151,9 @@ def test_generate_and_submit_take_every_field_of_a_request(call: Any) -> None:
     assert fields - {"unknown"} == {field.name for field in attrs.fields(ImageRequest)}
 
 
-def in_each_other(levels: int) -> Any:
-    """Lists and objects in each other, with nothing in the innermost."""
-    value: Any = []
-    for number in range(levels - 1):
-        value = [value, 1] if number % 2 else {"a": value, "b": 2}
-    return value
-
-
 def test_what_is_nested_is_taken_up_to_a_bound() -> None:
     """What one reader takes, another may not: a server's workers died of it."""
-    body = {"a": in_each_other(63)}
+    body = {"a": nested(63)}
     assert pickle.loads(pickle.dumps(ImageRequest("x", extra_body=body))).extra_body == body
 
 
@@ -192,7 +184,7 @@ def test_a_name_like_no_field_is_answered_with_all_of_them() -> None:
         ("aspect_ratio", "wide", "malformed", {"example": "16:9", "low": "1:8", "high": "8:1"}),
         ("extra_body", 7, "not_mapping", {}),
         ("extra_body", {"a": math.inf}, "not_json", {}),
-        ("extra_body", {"a": in_each_other(64)}, "too_deep", {"high": 64}),
+        ("extra_body", {"a": nested(64)}, "too_deep", {"high": 64}),
     ],
 )
 def test_a_refused_value_has_a_code_and_its_limits(

@@ -75,6 +75,7 @@ class JobStatus:
     Attributes:
         id: The task id.
         state: Where it is on its way.
+        owner: Name of the token that submitted it; empty: none.
         detail: Why it failed; empty otherwise.
         attempt: How often it was claimed.
         position: Its place in the queue, from 1; None unless it is queued.
@@ -88,6 +89,7 @@ class JobStatus:
 
     id: str
     state: JobState
+    owner: str = ""
     detail: str = ""
     attempt: int = 0
     position: int | None = None
