@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,13 +60,14 @@ class Journal:
             lock_timeout: Seconds to wait while another process has the lock; 0: do not wait.
 
         Raises:
-            InvalidRequestError: It is not such a file, or in use.
+            InvalidRequestError: It is not such a file, or in use; or `path` is not a path.
             OSError: It cannot be read or written.
         """
-        self.path, self._field = Path(path), field
+        self.path, self._field = _as_path(path, field), field
         self._absolute = Path.cwd() / self.path  # the working directory may change
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._written = self._synced = 0  # lines
+        self._sync_failed = False
         self._start = self._size = 0  # bytes: of the header; of the file, as far as we know
         self._refuse_special_file()
         self._file = open(self.path, "a+b", buffering=0, opener=_open_private)  # noqa: SIM115
@@ -117,7 +119,8 @@ class Journal:
         """Write one line and wait until it is on disk.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: It cannot be written; or an earlier line could not be synced, after which the
+                system may report a success that is none.
         """
         with self._writing:
             self._write(_dump(fields))
@@ -125,8 +128,14 @@ class Journal:
             mine = self._written
         with self._syncing:
             if self._synced < mine:  # otherwise another thread has synced this line as well
+                if self._sync_failed:
+                    raise OSError(errno.EIO, "an earlier line could not be synced", str(self.path))
                 so_far = self._written
-                os.fsync(self._file.fileno())
+                try:
+                    os.fsync(self._file.fileno())
+                except OSError:
+                    self._sync_failed = True
+                    raise
                 self._synced = so_far
 
     def check_in_place(self) -> None:
@@ -216,9 +225,18 @@ class Journal:
 
     def _write(self, line: bytes) -> None:
         view = memoryview(line)
-        while view:
-            view = view[self._file.write(view) :]
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError:
+            self._cut(len(line) - len(view))
+            raise
         self._size += len(line)
+
+    def _cut(self, length: int) -> None:
+        """Cut off what was written of a line, so that another line does not continue it."""
+        with suppress(OSError):
+            self._file.truncate(os.fstat(self._file.fileno()).st_size - length)
 
 
 _open_journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()
@@ -237,6 +255,22 @@ def _mismatch(found: Mapping[str, Any], header: Mapping[str, Any], field: str) -
     if found.get("version") == header["version"] and found.keys() == header.keys():
         return f"it is of another service, {sanitize_text(found.get('base_url'))}"
     return f"it is not a {field} of this version"
+
+
+def _as_path(path: str | os.PathLike[str], field: str) -> Path:
+    try:
+        given = Path(path)
+    except TypeError as exc:
+        kind = type(path).__name__
+        raise InvalidRequestError(f"{field}: must be a path, not {kind}", field=field) from exc
+    try:
+        is_usable = b"\0" not in os.fsencode(given)
+    except UnicodeError:
+        is_usable = False
+    if not is_usable:
+        shown = sanitize_text(str(given))
+        raise InvalidRequestError(f"{field} {shown}: no file can have this name", field=field)
+    return given
 
 
 def _dump(fields: Mapping[str, Any]) -> bytes:

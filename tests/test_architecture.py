@@ -100,7 +100,7 @@ MAY_IMPORT = {
     "jobs": [*SPINE, "extensions", "job_errors", "waiting"],
     "batch.__init__": [],
     "batch.admission": ["errors", "endpoints"],
-    "batch.checkpoint": ["_journal", "models", "wire"],
+    "batch.checkpoint": ["_journal", "errors", "images", "models", "urls", "validation", "wire"],
     "batch.scheduler": [*SPINE, "extensions", "jobs", "waiting", "batch.admission",
                         "batch.checkpoint"],
     "batch.batch": [*SPINE, "jobs", "job_errors", "batch.checkpoint", "batch.scheduler"],

@@ -68,6 +68,28 @@ class Batch(Iterator[Outcome]):
         """By index, the jobs that were accepted and whose outcome was not taken."""
         return self._scheduler.unfinished()
 
+    @property
+    def unrecorded(self) -> dict[int, Job]:
+        """Those of `unfinished` that the checkpoint lacks: it could not be written.
+
+        A later run does not know them, so note their ids. Empty without a checkpoint.
+        """
+        return self._scheduler.unrecorded()
+
+    def record_saved(self, outcome: Outcome) -> None:
+        """Record in the checkpoint that the image is saved: a later run has it in `Outcome.saved`.
+
+        Without a checkpoint, without a result and after `close` it does nothing.
+
+        Args:
+            outcome: Of this batch.
+
+        Raises:
+            OSError: The checkpoint cannot be written.
+        """
+        if self._checkpoint is not None and outcome.result is not None and self._stop.alive:
+            self._checkpoint.append(outcome.index, "saved", {})
+
     def close(self) -> None:
         """Stop: nothing more is sent, and no thread is left. May be called again.
 
@@ -161,7 +183,7 @@ class Batch(Iterator[Outcome]):
             self._scheduler.add(Entry(place, asked.with_seeds()))
             return
         facts = self._checkpoint.recall(place.index, asked)
-        job = self._job_from_dict(facts["job"]) if "job" in facts else None
+        job = self._recorded_job(self._checkpoint, place.index, facts)
         event, keyed = facts.get("event"), facts.get("keyed")
         if event == "sending" and self._settings.unknown == "skip":
             self._scheduler.put(place.outcome(asked, error=_unknown(keyed=bool(keyed))))
@@ -174,7 +196,16 @@ class Batch(Iterator[Outcome]):
             self._scheduler.put(_recorded_outcome(place, job, facts))
         else:
             request = (job and job.request) or asked.with_seeds()
-            self._scheduler.add(Entry(place, request, wire.fingerprint(asked), job))
+            entry = Entry(place, request, wire.fingerprint(asked), job, recorded=job is not None)
+            self._scheduler.add(entry)
+
+    def _recorded_job(
+        self, checkpoint: Checkpoint, index: int, facts: Mapping[str, Any]
+    ) -> Job | None:
+        try:
+            return self._job_from_dict(facts["job"]) if "job" in facts else None
+        except InvalidRequestError as error:
+            raise checkpoint.refusal(f"its job of item {index} cannot be used: {error}") from error
 
 
 def _recorded_outcome(place: Place, job: Job, facts: Mapping[str, Any]) -> Outcome:
@@ -184,7 +215,8 @@ def _recorded_outcome(place: Place, job: Job, facts: Mapping[str, Any]) -> Outco
         error.attach_job(job)
         return place.outcome(job.request, error=error, job=job)
     image = job.image_at(facts["url"], Timings(*facts["timings"]))
-    return place.outcome(job.request, image, job=job)
+    outcome = place.outcome(job.request, image, job=job)
+    return attrs.evolve(outcome, saved=facts["event"] == "saved")
 
 
 @without_locals

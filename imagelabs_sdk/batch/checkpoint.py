@@ -10,28 +10,47 @@ an event of one item; an item's last event is its state:
 ``accepted``  with the job, as `Job.to_dict` describes it (its prompt included)
 ``done``      with the image's URL
 ``failed``    the service says that the job failed
+``saved``     the caller has saved the image
 ============  ==============================================================================
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from .. import wire
+import attrs
+
+from .. import urls, wire
 from .._journal import Journal
-from ..models import ImageRequest
+from ..errors import InvalidRequestError
+from ..images import Timings
+from ..models import LARGEST_INT, ImageRequest
+from ..validation import count, invalid_secret, number, text
 
 __all__ = ["Checkpoint"]
 
 _VERSION = 1
+_TIMINGS = len(attrs.fields(Timings))
 _NEEDED = {
     "sending": {"index", "fingerprint"},
     "refused": {"index"},
     "accepted": {"index", "job"},
     "done": {"index", "url", "timings"},
     "failed": {"index", "message", "status", "waited"},
+    "saved": {"index"},
 }
 """The fields that a line of each event must have."""
+
+_AFTER: dict[str, set[str | None]] = {
+    "sending": {None, "sending", "refused"},
+    "refused": {"sending"},
+    "accepted": {"sending"},
+    "done": {"accepted"},
+    "failed": {"accepted"},
+    "saved": {"done", "saved"},
+}
+"""The events that each event of an item may follow; `None`: it is the first."""
 
 
 class Checkpoint:
@@ -48,7 +67,8 @@ class Checkpoint:
             base_url: The service; another one does not know these jobs.
 
         Raises:
-            InvalidRequestError: It is not a checkpoint of this service, or it is in use.
+            InvalidRequestError: It is not a checkpoint of this service, it is in use, or a line
+                of it is not as `append` writes it: an item would be lost, or bought again.
             OSError: It cannot be read or written.
         """
         header = {"version": _VERSION, "base_url": base_url}
@@ -93,13 +113,74 @@ class Checkpoint:
             self._journal.check_in_place()
         self._journal.append({"index": index, "event": event, **facts})
 
+    def refusal(self, reason: str) -> InvalidRequestError:
+        """Return the error for a checkpoint that cannot be used."""
+        return self._journal.refusal(reason)
+
     def close(self) -> None:
         """Close the file, which releases the lock. May be called again."""
         self._journal.close()
 
     def _learn(self, number: int, fields: dict[str, Any]) -> None:
-        needed = _NEEDED.get(str(fields.get("event")))
+        event = str(fields.get("event"))
+        needed = _NEEDED.get(event)
         if needed is None or not needed <= fields.keys():
-            raise self._journal.refusal(f"its line {number} is not a line of a checkpoint")
+            raise self.refusal(f"its line {number} is not a line of a checkpoint")
+        try:
+            for name, check in _CHECKS.items():
+                if name in fields:
+                    check(name, fields[name])
+        except ValueError as exc:
+            raise self.refusal(f"its line {number} is not a line of a checkpoint: {exc}") from exc
         index = fields["index"]
-        self._known[index] = {**self._known.get(index, {}), **fields}
+        known = self._known.get(index, {})
+        before = known.get("event")
+        if before not in _AFTER[event]:
+            raise self.refusal(
+                f"its line {number} says {event!r} of item {index} (counted from 0), after "
+                f"{repr(before) if before else 'nothing'}: a line before it is missing or changed"
+            )
+        self._known[index] = {**known, **fields}
+
+
+def _check_keyed(name: str, value: object) -> None:
+    if value is None:
+        return
+    _check_type(name, value, dict)
+    assert isinstance(value, dict)
+    _check_type("key", value.get("key"), str)
+    for seed in ("seed", "subseed"):
+        count(seed, value.get(seed), 0, LARGEST_INT)
+
+
+def _check_timings(name: str, value: object) -> None:
+    if not isinstance(value, list) or len(value) != _TIMINGS:
+        raise invalid_secret(name, f"must be {_TIMINGS} numbers")
+    for each in value:
+        _check_seconds(name, each)
+
+
+def _check_seconds(name: str, value: object) -> None:
+    number(name, value, -LARGEST_INT, LARGEST_INT)
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise invalid_secret(name, f"must not be {type(value).__name__}")
+
+
+def _check_url(name: str, value: object) -> None:
+    urls.resolve(text(name, value), "")
+
+
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "index": partial(count, low=0, high=LARGEST_INT),
+    "keyed": _check_keyed,
+    "job": partial(_check_type, kind=dict),
+    "url": _check_url,
+    "timings": _check_timings,
+    "message": partial(_check_type, kind=str),
+    "status": partial(_check_type, kind=str),
+    "waited": _check_seconds,
+}
+"""What raises `ValueError` for a field of a line that nobody has written so."""

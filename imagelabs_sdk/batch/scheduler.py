@@ -7,7 +7,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import Any, TypeAlias
 
 import attrs
@@ -60,6 +61,8 @@ class Outcome:
         item: The item's position, counted from 0.
         variation: Which of the `n` images of the item it is, counted from 0.
         metadata: What the item had under ``"metadata"``; it was not sent.
+        saved: True if an earlier run with this checkpoint has said that it saved the image; see
+            `Batch.record_saved`.
     """
 
     index: int
@@ -70,6 +73,7 @@ class Outcome:
     item: int = 0
     variation: int = 0
     metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    saved: bool = False
 
 
 _at_least_one = validator(count, 1)
@@ -134,6 +138,7 @@ class Entry:
         request: What is asked for, with its seeds.
         fingerprint: Of the item as the caller gave it; empty without a checkpoint.
         job: `None` until it is accepted.
+        recorded: True if the checkpoint has the job.
         deadline: When the wait for the job ends.
         attempts: Its submits so far.
         key: The idempotency key that all of them carry, where the service takes one.
@@ -147,6 +152,7 @@ class Entry:
     request: ImageRequest
     fingerprint: str = ""
     job: Job | None = None
+    recorded: bool = False
     deadline: Deadline = Deadline()  # noqa: RUF009 - frozen
     attempts: Attempts = attrs.Factory(Attempts)
     key: str = attrs.Factory(new_key)
@@ -179,6 +185,13 @@ def _sending(entry: Entry, *, keyed: bool) -> Mapping[str, Any]:
     seeds = {"seed": entry.request.seed, "subseed": entry.request.subseed}
     key = {"key": entry.key, **seeds} if keyed else None
     return {"fingerprint": entry.fingerprint, "keyed": key}
+
+
+def _naming(what: str, jobs: Collection[Job]) -> str:
+    """Return what the jobs are and their ids; nothing if there are none."""
+    ids = [sanitize_text(job.id, 4096) for job in islice(jobs, _MAX_SHOWN)]
+    more = ", ..." if len(jobs) > _MAX_SHOWN else ""
+    return f"{what} ({len(jobs)}): task ids {', '.join(ids)}{more}" if ids else ""
 
 
 _Task: TypeAlias = tuple[Callable[[Entry], None], Entry]
@@ -318,17 +331,25 @@ class Scheduler:
         with self._outcome_ready:
             return {index: entry.job for index, entry in self._entries.items() if entry.job}
 
+    def unrecorded(self) -> dict[int, Job]:
+        """Return by index those of `unfinished` that the checkpoint lacks; without one: none."""
+        jobs = self.unfinished() if self._checkpoint is not None else {}
+        return {index: job for index, job in jobs.items() if not self._entries[index].recorded}
+
     def unfinished_message(self) -> str:
         """Return one line that names the unfinished jobs; empty if there are none here."""
         if os.getpid() != self._pid:
             return ""
-        names = [sanitize_text(job.id, 4096) for job in self.unfinished().values()]
-        if not names:
-            return ""
-        more = ", ..." if names[_MAX_SHOWN:] else ""
-        shown = ", ".join(names[:_MAX_SHOWN]) + more
-        kept = f", {sanitize_text(self._checkpoint.path)} knows them" if self._checkpoint else ""
-        return f"jobs that go on at the service{kept} ({len(names)}): task ids {shown}"
+        jobs, lost = self.unfinished(), self.unrecorded()
+        if self._checkpoint is None:
+            return _naming("jobs that go on at the service", jobs.values())
+        path = sanitize_text(self._checkpoint.path)
+        kept = [job for index, job in jobs.items() if index not in lost]
+        lines = (
+            _naming(f"jobs that go on at the service, {path} knows them", kept),
+            _naming(f"jobs that go on at the service, {path} lacks them", lost.values()),
+        )
+        return "; ".join(filter(None, lines))
 
     def stop(self) -> None:
         """Let the workers finish the exchanges in progress, and wait until they have ended."""
@@ -392,7 +413,12 @@ class Scheduler:
         )
         entry.job, entry.unknown = job, None
         self._begin_wait(entry, deadline)
-        self._record(entry, "accepted", lambda: {"job": job.to_dict()})
+        try:
+            self._record(entry, "accepted", lambda: {"job": job.to_dict()})
+        except OSError as exc:
+            what = f"job {sanitize_text(job.id, 4096)} was accepted and is not in the checkpoint"
+            raise OSError(exc.errno, f"{what}: {exc.strerror or exc}", exc.filename) from exc
+        entry.recorded = True
         with self._work_ready:
             self._admission.accepted()
             self._schedule_poll(entry)

@@ -61,8 +61,7 @@ def save_outcome(outcome: Outcome, item: BatchItem) -> ItemResult:
     image = outcome.result
     if image is None:
         return ItemResult(outcome.index, outcome.error)
-    # A job that was not polled in this run was finished by an earlier one.
-    saved = None if image.job.done else item.saved_path()
+    saved = item.saved_path() if outcome.saved else None
     if saved is not None:
         return ItemResult(outcome.index, None, image, saved)
     try:
@@ -116,15 +115,18 @@ def _run(
                 saving = {outcome.index: outcome.job} if outcome.job else {}
                 results.append(save_outcome(outcome, items[outcome.index]))
                 saving.clear()
+                if results[-1].new:
+                    outcomes.record_saved(outcome)
                 _report(results[-1], items, options, display)
     except BaseException as error:  # whatever it is: list what goes on at the service
         code, left = report_error(error), {**saving, **outcomes.unfinished}
+        lost = outcomes.unrecorded if batch.checkpoint is not None else left
         if options.cancel_on_interrupt and isinstance(error, KeyboardInterrupt):
             cancelled = cancel_jobs({} if options.embedded else left)
             left = {index: job for index, job in left.items() if index not in cancelled}
         for line in _summary_lines(results, items, options):
             say(line)
-        _report_unfinished(left, items, options, batch)
+        _report_unfinished(left, lost.keys(), items, options, batch)
         if batch.checkpoint is None and not options.embedded:
             _report_unsubmitted({result.index for result in results} | left.keys(), items)
         raise click.exceptions.Exit(code) from error
@@ -185,18 +187,29 @@ def _summary_lines(
 
 def _report_unfinished(
     left: Mapping[int, Job],
+    lost: Set[int],
     items: Sequence[BatchItem],
     options: CommonOptions,
     batch: BatchOptions,
 ) -> None:
-    """Tell how to get the images of the jobs that go on at the service."""
+    """Tell how to get the images of the jobs that go on at the service.
+
+    Args:
+        left: These jobs.
+        lost: Those of them that no file has.
+        items: Of the batch.
+        options: Of the command.
+        batch: Of the command.
+    """
     if batch.checkpoint is not None:
-        say(f"To resume: run the same command again; {batch.checkpoint} keeps what was bought.")
+        but = ", but for the jobs named below" if lost & left.keys() else ""
+        again = f"run the same command again; {batch.checkpoint} keeps what was bought{but}."
+        say(f"To resume: {again}")
     elif options.embedded:
         say(options.resume_hint(""))
     for index, job in left.items():
         hint = attrs.evolve(options, output=items[index].stem).resume_hint(job.id)
-        if batch.checkpoint is None and not options.embedded:
+        if index in lost and not options.embedded:
             say(hint)
         if options.as_json:
             with suppress(OSError):  # stdout may be what has failed

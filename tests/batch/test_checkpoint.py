@@ -3,14 +3,18 @@
 import errno
 import fcntl
 import json
+import math
 import os
+import resource
 import signal
 import socket
 import stat
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +23,7 @@ from imagelabs_sdk import (
     JobTimeoutError,
     SubmissionUnknownError,
 )
+from imagelabs_sdk._journal import Journal
 from imagelabs_sdk.testing import FakeService, SentRequest
 from tests import faulty
 from tests.batch.scripted import (
@@ -203,7 +208,7 @@ def test_two_runs_at_once_are_refused(service: FakeService, path: Path) -> None:
         ("HEADER\nnonsense\n", "its line 2 is not a JSON object"),
         ('HEADER\n{"index":0,"event":"eaten"}\n', "its line 2 is not a line"),
         (
-            'HEADER\n{"index":0,"event":"refused"}\n{"event":"refused"}\n',
+            'HEADER\n{"index":0,"event":"sending","fingerprint":""}\n{"event":"refused"}\n',
             "its line 3 is not a line",
         ),
     ],
@@ -249,6 +254,211 @@ def test_a_full_disk_ends_the_run_before_the_next_request(
     with pytest.raises(OSError, match="No space left"):
         next(batch)
     assert submits(service) == []
+
+
+def limit_file_size(size: int) -> None:
+    """Let every write beyond `size` bytes fail in this process, as on a full disk; -1: none."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_a_job_that_the_full_disk_did_not_record_is_named(service: FakeService, path: Path) -> None:
+    """Its id is nowhere else; and half a line must not spoil the file."""
+    batch = begin(service, "a", "b", max_in_flight=1, checkpoint=path)
+
+    def fill_the_disk(sent: SentRequest) -> None:
+        limit_file_size(path.stat().st_size + 50)
+
+    service.on_request = fill_the_disk
+    try:
+        with pytest.raises(OSError, match="job a was accepted and is not in the check") as caught:
+            next(batch)
+    finally:
+        limit_file_size(-1)
+    assert caught.value.errno == errno.EFBIG
+    assert list(batch.unrecorded) == [0]
+    if sys.version_info >= (3, 11):
+        (note,) = caught.value.__notes__
+        assert note == f"jobs that go on at the service, {path} lacks them (1): task ids a"
+    assert path.read_bytes().endswith(b"}\n")
+    service.on_request = None
+    assert kinds(run(service, "a", "b", checkpoint=path)) == {
+        0: SubmissionUnknownError,
+        1: "result",
+    }
+    assert submits(service) == ["a", "b"]
+
+
+def test_a_job_that_was_recorded_is_not_called_lost(
+    service: FakeService, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends the batch is another line; the message tells the two apart."""
+    service.job("a").never_finishes()
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def check(sent: SentRequest) -> None:
+        if sent.at == "submit" and sent.fields["prompt"] == "b":
+            monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(full))
+
+    service.on_request = check
+    batch = begin(service, "a", "b", checkpoint=path)
+    with pytest.raises(OSError, match="job b was accepted and is not") as caught:
+        next(batch)
+    assert set(batch.unfinished) == {0, 1}
+    assert set(batch.unrecorded) == {1}
+    if sys.version_info >= (3, 11):
+        (note,) = caught.value.__notes__
+        known, lost = note.split("; ")
+        assert known.endswith("knows them (1): task ids a")
+        assert lost.endswith("lacks them (1): task ids b")
+
+
+def test_after_a_failed_sync_no_line_is_called_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system reports a failure once, and then success, although the lines are lost."""
+    journal = Journal(path, {"version": 1, "base_url": ""}, field="checkpoint")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="Input/output error"):
+            journal.append({})
+    with pytest.raises(OSError, match="an earlier line could not be synced"):
+        journal.append({})
+    journal.close()
+
+
+def test_an_image_that_was_recorded_as_saved_is_known_to_later_runs(
+    service: FakeService, path: Path
+) -> None:
+    """What was only finished, or has failed, is not."""
+    service.job("c").fails()
+    batch = begin(service, *"abc", checkpoint=path)
+    for outcome in batch:
+        assert not outcome.saved
+        if outcome.index != 1:
+            batch.record_saved(outcome)
+            batch.record_saved(outcome)
+    batch.record_saved(outcome)  # the file is closed
+    for _ in range(2):
+        again = {each.index: each.saved for each in run(service, *"abc", checkpoint=path)}
+        assert again == {0: True, 1: False, 2: False}
+    assert submits(service) == [*"abc"]
+
+
+def test_without_a_checkpoint_nothing_is_recorded(service: FakeService) -> None:
+    """The same loop runs with and without one."""
+    batch = begin(service, "a")
+    batch.record_saved(next(batch))
+    assert not batch.unrecorded
+    batch.close()
+
+
+# Lines that no run has written --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [0.0, "0", -1, False, None, [0], {}, 2**63, 10**30])
+@pytest.mark.parametrize("event", ["sending", "accepted", "done"])
+def test_an_index_that_is_none_is_refused(
+    service: FakeService, path: Path, event: str, index: object
+) -> None:
+    """The item would count as one that was never sent, and be bought again."""
+    assert "index=" in refusal_of(service, path, event, {"index": index})
+
+
+@pytest.mark.parametrize(
+    ("event", "change", "words"),
+    [
+        ("done", {"timings": [1]}, "timings: must be 4 numbers"),
+        ("done", {"timings": {"a": 1}}, "timings: must be 4 numbers"),
+        ("done", {"timings": None}, "timings: must be 4 numbers"),
+        ("done", {"timings": ["a", 1, 1, 1]}, "timings='a'"),
+        ("done", {"timings": [math.nan, 1, 1, 1]}, "timings=nan"),
+        ("done", {"url": None}, "url: must be text"),
+        ("done", {"url": "javascript:alert(1)"}, "may not be javascript:"),
+        ("done", {"url": "file:///etc/passwd"}, "may not be file:"),
+        ("done", {"url": "a.png"}, "needs a host"),
+        ("accepted", {"job": None}, "job: must not be NoneType"),
+        ("failed", {"message": None}, "message: must not be NoneType"),
+        ("failed", {"status": 5}, "status: must not be int"),
+        ("failed", {"waited": "x"}, "waited='x'"),
+        ("failed", {"waited": 10**400}, "waited="),
+        ("sending", {"keyed": 1}, "keyed: must not be int"),
+        ("sending", {"keyed": {"seed": 1, "subseed": 1}}, "key: must not be NoneType"),
+        ("sending", {"keyed": {"key": "x", "seed": 1}}, "subseed=None"),
+        ("sending", {"keyed": {"key": "x", "seed": -1, "subseed": 1}}, "seed=-1"),
+    ],
+)
+def test_a_field_that_is_none_is_refused(
+    service: FakeService, path: Path, event: str, change: dict[str, object], words: str
+) -> None:
+    """By file and line; an address as everywhere else."""
+    assert words in refusal_of(service, path, event, change)
+
+
+def refusal_of(service: FakeService, path: Path, event: str, change: Mapping[str, object]) -> str:
+    """Change the first line of an event of an earlier run; return how the next run refuses it."""
+    service.job("b").fails()
+    run(service, *"ab", checkpoint=path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    number, line = next((n, x) for n, x in enumerate(lines, 1) if x.get("event") == event)
+    line.update(change)
+    error = refused(service, path, lines)
+    assert f"checkpoint {path}: its line {number} is not a line of a checkpoint: " in error
+    return error
+
+
+def refused(service: FakeService, path: Path, lines: Sequence[object]) -> str:
+    """Return why these lines are refused: before anything is sent, and the file is kept."""
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    path.write_text(content)
+    service.sent.clear()
+    with pytest.raises(InvalidRequestError) as caught:
+        run(service, *"abc", checkpoint=path)
+    assert caught.value.field == "checkpoint"
+    assert path.read_text() == content
+    assert not service.sent
+    return str(caught.value)
+
+
+def test_a_line_that_is_missing_is_noticed(service: FakeService, path: Path) -> None:
+    """Without its "accepted" an image that is there would be bought again."""
+    run(service, "a", checkpoint=path)
+    header, sending, accepted, done = map(json.loads, path.read_text().splitlines())
+    sent_no = {"index": 0, "event": "refused"}
+    saved = {"index": 0, "event": "saved"}
+    for lines, words in (
+        ([sending, done], "line 3 says 'done' of item 0 (counted from 0), after 'sending': a line"),
+        ([accepted, done], "line 2 says 'accepted' of item 0 (counted from 0), after nothing"),
+        ([sent_no], "line 2 says 'refused'"),
+        ([sending, accepted, sent_no], "line 4 says 'refused'"),
+        ([sending, accepted, done, sending], "line 5 says 'sending'"),
+        ([sending, accepted, saved], "line 4 says 'saved'"),
+    ):
+        assert words in refused(service, path, [header, *lines])
+
+
+def test_a_job_that_cannot_be_used_is_refused_with_the_name_of_the_file(
+    service: FakeService, path: Path
+) -> None:
+    """Of another service, say."""
+    run(service, "a", checkpoint=path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[2]["job"]["base_url"] = "https://other.test"
+    error = refused(service, path, lines)
+    assert f"checkpoint {path}: its job of item 0 cannot be used: base_url=" in error
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800", b"a", 5, None])
+def test_what_is_no_path_is_refused(service: FakeService, name: Any) -> None:
+    """As any other argument."""
+    if name is None:
+        name = object()
+    with pytest.raises(InvalidRequestError) as caught:
+        run(service, "a", checkpoint=name)
+    assert caught.value.field == "checkpoint"
 
 
 # The file on a real system ------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """A file of prompts becomes a folder of images; nothing bought is lost or bought twice."""
 
+import errno
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -145,13 +147,50 @@ def test_an_interrupted_batch_with_a_checkpoint_is_resumed_by_the_same_command(
 def test_an_image_that_was_bought_is_saved_whatever_has_its_name_meanwhile(
     imagelabs: Command, gallery: FakeService
 ) -> None:
-    """A file counts as saved only if an earlier run has finished its job; this one was queued."""
+    """A file counts as saved only if an earlier run has recorded that it saved it."""
     gallery.job("a lighthouse").done(PNG).answers(KeyboardInterrupt(), times=1)
     gallery.job("a castle").queued(9).done(PNG)
     assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 130
-    Path("images/0003.png").write_bytes(b"another image")
+    assert not Path("images/0001.png").exists()  # it was finished, and not fetched
+    for name in ("0001", "0003"):
+        Path(f"images/{name}.png").write_bytes(b"another image")
     assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 0
-    assert Path("images/0003.png").read_bytes() == PNG
+    for name in ("0001", "0003"):
+        assert Path(f"images/{name}.png").read_bytes() == PNG
+    assert len(gallery.submits) == 3
+
+
+def test_an_image_that_could_not_be_fetched_is_saved_by_a_later_run(
+    imagelabs: Command, gallery: FakeService
+) -> None:
+    """The run went on without it, and something else has its name by now."""
+    gallery.job("a lighthouse").done(PNG).answers(HttpResponse(404), times=2)
+    assert imagelabs.batch("--checkpoint", "run.jsonl").exit_code == 8
+    Path("images/0001.png").write_bytes(b"another image")
+    result = imagelabs.batch("--checkpoint", "run.jsonl")
+    assert result.stderr.splitlines()[-1] == "1 saved, 2 there already"
+    assert Path("images/0001.png").read_bytes() == PNG
+
+
+def test_a_job_that_the_checkpoint_lacks_is_named(
+    imagelabs: Command, gallery: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full: its id is nowhere else."""
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    gallery.on_request = lambda sent: monkeypatch.setattr(os, "fsync", full)
+    result = imagelabs.batch("--checkpoint", "run.jsonl", "--jobs", 1)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "imagelabs: job a-lighthouse was accepted and is not in the checkpoint: "
+        "No space left on device",
+        "0 saved, 3 not finished",
+        "To resume: run the same command again; run.jsonl keeps what was bought, but for the jobs "
+        "named below.",
+        "To resume: imagelabs wait a-lighthouse -o images/0001",
+    ]
 
 
 def test_an_interrupt_before_anything_was_accepted_has_nothing_to_resume(
