@@ -1,6 +1,7 @@
 """Write text of any language below an image, with the fonts that this machine has."""
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -31,6 +32,9 @@ _FONTS = (
 """Asked in this order for a character that Pillow's own font lacks: Linux, macOS, Windows."""
 
 _MISSING = "\U0010ffff"  # no font has it: it shows the font's sign for a missing character
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _DIGIT = 7  # pixels, the font of the digits in a box
 _BOX = 5  # pixels, the width of one digit
 
@@ -117,22 +121,48 @@ def _runs(text: str, size: int) -> Iterator[tuple[Font | None, str]]:
     """Yield parts of the text with one font each; `None`: a character that no font has."""
     run = ""
     font: Font | None = None
-    for character in text:
+    for cluster in _clusters(text, size):
         # A space stays with the word before it: the width of a space differs between fonts.
-        own = font if character == " " and font else _font_for(character, size)
+        own = font if cluster == " " and font else _font_for(cluster, size)
         if run and (own is not font or own is None):
-            yield font, run
+            yield from _without_moved_space(font, run)
             run = ""
-        run, font = run + character, own
+        run, font = run + cluster, own
     if run:
-        yield font, run
+        yield from _without_moved_space(font, run)
+
+
+def _without_moved_space(font: Font | None, run: str) -> Iterator[tuple[Font | None, str]]:
+    """Yield a run; of right-to-left text without the space at its end, which comes on its own.
+
+    It would be drawn at the left end.
+    """
+    words = run.rstrip(" ")
+    if words != run and any(unicodedata.bidirectional(each) in ("R", "AL") for each in words):
+        yield font, words
+        run = run[len(words) :]
+    yield font, run
+
+
+def _clusters(text: str, size: int) -> Iterator[str]:
+    """Yield each character with the marks upon it, if one font has them all, else without."""
+    start = 0
+    while start < len(text):
+        end = start + 1
+        while end < len(text) and unicodedata.category(text[end])[0] == "M":
+            end += 1
+        if _font_for(text[start:end], size) is None:
+            end = start + 1
+        yield text[start:end]
+        start = end
 
 
 @lru_cache(4096)
-def _font_for(character: str, size: int) -> Font | None:
-    if unicodedata.category(character)[0] == "C":  # controls, formats, surrogates, unassigned
+def _font_for(cluster: str, size: int) -> Font | None:
+    # Controls, formats, surrogates, unassigned; and what every font has as nothing.
+    if any(unicodedata.category(each)[0] == "C" for each in cluster) or _INVISIBLE.search(cluster):
         return None
-    return next((font for font in _fonts(size) if _has(font, character)), None)
+    return next((font for font in _fonts(size) if all(_has(font, each) for each in cluster)), None)
 
 
 @lru_cache(4)
@@ -154,8 +184,15 @@ def _load(size: int) -> Iterable[Font]:
 def _has(font: Font, character: str) -> bool:
     if character.isspace():
         return True
-    shown, missing = font.getmask(character), font.getmask(_MISSING)
+    plain = _unshaped(font)
+    shown, missing = plain.getmask(character), plain.getmask(_MISSING)
     return shown.size != missing.size or bytes(shown) != bytes(missing)
+
+
+@lru_cache(64)
+def _unshaped(font: Font) -> Font:
+    """Return the font without shaping, which puts a circle below a lone mark, missing or not."""
+    return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
 
 def _width(font: Font | None, run: str, size: int) -> float:

@@ -123,7 +123,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     else:
         low, high = (float(str(value)) for value in image.convert("F").getextrema())
     scale = 255.0 / (high - low) if high > low else 0.0
-    return image.convert("F").point(lambda value: value * scale - low * scale).convert("L")
+    grey = image.convert("F").point(lambda value: value * scale - low * scale).convert("L")
+    key = grey.info.pop("transparency", None)  # the one grey, of 16 bits, that is transparent
+    if isinstance(key, int):
+        grey.putalpha(image.convert("I").point([255 * (each != key) for each in range(65536)], "L"))
+    return grey
 
 
 def _broken(side: int) -> Image.Image:
@@ -139,7 +143,8 @@ def _paste_framed(row: Image.Image, image: Image.Image, left: int, top: int) -> 
     """Paste an image with round corners and a soft shadow."""
     mask, shadow = _rounded_mask(image.size), _shadow(image.size)
     edge = (shadow.width - image.width) // 2
-    row.paste(_INK, (left - edge, top - edge + 3), shadow)
+    if edge:  # below a thin line it would be a second line
+        row.paste(_INK, (left - edge, top - edge + 3), shadow)
     row.paste(image, (left, top), mask)
 
 

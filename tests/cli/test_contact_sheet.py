@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from imagelabs_sdk.cli.captions import text_width, wrap_text
+from imagelabs_sdk.cli.captions import draw_text, text_width, wrap_text
 from imagelabs_sdk.cli.contact_sheet import Tile, draw_sheet, on_paper, save_sheet
 from tests.faulty import PNG
 
@@ -71,6 +71,27 @@ def test_transparent_parts_show_the_paper() -> None:
         assert on_paper(kept).getpixel((1, 1)) == paper
 
 
+@pytest.mark.parametrize("clear", [0, 300, 32_768])
+def test_the_transparent_one_of_sixteen_bits_is_that_grey_alone(clear: int) -> None:
+    """Not another one that is the same in eight bits."""
+    image = Image.new("I;16", (64, 48), clear)
+    image.putpixel((1, 1), clear + 1)
+    image.putpixel((2, 2), 44)
+    save("x.png", image, transparency=clear)
+    with Image.open("x.png") as opened:
+        shown = on_paper(opened)
+    assert shown.getpixel((0, 0)) == (0xF5, 0xF2, 0xEC)
+    for place in ((1, 1), (2, 2)):
+        assert shown.getpixel(place) != (0xF5, 0xF2, 0xEC)
+
+
+def test_a_thin_image_has_no_shadow_beside_it() -> None:
+    """It would look like a second line."""
+    sheet = draw_sheet([Tile(save("x.png", Image.new("RGB", (4000, 1), "red")), "0001", "")])
+    rows = {y for y in range(40) if sheet.getpixel((160, y)) != (0xF5, 0xF2, 0xEC)}
+    assert len(rows) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "image"),
     [
@@ -115,11 +136,38 @@ def test_two_captions_never_look_alike() -> None:
     start = "a lighthouse at dusk by the sea " * 9
     captions = [
         "一只猫", "一只狗", "ねこ", "고양이", "قطة", "🦊", "🐻", "a\u200bb", "ab", "a\u200cb",
+        "a\u034fb", "a\u17b4b", "a\u3164b", "a\ufe0fb", "a\ufe0eb",
+        "\u0939\u093f", "\u0939\u0940",
         "\ue000", "\ue001", "\U0010fffe", "x" * 300, "x" * 301, start + "one", start + "two",
     ]  # fmt: skip
     path = save("x.png", COLOR)
     sheets = {draw_sheet([Tile(path, "0001", text)]).tobytes() for text in captions}
     assert len(sheets) == len(captions)
+
+
+def drawn(text: str) -> Image.Image:
+    line = Image.new("L", (200, 24), 255)
+    draw_text(ImageDraw.Draw(line), 4, 2, text, size=15, color="black")
+    return line
+
+
+def test_the_space_after_right_to_left_text_is_at_its_right() -> None:
+    """Where the next word, in another font, begins."""
+    word, line = drawn("שלום"), drawn("שלום and")
+    width = 4 + int(text_width("שלום", 15))
+    area = (0, 0, width, 24)
+    assert line.crop(area).tobytes() == word.crop(area).tobytes()
+
+
+def test_a_mark_is_drawn_upon_its_letter() -> None:
+    """With the letter in the mark's font; never upon a dotted circle."""
+    try:
+        ImageFont.truetype("DejaVuSans.ttf")
+    except OSError:
+        pytest.skip("no font here has the mark")
+    mark = "e\u0301"
+    assert text_width(mark, 15) < 1.5 * text_width("e", 15)
+    assert drawn(mark).tobytes() != drawn("e").tobytes()
 
 
 def test_text_stays_within_its_lines() -> None:
