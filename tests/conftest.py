@@ -1,6 +1,7 @@
 """Fixtures: servers on loopback, an environment of our own."""
 
 import gc
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ pytest_plugins = ["imagelabs_sdk.testing.fixtures"]
 # Examples that a busy machine slows down are no failures.
 hypothesis.settings.register_profile("plain", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("plain")
+
+# Under nohup the commands that tests start would inherit a SIGHUP that does nothing.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 gc.collect()
 gc.freeze()  # what is loaded by now stays; the collections below look at the rest only
