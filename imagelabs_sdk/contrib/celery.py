@@ -77,7 +77,8 @@ def save_image(  # noqa: D417 - Celery passes self
     still polls once. So `job` is worth sending again, after any error, on any day. A message
     that is delivered twice buys nothing: it polls, saves the same file and calls links again.
     To revoke it ends our polls alone: the service cannot cancel. Called directly or eagerly, it
-    waits where it is.
+    waits where it is. In JSON, an error of ours keeps its class and its text, which names the
+    job; no more.
 
     Limits: each poll is a message; that suits hundreds of images at a time, not thousands.
     Between polls a worker holds it in memory (``worker_eta_task_limit``), by default for up to
@@ -99,7 +100,6 @@ def save_image(  # noqa: D417 - Celery passes self
         DownloadError: The image could not be fetched, several times in a row.
         InvalidRequestError: `job` is of another service, or `path` cannot be written.
         OSError: The disk did not take it.
-        In JSON, an error of ours keeps its class and its text, which names the job; no more.
     """
     with _fit_for_results():
         accepted = self.client.job_from_dict(job)
