@@ -38,15 +38,19 @@ def _inflate(chunks: Iterable[bytes], named: Set[str]) -> Iterator[bytes]:
         yield from pieces
         return
     inflater = zlib.decompressobj(window)
-    for piece in _before_trailers(itertools.chain([head], pieces)):
-        left = piece
-        while left:
-            if inflater.eof:
-                if left[0] != _GZIP:
-                    break  # what follows the last member means nothing
-                inflater = zlib.decompressobj(window)
-            yield inflater.decompress(left, _CHUNK)
-            left = inflater.unconsumed_tail or inflater.unused_data
+    whole, head = itertools.chain([head], pieces), b""
+    try:
+        for piece in _before_trailers(whole):
+            left = piece
+            while left:
+                if inflater.eof:
+                    if left[0] != _GZIP:
+                        break  # what follows the last member means nothing
+                    inflater = zlib.decompressobj(window)
+                yield inflater.decompress(left, _CHUNK)
+                left = inflater.unconsumed_tail or inflater.unused_data
+    finally:
+        piece = left = b""  # as above: what is no gzip may be plain text
     if not inflater.eof:
         raise zlib.error("the compressed body is cut short")
 

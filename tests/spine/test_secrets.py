@@ -96,6 +96,12 @@ def cut(server: FaultyServer) -> ImageLabs:
     return ImageLabs(server.url, **settings())
 
 
+def garbled(server: FaultyServer) -> ImageLabs:
+    body = b"\x1f\x8b\x08 a whisper"
+    server.scripts["/txt2img"] = [faulty.reply(200, body, ("content-encoding", "gzip"))]
+    return ImageLabs(server.url, **settings())
+
+
 def behind_a_proxy(_: FaultyServer) -> ImageLabs:
     return ImageLabs("http://h.test", proxy="http://u:groan@127.0.0.1:1", **settings())
 
@@ -115,7 +121,7 @@ def settings() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("make", [refused, forbidden, cut, behind_a_proxy, with_a_session])
+@pytest.mark.parametrize("make", [refused, forbidden, cut, garbled, behind_a_proxy, with_a_session])
 def test_no_frame_of_a_refused_submit_shows_a_secret(
     make: Callable[[FaultyServer], ImageLabs], server: FaultyServer
 ) -> None:
