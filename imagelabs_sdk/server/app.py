@@ -287,17 +287,21 @@ class App:
             if data is None:
                 raise Refusal(404, "there is no preview now")
             return _response(200, "image/png", len(data), data)
-        data = self._store.image(status)
-        if data is None or status.media_type is None:
+        if self._store.image(status, 0, 0) is None or status.media_type is None:
             raise Refusal(404, "there is no image (yet)")
-        chunks = self._sent_whole(task_id, data)
-        return _response(200, status.media_type, len(data), chunks)
+        return _response(200, status.media_type, status.size, self._sent_whole(status))
 
-    def _sent_whole(self, task_id: str, data: bytes) -> Iterator[bytes]:
-        """Yield an image; when the last piece was taken, note that it was fetched."""
-        for start in range(0, len(data), _CHUNK):
-            yield data[start : start + _CHUNK]
-        self._store.mark_fetched(task_id)
+    def _sent_whole(self, status: JobStatus) -> Iterator[bytes]:
+        """Yield an image piece by piece, and then note that it was fetched.
+
+        Each is read when the one before has been sent: who reads slowly holds no more than one.
+        """
+        for start in range(0, status.size, _CHUNK):
+            piece = self._store.image(status, start, _CHUNK)
+            if piece is None or len(piece) < min(_CHUNK, status.size - start):
+                raise OSError("the image was removed while it was sent")
+            yield piece
+        self._store.mark_fetched(status.id)
 
 
 @attrs.frozen

@@ -1,6 +1,8 @@
 """Run the whole server: store, workers, application and face, from start to a graceful end."""
 
+import logging
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ from .site import Site
 from .store.jobs import JobStore
 
 __all__ = ["ServeOptions", "Service", "serve"]
+
+log = logging.getLogger(__name__)
 
 _EXPIRE = 60.0  # seconds between looks for what has expired
 _RESERVE = 1.0  # seconds of the grace for closing everything
@@ -108,13 +112,14 @@ class Service:
         """Answer until `stop`; then finish or keep what runs. Once."""
         keeper = threading.Thread(target=self._expire, name="imagelabs-keeper")
         keeper.start()
-        self._pool.start()
         try:
+            self._pool.start()
             self._server.run(lambda: on_ready(self.url), self._pool.drain)
         finally:
             self._stopping.set()
             left = self._stop_at - time.monotonic() - _RESERVE
             self._pool.stop(max(0.0, left))
+            self._server.close()
             keeper.join()
             self._store.close()
 
@@ -130,7 +135,10 @@ class Service:
 
     def _expire(self) -> None:
         while not self._stopping.wait(_EXPIRE):
-            self._store.expire()
+            try:
+                self._store.expire()
+            except (OSError, sqlite3.Error) as exc:
+                log.error("what has expired cannot be removed: %s", exc)
 
 
 def serve(

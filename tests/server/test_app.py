@@ -153,6 +153,23 @@ def test_there_is_no_image_before_it_is_done(rig: Rig) -> None:
     assert rig.ask("GET", f"/preview/{task_id}.png").status == 404
 
 
+def test_an_image_that_is_removed_while_it_is_sent_breaks_off(rig: Rig, time: FakeClock) -> None:
+    """It is read as it is sent: a thousand slow readers held a thousand images in memory."""
+    task_id = rig.submit()
+    job = rig.claim()
+    data = PNG + bytes(300 * 1024)
+    rig.finish(job, data)
+    response = rig.ask("GET", f"/image/{task_id}.png")
+    assert response.headers["content-length"] == str(len(data))
+    pieces = iter(response.chunks)
+    assert next(pieces) == data[: 256 * 1024]
+    rig.store.mark_fetched(task_id)
+    time.advance(rig.store.limits.keep)
+    rig.store.expire()
+    with pytest.raises(OSError, match="removed while it was sent"):
+        next(pieces)
+
+
 # Refusals -----------------------------------------------------------------------------
 
 

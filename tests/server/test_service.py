@@ -279,6 +279,48 @@ def test_what_has_expired_is_removed_while_it_runs(
         thread.join(30)
 
 
+def test_a_disk_that_was_full_ends_no_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What expires later is removed, once there is room."""
+    expire, failures = JobStore.expire, iter([sqlite3.OperationalError("full"), OSError(28, "")])
+
+    def full(store: JobStore) -> None:
+        for failure in failures:
+            raise failure
+        expire(store)
+        expired.set()
+
+    expired = threading.Event()
+    monkeypatch.setattr("imagelabs_sdk.server.service._EXPIRE", 0.02)
+    monkeypatch.setattr(JobStore, "expire", full)
+    service = Service(LandscapeEngine(in_process=True), ServeOptions(port=0))
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        assert expired.wait(20.0)
+    finally:
+        service.stop()
+        thread.join(30)
+
+
+def test_a_service_whose_workers_cannot_start_ends_and_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It hung for ever after the error."""
+
+    def full(store: JobStore, engine: LandscapeEngine) -> None:
+        raise sqlite3.OperationalError("full")
+
+    monkeypatch.setattr(JobStore, "adopt", full)
+    service = Service(LandscapeEngine(), ServeOptions(port=0))
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        service.run()
+    eventually(lambda: "imagelabs-keeper" not in [each.name for each in threading.enumerate()])
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(service.url, timeout=10)
+
+
 def test_a_service_that_cannot_listen_lets_go_of_its_store(tmp_path: Path) -> None:
     """Another port can be tried at once."""
     options = ServeOptions(port=0, store=tmp_path / "store")

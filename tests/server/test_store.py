@@ -1,5 +1,6 @@
 """What the store keeps, through restarts, full disks and foreign files."""
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imagelabs_sdk import ImageRequest, InvalidRequestError
 from imagelabs_sdk.server.engines.base import Recovery, RenderJob
 from imagelabs_sdk.server.options import StoreLimits
 from imagelabs_sdk.server.store import jobs as store_jobs
-from imagelabs_sdk.server.store.database import Database, StoreError
+from imagelabs_sdk.server.store.database import MIGRATIONS, Database, StoreError
 from imagelabs_sdk.server.store.images import ImageFiles, MemoryImages
 from imagelabs_sdk.server.store.jobs import JobStore
 from imagelabs_sdk.server.store.records import (
@@ -242,6 +245,23 @@ def test_setting_the_clock_removes_nothing(tmp_path: Path, monkeypatch: pytest.M
     store.close()
 
 
+def test_a_clock_that_was_set_back_makes_nobody_wait(tmp_path: Path) -> None:
+    """A machine without a battery begins in 1970: a batch waited until the day was reached."""
+    engine, limits = Easel(max_batch=2, batch_wait=0.5), StoreLimits(keep=60.0)
+    store = JobStore.open(tmp_path / "store", limits, clock=FakeClock(1e9).now)
+    ended, waiting = submit(store), submit(store)
+    finish(store, claim(store))
+    store.close()
+    time = FakeClock(1000.0)
+    again = JobStore.open(tmp_path / "store", limits, clock=time.now)
+    time.advance(1.0)
+    assert [job.id for job in again.claim(engine).jobs] == [waiting]
+    assert state(again, ended) is JobState.DONE
+    time.advance(60.0)
+    assert state(again, ended) is None
+    again.close()
+
+
 # Limits -------------------------------------------------------------------------------
 
 
@@ -331,6 +351,95 @@ def test_jobs_are_forgotten_some_time_after_their_end(time: FakeClock) -> None:
     store.expire()
     assert store.image(finished) is None
     assert state(store, waiting) is JobState.QUEUED
+
+
+def kept(database: Database) -> tuple[int, ...]:
+    """What has ended, counted anew."""
+    row = database.connection.execute(
+        "SELECT COUNT(*), TOTAL(size), COUNT(*) FILTER (WHERE fetched),"
+        " TOTAL(size) FILTER (WHERE fetched) FROM jobs WHERE ended_at IS NOT NULL"
+    ).fetchone()
+    return tuple(map(int, row))
+
+
+@given(st.lists(st.sampled_from(["submit", "finish", "fail", "cancel", "fetch", "later"])))
+def test_what_is_kept_is_counted_along(steps: list[str]) -> None:
+    """Counting it anew for each submit took longer with each job that was kept."""
+    time, database = FakeClock(), Database.in_memory()
+    limits = StoreLimits(max_image_bytes=3 * RESERVED, keep=60.0)
+    store = JobStore(database, MemoryImages(), limits, clock=time.now)
+    ids: list[str] = []
+    for number, step in enumerate(steps):
+        with contextlib.suppress(StoreFullError):
+            if step == "submit":
+                ids.append(submit(store))
+            elif step in ("finish", "fail"):
+                for job in store.claim(Easel()).jobs:
+                    whole = step == "finish"
+                    store.finish(job, PNG * number, "image/png", {}) if whole else store.fail(
+                        job, ""
+                    )
+            elif step == "later":
+                time.advance(40.0)
+                store.expire()
+            elif ids and step == "cancel":
+                store.cancel(ids[-1])
+            elif ids:
+                store.mark_fetched(ids[number % len(ids)])
+        totals = database.connection.execute("SELECT * FROM totals").fetchone()
+        assert tuple(totals) == kept(database)
+
+
+def test_jobs_that_are_kept_cost_a_submit_nothing() -> None:
+    """With half a million of them, it and each image took a fifth of a second."""
+
+    def steps(count: int) -> int:
+        """The instructions of SQLite's for one more job, in thousands."""
+        database, taken = Database.in_memory(), [0]
+        store = JobStore(database, MemoryImages())
+        for _ in range(count):
+            store.cancel(submit(store))
+
+        def tick() -> None:
+            taken[0] += 1
+
+        database.connection.set_progress_handler(tick, 100)
+        submit(store)
+        finish(store, claim(store))
+        store.counts()
+        return taken[0]
+
+    assert steps(1500) <= steps(15) + 2
+
+
+def test_a_store_of_an_earlier_version_is_counted_when_it_is_opened(tmp_path: Path) -> None:
+    """Its rows are from before there were totals."""
+    path = tmp_path / "jobs.db"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(MIGRATIONS[0] + f"PRAGMA application_id = {0x494D4C53};")
+        old.execute("PRAGMA user_version = 1")
+        columns = "id, handle, owner, priority, request, request_bytes, reserved, submitted_at"
+        values = [("a", 10, 5.0, 0), ("b", 20, 5.0, 1), ("c", 0, None, 0)]
+        for task_id, size, ended_at, fetched in values:
+            old.execute(
+                f"INSERT INTO jobs ({columns}, state, ended_at, size, fetched)"
+                " VALUES (?, '', '', 3, '', 1, 1, 1.0, 'failed', ?, ?, ?)",
+                (task_id, ended_at, size, fetched),
+            )
+        old.commit()
+    database = Database.open(tmp_path)
+    assert tuple(database.connection.execute("SELECT * FROM totals").fetchone()) == kept(database)
+    assert kept(database) == (2, 30, 1, 20)
+    changes = (
+        "size = 7 WHERE id = 'b'",
+        "fetched = 0 WHERE id = 'b'",
+        "ended_at = 1 WHERE id = 'c'",
+    )
+    for change in changes:
+        database.connection.execute(f"UPDATE jobs SET {change}")
+        totals = database.connection.execute("SELECT * FROM totals").fetchone()
+        assert tuple(totals) == kept(database)
+    database.close()
 
 
 # Claiming -----------------------------------------------------------------------------
@@ -521,6 +630,38 @@ def test_a_submit_that_cannot_be_written_is_not_accepted() -> None:
     assert store.counts().queued == 1
 
 
+def test_a_fetched_image_on_a_full_disk_is_kept_for_longer(time: FakeClock) -> None:
+    """It was sent as a whole; and a failed job is told of as ever."""
+    database = Database.in_memory()
+    store = JobStore(database, MemoryImages(), clock=time.now)
+    done = submit(store)
+    finish(store, claim(store))
+    database.connection.execute("PRAGMA query_only = 1")
+    store.mark_fetched(done)
+    database.connection.execute("PRAGMA query_only = 0")
+    assert kept(database)[2] == 0
+    store.mark_fetched(done)
+    assert kept(database)[2] == 1
+
+
+def test_a_store_that_cannot_be_written_when_it_is_opened_says_so_and_is_let_go(
+    store: JobStore, tmp_path: Path, time: FakeClock
+) -> None:
+    """In a line, such as on a full disk; it is opened once there is room."""
+    submit(store)
+    claim(store)
+    store.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "store/jobs.db")) as db:
+        db.execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON jobs"
+            " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+        with pytest.raises(StoreError, match=r"store: cannot be used .* disk is full"):
+            JobStore.open(tmp_path / "store")
+        db.execute("DROP TRIGGER full")
+    JobStore.open(tmp_path / "store").close()
+
+
 def test_images_in_memory_and_in_files_behave_alike(tmp_path: Path) -> None:
     """One contract, two places."""
     a, b, c = (f"{letter * 32}.1.png" for letter in "abc")
@@ -531,6 +672,11 @@ def test_images_in_memory_and_in_files_behave_alike(tmp_path: Path) -> None:
             b"22",
             2,
             None,
+            None,
+        )
+        assert (images.read(b, 1, 9), images.read(b, 0, 0), images.read(c, 0, 0)) == (
+            b"2",
+            b"",
             None,
         )
         images.delete(c)

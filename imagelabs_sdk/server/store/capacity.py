@@ -5,7 +5,7 @@ image. Each function runs inside the transaction of its caller.
 """
 
 import sqlite3
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import InvalidRequestError
 from ...models import ImageRequest
@@ -53,7 +53,7 @@ def check_room(db: sqlite3.Connection, limits: StoreLimits, request: int, image:
         raise StoreFullError("too many unfinished jobs")
     if requests + request > limits.max_request_bytes:
         raise StoreFullError("the unfinished jobs' requests are too large together")
-    unfetched = _kept_bytes(db, "AND NOT fetched")
+    unfetched = _kept(db, "kept") - _kept(db, "fetched")
     if unfetched + reserved + image > limits.max_image_bytes:
         raise StoreFullError("too many finished images wait to be fetched")
 
@@ -65,8 +65,8 @@ def expire(db: sqlite3.Connection, before: float) -> list[str]:
 
 def evict(db: sqlite3.Connection, limits: StoreLimits) -> list[str]:
     """Remove fetched jobs, oldest first, until what is kept fits; return their images."""
-    excess = _kept_bytes(db) - limits.max_image_bytes
-    rows = db.execute("SELECT seq, size FROM jobs WHERE fetched ORDER BY ended_at, seq")
+    excess = _kept(db, "kept") - limits.max_image_bytes
+    rows = db.execute("SELECT seq, size FROM jobs WHERE fetched = 1 ORDER BY ended_at, seq")
     doomed = []
     while excess > 0 and (row := rows.fetchone()) is not None:
         doomed.append(row["seq"])
@@ -87,9 +87,7 @@ def _remove(db: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> list
     ]
 
 
-def _kept_bytes(db: sqlite3.Connection, condition: str = "") -> float:
-    total: float = db.execute(
-        f"SELECT TOTAL(size + {_ROW_BYTES}) FROM jobs"  # noqa: S608 - two constants
-        f" WHERE ended_at IS NOT NULL {condition}"
-    ).fetchone()[0]
-    return total
+def _kept(db: sqlite3.Connection, which: Literal["kept", "fetched"]) -> int:
+    """Return the bytes of all ended jobs, or of those whose images were fetched."""
+    totals = db.execute("SELECT * FROM totals").fetchone()
+    return int(totals[f"{which}_bytes"] + totals[which] * _ROW_BYTES)

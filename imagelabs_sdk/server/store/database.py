@@ -12,10 +12,10 @@ from typing import IO
 
 import attrs
 
-__all__ = ["Database", "StoreError"]
+__all__ = ["MIGRATIONS", "Database", "StoreError"]
 
 _APPLICATION_ID = 0x494D4C53  # "IMLS": this file is ours
-_MIGRATIONS = (
+MIGRATIONS = (
     """
     CREATE TABLE jobs (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -47,6 +47,38 @@ _MIGRATIONS = (
     CREATE INDEX jobs_queue ON jobs (state, priority, seq);
     CREATE INDEX jobs_open ON jobs (owner, request_bytes, reserved) WHERE ended_at IS NULL;
     CREATE INDEX jobs_kept ON jobs (fetched, ended_at, size) WHERE ended_at IS NOT NULL;
+    """,
+    """
+    DROP INDEX jobs_kept;  -- with a day's jobs, each submit read all of it
+    CREATE INDEX jobs_ended ON jobs (ended_at) WHERE ended_at IS NOT NULL;
+    CREATE INDEX jobs_fetched ON jobs (ended_at, seq, size) WHERE fetched = 1;
+    CREATE TABLE totals (                 -- one row: of the jobs that have ended
+        kept INTEGER NOT NULL,
+        kept_bytes INTEGER NOT NULL,
+        fetched INTEGER NOT NULL,         -- of these
+        fetched_bytes INTEGER NOT NULL
+    );
+    INSERT INTO totals SELECT
+        COUNT(*),
+        COALESCE(SUM(size), 0),
+        COUNT(*) FILTER (WHERE fetched = 1),
+        COALESCE(SUM(size) FILTER (WHERE fetched = 1), 0)
+        FROM jobs WHERE ended_at IS NOT NULL;
+    CREATE TRIGGER jobs_changed AFTER UPDATE OF ended_at, size, fetched ON jobs BEGIN
+        UPDATE totals SET
+            kept = kept + (NEW.ended_at IS NOT NULL) - (OLD.ended_at IS NOT NULL),
+            kept_bytes = kept_bytes
+                + NEW.size * (NEW.ended_at IS NOT NULL) - OLD.size * (OLD.ended_at IS NOT NULL),
+            fetched = fetched + NEW.fetched - OLD.fetched,
+            fetched_bytes = fetched_bytes + NEW.size * NEW.fetched - OLD.size * OLD.fetched;
+    END;
+    CREATE TRIGGER jobs_removed AFTER DELETE ON jobs WHEN OLD.ended_at IS NOT NULL BEGIN
+        UPDATE totals SET
+            kept = kept - 1,
+            kept_bytes = kept_bytes - OLD.size,
+            fetched = fetched - OLD.fetched,
+            fetched_bytes = fetched_bytes - OLD.size * OLD.fetched;
+    END;
     """,
 )
 
@@ -145,7 +177,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     if not empty and _pragma(connection, "application_id") != _APPLICATION_ID:
         raise StoreError(f"{path}: a database of another program; choose another folder")
     version = _pragma(connection, "user_version")
-    if version > len(_MIGRATIONS):
+    if version > len(MIGRATIONS):
         raise StoreError(f"{path}: written by a newer version of imagelabs_sdk; upgrade to use it")
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
@@ -158,9 +190,9 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema to the newest version, each step in a transaction of its own."""
-    for version in range(_pragma(connection, "user_version"), len(_MIGRATIONS)):
+    for version in range(_pragma(connection, "user_version"), len(MIGRATIONS)):
         connection.executescript(
-            f"BEGIN IMMEDIATE; {_MIGRATIONS[version]}"
+            f"BEGIN IMMEDIATE; {MIGRATIONS[version]}"
             f"PRAGMA application_id = {_APPLICATION_ID};"
             f"PRAGMA user_version = {version + 1}; COMMIT;"
         )

@@ -33,8 +33,8 @@ class Images(Protocol):
         """
         ...  # pragma: no cover - a Protocol has no body
 
-    def read(self, name: str) -> bytes | None:
-        """Return an image; None if there is none."""
+    def read(self, name: str, start: int = 0, count: int = -1) -> bytes | None:
+        """Return an image, or `count` bytes of it from `start`; None if there is none."""
         ...  # pragma: no cover - a Protocol has no body
 
     def size(self, name: str) -> int | None:
@@ -60,9 +60,10 @@ class MemoryImages:
         """Keep an image."""
         self._kept[name] = data
 
-    def read(self, name: str) -> bytes | None:
-        """Return an image; None if there is none."""
-        return self._kept.get(name)
+    def read(self, name: str, start: int = 0, count: int = -1) -> bytes | None:
+        """Return an image, or `count` bytes of it from `start`; None if there is none."""
+        data = self._kept.get(name)
+        return data if data is None or count < 0 else data[start : start + count]
 
     def size(self, name: str) -> int | None:
         """Return the size of an image in bytes; None if there is none."""
@@ -108,10 +109,12 @@ class ImageFiles:
                     each.unlink(missing_ok=True)
             raise
 
-    def read(self, name: str) -> bytes | None:
-        """Return an image; None if there is none."""
+    def read(self, name: str, start: int = 0, count: int = -1) -> bytes | None:
+        """Return an image, or `count` bytes of it from `start`; None if there is none."""
         try:
-            return (self.folder / name).read_bytes()
+            with open(self.folder / name, "rb") as file:
+                file.seek(start)
+                return file.read(count)
         except FileNotFoundError:
             return None
 

@@ -12,6 +12,7 @@ has ended never changes again; it is removed when it expires or when its bytes a
 
 import contextlib
 import json
+import logging
 import secrets
 import sqlite3
 import threading
@@ -28,12 +29,14 @@ from ...provenance import read_provenance
 from ..engines.base import EngineConfig, Recovery, RenderJob
 from ..options import StoreLimits
 from .capacity import check_owner, check_room, evict, expire, reserved_bytes
-from .database import Database
+from .database import Database, StoreError
 from .images import EXTENSIONS, ImageFiles, Images, MemoryImages, image_name
 from .queue import Queue
 from .records import Claim, Counts, JobState, JobStatus, KeyReusedError, Submission
 
 __all__ = ["JobStore"]
+
+log = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
 """Workers that may die on a job before it fails."""
@@ -114,6 +117,9 @@ class JobStore:
         store = cls(Database.open(folder), ImageFiles(images), limits, clock=clock)
         try:
             store._settle()
+        except sqlite3.Error as exc:
+            store.close()
+            raise StoreError(f"{folder}: cannot be used as a store now ({exc})") from exc
         except BaseException:
             store.close()
             raise
@@ -407,19 +413,33 @@ class JobStore:
             preview = live.preview if live else None
         return preview() if preview else None
 
-    def image(self, status: JobStatus) -> bytes | None:
-        """Return the image of a job that is done; None if it is not there any more."""
+    def image(self, status: JobStatus, start: int = 0, count: int = -1) -> bytes | None:
+        """Return the image of a job that is done, or a piece; None if it is not there any more.
+
+        Args:
+            status: Of the job.
+            start: Where the piece begins.
+            count: How many bytes it has at most; -1: all that follow.
+        """
         if status.media_type is None:
             return None
-        return self._images.read(image_name(status.id, status.attempt, status.media_type))
+        name = image_name(status.id, status.attempt, status.media_type)
+        return self._images.read(name, start, count)
 
     def mark_fetched(self, task_id: str) -> None:
-        """Note that a job's image has been sent as a whole: from now on it may make room."""
-        with self._lock, self._database.transaction() as db:
-            db.execute(
-                "UPDATE jobs SET fetched = 1 WHERE id = ? AND ended_at IS NOT NULL AND NOT fetched",
-                (task_id,),
-            )
+        """Note that a job's image has been sent as a whole: from now on it may make room.
+
+        On a full disk it is not noted, and the image is kept for longer.
+        """
+        try:
+            with self._lock, self._database.transaction() as db:
+                db.execute(
+                    "UPDATE jobs SET fetched = 1"
+                    " WHERE id = ? AND ended_at IS NOT NULL AND NOT fetched",
+                    (task_id,),
+                )
+        except sqlite3.Error as exc:
+            log.error("it cannot be noted that an image was fetched: %s", exc)
 
     def cancel(self, task_id: str) -> bool | None:
         """Cancel a job that has not ended.
@@ -445,15 +465,16 @@ class JobStore:
     def counts(self) -> Counts:
         """Return what the store holds now."""
         with self._lock:
-            row = self._database.connection.execute(
+            db = self._database.connection
+            queued, rendering, first = db.execute(
                 "SELECT COUNT(*) FILTER (WHERE state = 'queued'),"
                 " COUNT(*) FILTER (WHERE state = 'rendering'),"
-                " COUNT(*) FILTER (WHERE ended_at IS NOT NULL), TOTAL(size),"
-                " MIN(submitted_at) FILTER (WHERE state = 'queued') FROM jobs"
+                " MIN(submitted_at) FILTER (WHERE state = 'queued')"
+                " FROM jobs WHERE ended_at IS NULL"
             ).fetchone()
-            queued, rendering, kept, size, first = row
+            kept, size = db.execute("SELECT kept, kept_bytes FROM totals").fetchone()
             oldest = 0.0 if first is None else max(0.0, self._clock() - first)
-            return Counts(queued, rendering, kept, int(size), oldest)
+            return Counts(queued, rendering, kept, size, oldest)
 
     # Keeping within the limits --------------------------------------------------------------
 
@@ -478,9 +499,15 @@ class JobStore:
     def _settle(self) -> None:
         """Return what was rendered when the last server stopped, and compare rows with images.
 
-        The end of a server is no fault of the jobs that it rendered: it counts no death.
+        The end of a server is no fault of the jobs that it rendered: it counts no death. Times
+        that lie ahead, because the clock has been set back since, are now.
         """
         with self._database.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET submitted_at = MIN(submitted_at, :now),"
+                " ended_at = MIN(ended_at, :now) WHERE submitted_at > :now OR ended_at > :now",
+                {"now": self._clock()},
+            )
             for row in db.execute("SELECT * FROM jobs WHERE state = 'rendering'").fetchall():
                 if not self._finish_written(db, row):
                     self._return(db, row, deaths=row["deaths"])
