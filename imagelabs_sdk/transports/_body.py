@@ -13,17 +13,21 @@ _COMPRESSED = {"gzip", "x-gzip", "deflate"}
 
 
 def decode(chunks: Iterable[bytes], headers: Mapping[str, str]) -> Iterator[bytes]:
-    """Yield the body as it was before it was compressed, inflated in bounded steps.
+    """Return the body as it was before it was compressed, inflated in bounded steps.
 
     The bytes decide more than ``content-encoding``: gzip is undone also where it is not named, or
     was applied twice, and what is only named so passes as it is. An unknown coding counts as none:
-    some servers name a character set here.
+    some servers name a character set here. A part of a body (``content-range``) may begin with
+    any byte, so only what is named counts there.
 
     Raises:
         zlib.error: The body is cut or broken; what came before that has been yielded.
     """
     named = {name.strip() for name in headers.get("content-encoding", "").lower().split(",")}
-    return _inflate(_inflate(chunks, named & _COMPRESSED), set())
+    compressed = named & _COMPRESSED
+    if "content-range" in headers and not compressed:
+        return iter(chunks)
+    return _inflate(_inflate(chunks, compressed), set())
 
 
 def _inflate(chunks: Iterable[bytes], named: Set[str]) -> Iterator[bytes]:

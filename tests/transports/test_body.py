@@ -17,6 +17,13 @@ Connect = Callable[..., ImageLabs]
 RAW = bytes([0x2B, 0xC8, 0x49, 0xCC, 0xCC, 0x03, 0x00])  # "plain", deflated without a header
 
 
+def test_a_part_may_begin_as_gzip_does(server: FaultyServer, carry: Any) -> None:
+    """One part in 256 does, and what it begins with is the middle of an image."""
+    part = b"\x1f\x8b\x08" + PNG
+    server.scripts["/x"] = [faulty.raw(message(206, part, [("Content-Range", "bytes 9-99/100")]))]
+    assert carry(get(server.url + "/x"))[1] == part
+
+
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
