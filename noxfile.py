@@ -65,7 +65,7 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("extra", ["cli", "server", "curl", "celery", "django"])
+@nox.parametrize("extra", ["cli", "server", "curl", "truststore", "celery", "django"])
 def extras(session: nox.Session, extra: str) -> None:
     """Install one extra alone, as the documentation says, and run what it is for."""
     examples = Path("examples").absolute()
@@ -79,6 +79,9 @@ def extras(session: nox.Session, extra: str) -> None:
     elif extra == "curl":
         code = "from imagelabs_sdk.transports.curl_cffi import CurlTransport; CurlTransport()"
         session.run("python", "-c", code)
+    elif extra == "truststore":
+        code = "from imagelabs_sdk.transports._session import DeadlineSession as Session"
+        session.run("python", "-c", f"{code}; Session(None, None, 'system', False)")
     elif extra == "celery":
         with session.chdir(examples / "celery_worker"):
             session.run(

@@ -89,7 +89,8 @@ class ImageLabs(ReferenceProvider):
                 to another origin is followed without them.
             proxy: Such as ``"http://user:password@host:3128"``; ``IMAGELABS_PROXY``,
                 except for hosts that ``NO_PROXY`` names; without either, the standard variables.
-            verify: `True`, or the path of a CA bundle; `False`: any certificate (dangerous).
+            verify: `True`, or the path of a CA bundle; ``"system"``: what the operating system
+                trusts (extra ``truststore``); `False`: any certificate (dangerous).
             allow_private_hosts: True: images may come from hosts that are not public. The API's
                 own origin always may be private.
             max_image_bytes: Larger images are refused; default 64 MiB.

@@ -4,7 +4,7 @@ Light on purpose: making a client loads no more than this. The errors are loaded
 Each check returns the value that is to be used, or raises `InvalidRequestError` with one of the
 codes ``not_text``, ``blank``, ``not_unicode``, ``not_number``, ``not_whole_number``, ``too_small``,
 ``too_large``, ``not_true_or_false``, ``not_mapping``, ``not_json``, ``too_deep``, ``not_callable``,
-``unknown_option``, ``conflict``, ``malformed`` and ``invalid``.
+``unknown_option``, ``missing_extra``, ``conflict``, ``malformed`` and ``invalid``.
 """
 
 import functools
@@ -310,15 +310,23 @@ def proxy(address: object) -> str:
 
 
 def verify(value: object) -> bool | str:
-    """Check a setting for TLS: `True`, `False`, or the path of a CA bundle that exists.
+    """Check a setting for TLS: `True`, `False`, ``"system"``, or the path of a CA bundle.
 
     Raises:
-        InvalidRequestError: It is something else.
+        InvalidRequestError: It is something else, there is no such file, or the extra is missing
+            that ``"system"`` needs.
     """
+    if value == "system":
+        from importlib.util import find_spec  # of no use to who does not ask for it
+
+        if find_spec("truststore") is None:
+            remedy = 'needs the extra: pip install "imagelabs_sdk[truststore]"'
+            raise invalid("verify", value, remedy, code="missing_extra")
+        return "system"
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(path, bool) or (isinstance(path, str) and os.path.exists(path)):  # noqa: PTH110
         return path
-    raise invalid("verify", value, "must be True, False, or a CA bundle that exists")
+    raise invalid("verify", value, 'must be True, False, "system", or a CA bundle that exists')
 
 
 def headers(

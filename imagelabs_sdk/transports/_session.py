@@ -68,9 +68,10 @@ class DeadlineSession:
         no_proxy: bool,
     ) -> None:
         self._user_session = user_session
-        self._session = user_session or _bare_session()
+        from_system = verify == "system"
+        self._session = user_session or _bare_session(from_system=from_system)
         self._proxy, self._no_proxy = proxy, no_proxy
-        self._verify = _environment.ca_bundle(verify)
+        self._verify = True if from_system else _environment.ca_bundle(verify)
         self._routes: dict[tuple[str, str], _Route] = {}  # by URL and jar
         self._jars: dict[Hashable, RequestsCookieJar] = {}  # by origin and name
 
@@ -300,11 +301,23 @@ class _Adapter(HTTPAdapter):
 
     It finds the connection pool and the CA bundle of an API URL once instead of every time, and
     makes no `requests.Response`.
+
+    Args:
+        context: For TLS, in place of CA bundles.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        self._context: dict[str, Any] = {} if context is None else {"ssl_context": context}
         super().__init__()
         self._pools: dict[str, Any] = {}
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **more: Any
+    ) -> None:
+        super().init_poolmanager(connections, maxsize, block, **self._context, **more)
+
+    def proxy_manager_for(self, proxy: Any, **more: Any) -> Any:
+        return super().proxy_manager_for(proxy, **self._context, **more)
 
     def get_connection_with_tls_context(
         self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
@@ -313,7 +326,8 @@ class _Adapter(HTTPAdapter):
         pool = self._pools.get(url)
         if pool is None or pool.pool is None:  # never seen, or closed since
             pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-            super().cert_verify(pool, url, verify, cert)  # type: ignore[no-untyped-call]
+            if not self._context:
+                super().cert_verify(pool, url, verify, cert)  # type: ignore[no-untyped-call]
             if request.method == "POST":  # an image has an address of its own
                 self._pools[url] = pool
         return pool
@@ -335,11 +349,16 @@ class _Adapter(HTTPAdapter):
         self._pools.clear()
 
 
-def _bare_session() -> requests.Session:
+def _bare_session(*, from_system: bool) -> requests.Session:
     session = requests.Session()
     session.headers.clear()  # the endpoints decide which are sent
+    context = None
+    if from_system:
+        from ._system_trust import system_context  # needs an extra that others do without
+
+        context = system_context()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter())
+        session.mount(scheme, _Adapter(context))
     return session
 
 
@@ -429,5 +448,9 @@ def _first_cause(exc: BaseException) -> BaseException:
 
 def _describe(root: BaseException) -> str:
     if isinstance(root, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {sanitize_text(root.verify_message)}"
+        words = sanitize_text(root.verify_message)
+        return (
+            f"the certificate is not trusted: {words}; verify= takes a CA bundle, or "
+            '"system" for the authorities of this machine'
+        )
     return f"{type(root).__name__}: {sanitize_text(root)}"

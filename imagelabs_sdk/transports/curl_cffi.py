@@ -101,6 +101,12 @@ def _browser(name: object) -> str:
     raise validation.invalid("impersonate", name, remedy)
 
 
+def _authorities(verify: object) -> bool | str:
+    if verify == "system":
+        raise validation.invalid("verify", verify, "libcurl takes True, False or a CA bundle")
+    return validation.verify(verify)
+
+
 @attrs.frozen(kw_only=True)
 class CurlTransport:
     """Sends requests with libcurl and a browser's TLS handshake, HTTP/2 settings and headers.
@@ -136,7 +142,7 @@ class CurlTransport:
     proxy: str | None = attrs.field(
         default=None, repr=False, converter=attrs.converters.optional(validation.proxy)
     )
-    verify: bool | str = attrs.field(default=True, converter=validation.verify)
+    verify: bool | str = attrs.field(default=True, converter=_authorities)
     no_proxy: bool = False
     _process: _PerProcess = attrs.field(factory=_PerProcess, init=False, eq=False, repr=False)
 

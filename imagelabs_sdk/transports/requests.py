@@ -49,7 +49,8 @@ class RequestsTransport:
         no_proxy: True: `proxy` is not used for hosts that ``NO_PROXY`` names.
         verify: `True`: the usual certificate authorities, or those that ``REQUESTS_CA_BUNDLE``,
             ``CURL_CA_BUNDLE``, ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` names; a path: those in this
-            file or folder; `False`: any certificate (dangerous).
+            file or folder; ``"system"``: those that the operating system trusts, as behind a
+            company's proxy (extra ``truststore``); `False`: any certificate (dangerous).
         session: A session of your own, with its headers, cookies, proxies, hooks, auth and
             adapters; it stays yours to close and is shared by all threads that use this
             transport. With it, `proxy` and `verify` are the session's own. Its connection

@@ -921,3 +921,9 @@ def test_a_browser_that_is_not_known_is_refused(name: Any) -> None:
     """When the transport is made, not at the first request."""
     with pytest.raises(InvalidRequestError, match=r"impersonate.*chrome"):
         CurlTransport(impersonate=name)
+
+
+def test_libcurl_cannot_ask_the_machine_which_authorities_it_trusts() -> None:
+    """It takes files and folders."""
+    with pytest.raises(InvalidRequestError, match="libcurl takes True, False or a CA bundle"):
+        CurlTransport(verify="system")

@@ -4,6 +4,7 @@ import os
 import pickle
 import ssl
 import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from imagelabs_sdk import (
     RequestsTransport,
     SubmissionUnknownError,
 )
+from imagelabs_sdk.transports import _system_trust
 from imagelabs_sdk.transports._connections import install_deadlines
 from tests import faulty
 from tests.faulty import PNG, FaultyServer, message
@@ -132,6 +134,39 @@ def test_the_standard_variable_names_the_bundle(
     """What works for requests works here."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
     assert connect(tls_server).generate("x").read() == PNG
+
+
+def test_the_machine_says_which_authorities_it_trusts(
+    tls_server: FaultyServer, connect: Connect, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a company's proxy that opens TLS; what `requests` trusts does not count then."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", bundle)
+    with pytest.raises(APIConnectionError, match="certificate is not trusted") as caught:
+        connect(tls_server, verify="system", max_retries=0).submit("x")
+    assert '"system" for the authorities of this machine' in str(caught.value)
+    monkeypatch.setenv("SSL_CERT_FILE", bundle)  # OpenSSL's word for what the machine trusts
+    assert connect(tls_server, verify="system").submit("x").id == "task-1"
+
+
+@pytest.mark.parametrize("through_proxy", [False, True])
+def test_only_the_machine_is_asked_also_through_a_proxy(
+    server: FaultyServer, tls_server: FaultyServer, connect: Connect, bundle: str,
+    monkeypatch: pytest.MonkeyPatch, *, through_proxy: bool,
+) -> None:  # fmt: skip
+    """Every machine of a test trusts the same; so another answer stands for this one's."""
+    context = ssl.create_default_context(cafile=bundle)
+    monkeypatch.setattr(_system_trust, "system_context", lambda: context)
+    server.scripts[f"127.0.0.1:{tls_server.port}"] = [tunnelling(server, tls_server.port)]
+    more = {"proxy": server.url} if through_proxy else {}
+    assert connect(tls_server, verify="system", **more).submit("x").id == "task-1"
+
+
+def test_without_the_extra_the_machine_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said when the client is made, and by name."""
+    monkeypatch.setitem(sys.modules, "truststore", None)
+    with pytest.raises(InvalidRequestError, match=r"imagelabs_sdk\[truststore\]"):
+        ImageLabs(verify="system")
 
 
 def test_a_certificate_that_is_not_trusted_is_an_error(
