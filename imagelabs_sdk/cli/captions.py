@@ -162,6 +162,8 @@ def _font_for(cluster: str, size: int) -> Font | None:
     # Controls, formats, surrogates, unassigned; and what every font has as nothing.
     if any(unicodedata.category(each)[0] == "C" for each in cluster) or _INVISIBLE.search(cluster):
         return None
+    if unicodedata.category(cluster[0])[0] == "M":  # without its letter fonts draw what they like
+        return None
     return next((font for font in _fonts(size) if all(_has(font, each) for each in cluster)), None)
 
 
