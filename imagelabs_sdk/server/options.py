@@ -48,7 +48,7 @@ class FaceOptions:
     max_head: int = _bound(64 * 1024, "Bytes of a request's head.", least=1024)
     max_body: int = _bound(32 * 1024**2, "Bytes of one body.")
     max_bodies: int = _bound(256 * 1024**2, "Bytes of all bodies under way.")
-    max_waiting: int = _bound(256, "Requests that have a thread or wait for one.")
+    max_waiting: int = _bound(512, "Requests that have a thread or wait for one.")
     max_parked: int = _bound(1000, "Long polls that wait; more are answered at once.", least=0)
     threads: int = _bound(4, "Threads that answer requests.")
 
