@@ -416,8 +416,8 @@ def submit_retry_delay(error: ImageLabsError, attempt: int, *, keyed: bool = Fal
 def _settles(error: ImageLabsError) -> bool:
     """Return True if an answer to a submit with a key says what became of its earlier attempts.
 
-    Only a judgement of the request itself does. Whoever limits rates, asks for credentials or
-    finds no server may stand in front of the one that knows the key.
+    Only an answer about the request itself does. A limit of rates, a question for credentials or
+    a gateway's error may come from a server in front of the one that knows the key.
     """
     if isinstance(error, APIStatusError):
         return error.status_code in _JUDGEMENTS

@@ -137,8 +137,8 @@ class Adaptive:
         min_render_time: Seconds that rendering takes at the least, once it has begun. An image
             that is rendered sooner is noticed as if it had taken so long.
         long_polls: True: a blocking wait may leave its polls open at a service that has announced
-            that it answers them when there is news (our own server). The pauses then are for
-            the times in which it does not. False: it polls by the pauses alone.
+            that it answers them when there is news (our own server). Where it does not, the
+            pauses count. False: it polls by the pauses alone.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of that clock.
     """

@@ -1,4 +1,4 @@
-"""What one wait keeps in mind: which of its polls the service may park, and if the job moves."""
+"""The state of one wait: which of its polls the service may park, and whether the job moves."""
 
 import math
 

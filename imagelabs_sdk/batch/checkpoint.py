@@ -183,4 +183,4 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "status": partial(_check_type, kind=str),
     "waited": _check_seconds,
 }
-"""What raises `ValueError` for a field of a line that nobody has written so."""
+"""The check of each field that a line may have; it raises `ValueError`."""

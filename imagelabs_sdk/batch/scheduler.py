@@ -79,11 +79,6 @@ class Outcome:
 _at_least_one = validator(count, 1)
 
 
-def _none_or_seconds(_: object, field: "attrs.Attribute[Any]", value: float | None) -> None:
-    if value is not None:
-        seconds(field.name, value)
-
-
 def _seconds_or_deadline(_: object, field: "attrs.Attribute[Any]", value: object) -> None:
     if not (value is None or isinstance(value, Deadline)):
         seconds(field.name, value)
@@ -104,7 +99,9 @@ class BatchSettings:
     timeout: float | Deadline | None = attrs.field(default=None, validator=_seconds_or_deadline)
     min_interval: float = attrs.field(default=0.0, validator=validator(seconds, least=0.0))
     unknown: str = attrs.field(default="skip", validator=_skip_or_retry)
-    stall_timeout: float | None = attrs.field(default=None, validator=_none_or_seconds)
+    stall_timeout: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(validator(seconds))
+    )
     stop: Stop | None = None
 
 
@@ -143,7 +140,8 @@ class Entry:
         attempts: Its submits so far.
         key: The idempotency key that all of them carry, where the service takes one.
         was_sent: True if an earlier run has sent it with this key and it may have been accepted.
-        unknown: Why nobody knows whether this run's last submit was accepted; it had the key.
+        unknown: The error of this run's last submit with the key, if it left open whether it was
+            accepted; else `None`.
         seen: What the last poll that was answered said of it.
         moved_at: When that changed, by the clock of polling.
     """
@@ -246,7 +244,7 @@ class Scheduler:
         clock_owner = getattr(context.polling.sleep, "__self__", None)
         self._simulated: bool = getattr(clock_owner, "simulated", False)
         self._resting = 0  # workers that wait for work
-        self._batch_deadlineer_waits = False
+        self._caller_waits = False
 
     # The caller's side -----------------------------------------------------------------
 
@@ -376,7 +374,7 @@ class Scheduler:
                 act(entry)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             with self._work_ready:
-                if not self._stopped:  # only the first failure is told, and only once
+                if not self._stopped:  # only the first failure is raised, and only once
                     self._worker_error = error
                     self._stop()
 
@@ -564,17 +562,17 @@ class Scheduler:
     @property
     def _all_rest(self) -> bool:
         """True if the worker that asks is the only thread that could do anything."""
-        caller_rests = self._batch_deadlineer_waits and not (self._outcomes or self._progress)
+        caller_rests = self._caller_waits and not (self._outcomes or self._progress)
         return caller_rests and self._resting == len(self._threads) - 1
 
     def _wait_for_outcome(self) -> None:
-        self._batch_deadlineer_waits = True
+        self._caller_waits = True
         if self._simulated:
             self._work_ready.notify()  # one of the workers lets the time pass
         try:
             self._outcome_ready.wait(self._max_wait)
         finally:
-            self._batch_deadlineer_waits = False
+            self._caller_waits = False
 
     def _sleep(self, length: float) -> None:
         sleep = self._context.polling.sleep

@@ -300,7 +300,7 @@ _batch_options = (
         "--unknown",
         type=click.Choice(["skip", "retry"]),
         help="What to do with a prompt that the last run was submitting when it ended, so that "
-        "nobody knows if it was accepted: retry may buy its image twice, but not at a service that "
+        "it may have been accepted: retry may buy its image twice, except from a service that "
         "takes idempotency keys. [default: skip]",
     ),
     click.option(

@@ -37,7 +37,7 @@ with needs_extra("celery"):
 __all__ = ["ImageTask", "save_image"]
 
 _MAX_CHALLENGES = 2  # since the last answered poll: waiting does not pass its check
-_MAX_DOWNLOADS = 4  # the same when it is the finished image that cannot be had
+_MAX_DOWNLOADS = 4  # failures in a row, when it is the finished image that cannot be had
 _PAUSE = 2.0  # seconds after a failed download; also what a direct call has if it is late
 
 

@@ -5,11 +5,11 @@ deadline bounds a request's head and body together, another the whole response. 
 taken is answered with 503 and a Retry-After, never dropped; a request whose client has gone by the
 time a thread is free is not begun. A parked answer holds no thread, and ends with its client.
 
-A client that has sent everything may close its sending half (`shutdown`, as ``nc -N`` does) or all
-of the connection: from here the two look the same until something is sent. Then the first bytes of
-the answer are sent before the request is begun, and it is begun only if the client's system takes
-them: that of a client that has closed everything resets the connection. What TCP cannot tell is
-whether a program that has closed one half alone will read the answer.
+A client that has sent everything may close its sending half (`shutdown`, as ``nc -N`` does) or the
+whole connection. A server cannot tell the two apart until it sends something. So the first bytes of
+the answer are sent before the request is begun, and it is begun only if the client's system
+acknowledges them: that of a client that has closed everything resets the connection. TCP cannot
+tell whether a program that has closed only its sending half will read the answer.
 """
 
 import asyncio
@@ -56,7 +56,8 @@ _LINGER = 2.0  # seconds for a client to read a refusal before its connection is
 _LINGER_BYTES = 1024 * 1024  # read and dropped meanwhile
 _MAX_REFUSALS = 100  # connections that are being refused at once; more are closed without a word
 _BEGINNING = b"HTTP/1.1 "  # of every answer
-_PROBES, _PROBE_INTERVAL = 100, 0.02  # how often, and in seconds, the client's system is looked at
+_PROBES = 100  # checks whether the client's system has acknowledged what was sent
+_PROBE_INTERVAL = 0.02  # seconds between them
 _RETRY_AFTER = "1"
 _TASK_ID = re.compile(r"[0-9a-f]{32}")
 _HOST = re.compile(r"[^/?#\\]*")  # what ends it would hide the path that a proxy has let pass

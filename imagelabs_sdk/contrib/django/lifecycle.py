@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 MAX_REQUEST_TIME = 20.0
 """Seconds for which a web request may be held: well below the limits of servers and proxies."""
 
-_LONGEST_STEP = LONGEST_PAUSE.total_seconds()  # a lease that is much longer looks like an error
+_LONGEST_STEP = LONGEST_PAUSE.total_seconds()  # a row with a much longer lease would be due
 _MARGIN = 2.0  # seconds of a lease that are left for storing the image
 SUBMIT_LEASE = MAX_REQUEST_TIME + 10.0
 """Seconds after which a job whose submit has not ended is taken for interrupted."""

@@ -67,7 +67,7 @@ class AbstractImageJob(models.Model):
         help_text=_("The service's own word."),
     )  # fmt: skip
     fraction = models.FloatField(_("progress"), null=True, blank=True, help_text=_("0.0 to 1.0."))
-    # The answered polls of a running job, for the next one, by whomever; see `poll.polls_to_json`.
+    # The answered polls of a running job; the next one may be made by another process.
     polls = models.JSONField(default=list, blank=True, editable=False)
     expected_at = models.DateTimeField(
         _("expected"), null=True, blank=True,
@@ -160,7 +160,7 @@ class AbstractImageJob(models.Model):
     def submit_turn(self) -> Iterator[bool]:
         """Yield True if this job may be submitted now, as far as ``MAX_IN_FLIGHT`` goes.
 
-        Nobody else is told so before the block ends, which is a transaction.
+        The block is a transaction; other processes wait for their turn until it has ended.
         """
         if _limit(self.alias) is None:
             yield True

@@ -344,14 +344,19 @@ def _polls_from_json(kept: Sequence[Sequence[Any]]) -> list[Poll]:
     ]
 
 
+def _poll_to_json(poll: Poll) -> list[Any]:
+    progress = poll.progress
+    return [
+        round(poll.elapsed, 3), progress.state.value, progress.fraction, progress.queue_position
+    ]  # fmt: skip
+
+
 def _history(polls: Sequence[Poll], eta: Eta | None) -> ColumnUpdates:
-    """Return what the next poll, by whatever process, should know; and when the job may end."""
+    """Return the polls that the next one, in any process, should know; when the job may end."""
     half = _MAX_POLLS // 2
     kept = polls if len(polls) <= _MAX_POLLS else [*polls[:half], *polls[-half:]]
-    told = [(poll.elapsed, poll.progress) for poll in kept]
-    rows = [[round(at, 3), p.state.value, p.fraction, p.queue_position] for at, p in told]
     expected_at = None if eta is None else timezone.now() + _likely(eta)
-    return {"polls": rows, "expected_at": expected_at}
+    return {"polls": [_poll_to_json(poll) for poll in kept], "expected_at": expected_at}
 
 
 def _likely(eta: Eta) -> timedelta:
