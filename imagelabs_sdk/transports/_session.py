@@ -325,8 +325,12 @@ class _Adapter(HTTPAdapter):
         url = str(request.url)
         pool = self._pools.get(url)
         if pool is None or pool.pool is None:  # never seen, or closed since
-            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-            if not self._context:
+            if self._context:  # requests before 2.32.5 puts its own in the place of ours
+                proxy = _environment.chosen_proxy(url, proxies or {})
+                manager = self.proxy_manager_for(proxy) if proxy else self.poolmanager
+                pool = manager.connection_from_url(url)
+            else:
+                pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
                 super().cert_verify(pool, url, verify, cert)  # type: ignore[no-untyped-call]
             if request.method == "POST":  # an image has an address of its own
                 self._pools[url] = pool
