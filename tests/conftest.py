@@ -1,6 +1,7 @@
 """Fixtures: servers on loopback, an environment of our own."""
 
 import gc
+import os
 import signal
 import ssl
 from collections.abc import Callable, Iterator
@@ -24,6 +25,12 @@ hypothesis.settings.load_profile("plain")
 # Under nohup the commands that tests start would inherit a SIGHUP that does nothing.
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two workers for each core: tests wait for sockets and processes more than they compute."""
+    return min(2 * (os.cpu_count() or 1), 16)
+
 
 gc.collect()
 gc.freeze()  # what is loaded by now stays; the collections below look at the rest only
