@@ -22,7 +22,8 @@ pytest_plugins = ["imagelabs_sdk.testing.fixtures"]
 hypothesis.settings.register_profile("plain", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("plain")
 
-# Under nohup the commands that tests start would inherit a SIGHUP that does nothing.
+# Under nohup and a shell's ampersand they do nothing, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
