@@ -22,8 +22,7 @@ sent again more often than `max_retries` says.
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
@@ -312,7 +311,7 @@ class Endpoints:
             attempt: 1 for the first.
             maybe_accepted: True if an earlier attempt may have been accepted.
         """
-        with _described(call, attempt, maybe_accepted=maybe_accepted):
+        try:
             if deadline.passed:
                 raise APITimeoutError("no time is left for the request", delivered="no")
             within = deadline.within(self.settings.request_timeout)
@@ -322,6 +321,9 @@ class Endpoints:
             if isinstance(outcome, ImageLabsError):
                 raise outcome
             return outcome
+        except ImageLabsError as error:
+            _complete(error, call, attempt, maybe_accepted=maybe_accepted)
+            raise
 
     def _outcome(self, call: _Call[_T], response: HttpResponse) -> _T | ImageLabsError:
         """Return the result of an answer, or the error that it means.
@@ -347,27 +349,24 @@ class Endpoints:
         return with_body(error, response, body).with_traceback(None)
 
 
-@contextmanager
-def _described(call: _Call[_T], attempt: int, *, maybe_accepted: bool) -> Iterator[None]:
+def _complete(
+    error: ImageLabsError, call: _Call[_T], attempt: int, *, maybe_accepted: bool
+) -> None:
     """Complete the error of an exchange: method, URL, attempts, remedy; without any secret.
 
     This is the one place where the words of a service and of a transport are redacted.
     """
-    try:
-        yield
-    except ImageLabsError as error:
-        is_new = not error.endpoint  # a transport of the caller's may raise the same one again
-        error.endpoint = f"{call.request.method} {call.request.url.partition('?')[0]}"
-        error.task_id = call.task_id or error.task_id
-        error.delivered = error.delivered or "maybe"  # ... or one that does not tell
-        if maybe_accepted and not _settles(error):
-            error.delivered = "maybe"
-        error.redact(call.secrets)
-        if is_new:
-            tried = "once" if attempt == 1 else f"{attempt} times"
-            remedy = remedy_for(error, is_submit=call.task_id is None)
-            error.set_message(f"{error.endpoint} {error.message} (tried {tried}); {remedy}")
-        raise
+    is_new = not error.endpoint  # a transport of the caller's may raise the same one again
+    error.endpoint = f"{call.request.method} {call.request.url.partition('?')[0]}"
+    error.task_id = call.task_id or error.task_id
+    error.delivered = error.delivered or "maybe"  # ... or one that does not tell
+    if maybe_accepted and not _settles(error):
+        error.delivered = "maybe"
+    error.redact(call.secrets)
+    if is_new:
+        tried = "once" if attempt == 1 else f"{attempt} times"
+        remedy = remedy_for(error, is_submit=call.task_id is None)
+        error.set_message(f"{error.endpoint} {error.message} (tried {tried}); {remedy}")
 
 
 def _redacted(progress: Progress, secrets: Secrets) -> Progress:

@@ -28,8 +28,8 @@ prompt, a cookie or a proxy's password; text of the service is sanitized.
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -218,26 +218,25 @@ class ImageLabsError(Exception):
         return _revive, (type(self), self._fields()), extra
 
 
-@contextmanager
-def attach_job(job: AcceptedJob) -> Iterator[None]:
+class attach_job(AbstractContextManager[None]):  # noqa: N801 - used as a function is
     """Name the job in whatever is raised in the block, so that no accepted job is lost.
 
     Errors of this library get it attached; others, `KeyboardInterrupt` among them, get a note
     (from Python 3.11 on) and a line in the log.
     """
-    try:
-        yield
-    except GeneratorExit:  # the reader of a generator stopped reading
-        raise
-    except ImageLabsError as error:
-        error.attach_job(job)
-        raise
-    except BaseException as error:
-        note = f"the job goes on at the service: task id {sanitize_text(job.id, 4096)}"
-        if sys.version_info >= (3, 11):  # pragma: no branch - by Python's version
-            error.add_note(note)
-        log.warning("interrupted by %s; %s", type(error).__name__, note)
-        raise
+
+    def __init__(self, job: AcceptedJob) -> None:
+        self._job = job
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, ImageLabsError):
+            error.attach_job(self._job)
+        # A `GeneratorExit` says that the reader of a generator stopped reading.
+        elif error is not None and not isinstance(error, GeneratorExit):
+            note = f"the job goes on at the service: task id {sanitize_text(self._job.id, 4096)}"
+            if sys.version_info >= (3, 11):  # pragma: no branch - by Python's version
+                error.add_note(note)
+            log.warning("interrupted by %s; %s", type(error).__name__, note)
 
 
 def _revive(kind: type[ImageLabsError], fields: dict[str, Any]) -> ImageLabsError:

@@ -293,17 +293,21 @@ def pick_seeds(given: Mapping[str, Any]) -> dict[str, Any]:
     to repeat an image; after the largest seed it is 0. Without a seed, both are picked at random.
     """
     seed, subseed = plain_int(given.get("seed")), given.get("subseed")
-    picked = {} if seed is not None else {"seed": _ten_digits()}
+    first, second = _two_seeds()
+    picked = {} if seed is not None else {"seed": first}
     if subseed is None:
         follows = type(seed) is int and seed >= 0
-        picked["subseed"] = (seed + 1) % (LARGEST_INT + 1) if follows else _ten_digits()
+        picked["subseed"] = (seed + 1) % (LARGEST_INT + 1) if follows else second
     return picked
 
 
-def _ten_digits() -> int:
-    """Return a number of ten digits, as the known clients send, and no more than 32 bits."""
-    low, high = 10**9, 2**32
-    return low + int.from_bytes(os.urandom(8), "big") % (high - low)
+def _two_seeds() -> tuple[int, int]:
+    """Return numbers of ten digits, as the known clients send, and no more than 32 bits."""
+    low, high, dice = 10**9, 2**32, os.urandom(16)  # asked once: with threads each call may wait
+    first, second = (
+        low + int.from_bytes(part, "big") % (high - low) for part in (dice[:8], dice[8:])
+    )
+    return first, second
 
 
 class State(enum.Enum):

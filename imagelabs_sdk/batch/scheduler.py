@@ -138,7 +138,7 @@ class Entry:
         recorded: True if the checkpoint has the job.
         deadline: When the wait for the job ends.
         attempts: Its submits so far.
-        key: The idempotency key that all of them carry, where the service takes one.
+        key: The idempotency key that all of them carry, where the service takes one; else empty.
         was_sent: True if an earlier run has sent it with this key and it may have been accepted.
         unknown: The error of this run's last submit with the key, if it left open whether it was
             accepted; else `None`.
@@ -153,7 +153,7 @@ class Entry:
     recorded: bool = False
     deadline: Deadline = Deadline()  # noqa: RUF009 - frozen
     attempts: Attempts = attrs.Factory(Attempts)
-    key: str = attrs.Factory(new_key)
+    key: str = ""
     was_sent: bool = False
     unknown: ImageLabsError | None = None
     seen: object = None
@@ -380,6 +380,8 @@ class Scheduler:
 
     def _submit(self, entry: Entry) -> None:
         keyed = entry.maybe_accepted or self._context.endpoints.features.idempotency_key
+        if keyed:
+            entry.key = entry.key or new_key()
         self._record(entry, "sending", lambda: _sending(entry, keyed=keyed))
         deadline = self._deadline()
         # A worker that sleeps polls no job: a submit is sent once here, and put back with its key.

@@ -25,7 +25,7 @@ from .base import HttpRequest, HttpResponse, origin_of
 
 __all__ = ["DeadlineSession"]
 
-_PIECE = 1024 * 1024  # bytes read at once: large images cost less in large pieces
+_PIECE = 512 * 1024  # bytes read at once: large images cost less in large pieces
 _HIDDEN = "x-imagelabs-location"
 _MAX_ROUTES = 64
 _SESSIONS = requests.sessions.merge_setting.__code__.co_filename
