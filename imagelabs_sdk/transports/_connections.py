@@ -171,7 +171,8 @@ class _DeadlineResponse(http.client.HTTPResponse):
         if amt is None or self.chunked or self._exchange is None:
             return super().read(amt)
         data = self.read1(amt)
-        if self.length == 0 and self.fp is not None:  # as in http.client's own
+        # Python 3.13 does so itself.
+        if self.length == 0 and self.fp is not None:  # pragma: no cover - by Python's version
             self._close_conn()  # type: ignore[attr-defined]
         return data
 

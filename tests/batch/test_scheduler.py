@@ -187,6 +187,18 @@ def test_a_fault_in_a_worker_is_raised_in_the_callers_thread(service: FakeServic
     assert list(batch) == []
 
 
+def test_of_the_faults_of_several_workers_the_first_is_raised(service: FakeService) -> None:
+    """And only once: it is one bug, most likely."""
+    both = threading.Barrier(2)
+    service.answers(ZeroDivisionError("a bug"), at="submit")
+    service.on_request = lambda _: both.wait(20)
+    batch = client_of(service).generate_many(["a", "b"], workers=2)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        next(batch)
+    assert not workers()
+    assert list(batch) == []
+
+
 def test_a_batch_that_is_collected_by_its_own_worker_ends(service: FakeService) -> None:
     """The garbage collector runs in any thread, and no thread can wait for itself."""
     closed_by: list[threading.Thread] = []

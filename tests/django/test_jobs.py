@@ -197,6 +197,7 @@ def test_in_a_test_case_the_request_leaves_with_its_callbacks(
         ({"reference_strength": 101}, "reference_strength"),
         ({"extra_body": {"model": float("nan")}}, "extra_body"),
         ({"prompt": ImageRequest("x"), "width": 8}, "width"),
+        ({"prompt": ImageRequest("x"), "tiling": True}, "tiling"),
     ],
 )
 def test_a_value_that_cannot_be_used_stores_and_sends_nothing(
@@ -393,6 +394,26 @@ def test_a_database_that_fails_after_the_submit_leaves_the_task_in_the_log(
     assert advance(due(job))
     assert row(job).state == JobState.UNKNOWN
     assert counts(service) == (1, 0, 0)
+
+
+@db
+def test_a_database_that_fails_after_a_poll_loses_nothing(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next poll finds what this one did; no task id has to be told."""
+
+    def gone(*_: object) -> None:
+        raise DatabaseError("the server has gone away")
+
+    job = start()
+    module = "imagelabs_sdk.contrib.django.lifecycle"
+    monkeypatch.setattr(f"{module}._record_columns", gone)
+    with pytest.raises(DatabaseError):
+        advance(due(job))
+    monkeypatch.undo()
+    assert "task-1" not in caplog.text
+    assert advance(due(job))
+    assert row(job).state == JobState.DONE
 
 
 @db

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.test import Client
 from django.utils import timezone
 
 from imagelabs_sdk import HttpResponse
@@ -48,6 +50,21 @@ def start(count: int = 1, using: str = "default") -> list[ImageJob]:
 
 def states(using: str = "default") -> list[str]:
     return sorted(ImageJob.objects.using(using).values_list("state", flat=True))
+
+
+@db
+def test_a_page_sends_no_request_that_is_a_drivers_to_send(
+    service: FakeService, settings: Any, client: Client
+) -> None:
+    """It sends it where the site has no driver any more."""
+    owner = User.objects.create_user("owner")
+    client.force_login(owner)
+    job = ImageJob.objects.start(PROMPT, owner=owner)
+    assert b"Waiting to be sent" in client.get(job.get_absolute_url()).content
+    assert service.count("submit") == 0
+    configure(settings, SUBMIT="request")
+    client.get(due(job).get_absolute_url())
+    assert (due(job).state, service.count("submit")) == (JobState.RUNNING, 1)
 
 
 @db

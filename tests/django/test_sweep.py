@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+import attrs
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, OperationalError, connections
@@ -18,6 +19,7 @@ from django.utils import timezone
 
 from imagelabs_sdk.contrib.django import lifecycle
 from imagelabs_sdk.contrib.django.checks import check_settings
+from imagelabs_sdk.contrib.django.conf import sweep_settings
 from imagelabs_sdk.contrib.django.health import ServiceHealth
 from imagelabs_sdk.contrib.django.management.commands import imagelabs_sweep
 from imagelabs_sdk.contrib.django.models import ImageJob, JobState, job_models
@@ -27,6 +29,7 @@ from imagelabs_sdk.contrib.django.sweep import (
     any_outstanding,
     sweep_briefly,
 )
+from imagelabs_sdk.contrib.django.threads import StepThreads
 from imagelabs_sdk.testing import FakeService, SentRequest
 from tests.django.app.models import Album, Framed, Own, Poster
 from tests.django.app.storage import FailingStorage
@@ -728,6 +731,41 @@ def test_a_worker_that_is_to_stop_does_not_wait_for_a_service_that_hangs(
     assert states() == {"done": 2}
 
 
+@db
+def test_a_worker_that_is_to_stop_gives_slow_steps_some_time(
+    service: FakeService, media: Path
+) -> None:
+    """What ends within it is settled."""
+    accepted(2)
+    polled, first, second = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(sent: SentRequest) -> None:
+        if service.count("progress") == 2:
+            polled.set()
+        assert (first if sent.task_id == "task-1" else second).wait(20)
+
+    def stop() -> bool:
+        if polled.is_set():
+            first.set()
+        if states() == {"done": 1, "running": 1}:
+            second.set()
+        return polled.is_set()
+
+    service.on_request = slow
+    with Sweeper(threads=2, drain_timeout=20.0) as sweeper:
+        assert sweeper.sweep(stop=stop) == 2
+    assert states() == {"done": 2}
+
+
+def test_a_step_under_way_is_left_behind_at_the_end() -> None:
+    """It may hang; the process ends all the same."""
+    threads, answered = StepThreads(1), threading.Event()
+    threads.start("step", lambda: answered.wait(20))
+    threads.close()
+    answered.set()
+    assert threads.finished(20) == [("step", True)]
+
+
 @shared
 @pytest.mark.parametrize("database", shared_databases)
 def test_a_worker_ends_on_sigterm_though_the_service_hangs(
@@ -835,6 +873,15 @@ def test_the_command_can_be_called_in_a_thread(service: FakeService, media: Path
     thread.start()
     thread.join(30)
     assert raised == []
+
+
+def test_the_sweep_takes_its_settings(settings: Any) -> None:
+    """Those that are not given have their defaults."""
+    usual = sweep_settings()
+    settings.IMAGELABS = {"default": {}}
+    settings.IMAGELABS_SWEEP = {"THREADS": 3, "STEP_TIMEOUT": 2.5}
+    assert check_settings() == []
+    assert sweep_settings() == attrs.evolve(usual, threads=3, step_timeout=2.5)
 
 
 @pytest.mark.parametrize(

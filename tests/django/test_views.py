@@ -579,6 +579,7 @@ def test_nothing_in_the_pages_is_inline(page: Client, owner: User) -> None:
 @pytest.mark.parametrize(
     ("columns", "phase", "words"),
     [
+        ({"state": "queued", "task_id": ""}, "queued", "Waiting to be sent"),
         ({"state": "submitting", "task_id": ""}, "submitting", "on its way"),
         ({"fraction": None}, "waiting", "Waiting"),
         ({"fraction": 0.0}, "waiting", "Waiting"),

@@ -159,6 +159,16 @@ def test_a_wrong_suffix_gets_the_right_one_added(
     assert f"the image is a PNG: saved as {path}" in caplog.text
 
 
+def test_a_link_without_a_suffix_may_lead_to_a_file_that_has_the_right_one(
+    image: Make, tmp_path: Path
+) -> None:
+    """The file gets no second one, and the link stays."""
+    (tmp_path / "latest").symlink_to("x.png")
+    assert image(faulty.reply(200, PNG)).save(tmp_path / "latest") == tmp_path / "x.png"
+    assert (tmp_path / "latest").read_bytes() == PNG
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["latest", "x.png"]
+
+
 @pytest.mark.parametrize("name", ["x.JPG", "x.jpeg", "x.jpe", "x.jfif"])
 def test_any_suffix_of_the_format_is_right(
     image: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str

@@ -59,7 +59,7 @@ _OPTIONS = set(inspect.signature(ImageLabs).parameters) - {"transport"}
 class Client(ImageLabs):
     """`ImageLabs`, which warns when it would wait inside a database transaction."""
 
-    if not TYPE_CHECKING:  # type checkers see the arguments of `ImageLabs.generate`
+    if not TYPE_CHECKING:  # pragma: no branch - type checkers see `ImageLabs.generate`
 
         def generate(self, prompt: str | ImageRequest, **options: Any) -> RequestedImage:
             """Generate as `ImageLabs.generate` does; warn in a transaction.

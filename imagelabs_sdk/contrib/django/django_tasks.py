@@ -15,7 +15,7 @@ from .sweep import any_outstanding, sweep_briefly
 
 try:
     from django.tasks import task, task_backends
-except ImportError:  # before Django 6.0: the backport
+except ImportError:  # pragma: no cover - before Django 6.0: the backport
     from django_tasks import task, task_backends  # type: ignore[no-redef,assignment]
 
 __all__ = ["sweep", "task_backends", "wake"]

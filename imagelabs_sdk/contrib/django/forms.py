@@ -97,25 +97,24 @@ class StartForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         """Let the SDK check the values; show each error at its field."""
-        given = {
+        given = {"prompt": ""} | {
             name: value
             for name, value in self.cleaned_data.items()
             if name in _REQUEST and value is not None
         }
-        for _attempt in range(len(_REQUEST)):
+        while True:
             try:
-                self.image_request = ImageRequest(**{"prompt": "", **given})
+                self.image_request = ImageRequest(**given)
+                return self.cleaned_data
             except InvalidRequestError as error:
                 self.refuse(error)
-                if error.code == "conflict":
-                    break  # of two fields, one of which is to be left out
+                # What is refused is left out, to find the errors of the other fields; not so
+                # where two fields contradict each other.
+                refused = given.pop(error.field, None)
+                if refused is None or error.code == "conflict":
+                    return self.cleaned_data
                 if error.field == "prompt":
-                    given["prompt"] = "-"  # to find the errors of the other fields
-                elif given.pop(error.field, None) is None:
-                    break
-            else:
-                break
-        return self.cleaned_data
+                    given["prompt"] = "-"
 
     def refuse(self, error: InvalidRequestError) -> None:
         """Show why the SDK, or the database behind it, cannot use a value."""
