@@ -127,7 +127,7 @@ def _joined(base: str, text: str) -> str:
     try:
         if text.startswith("/") and "/." not in text:  # as urljoin does, at a tenth of its cost
             scheme, host, *_ = urlsplit(base)
-            return f"{scheme}://{host}{text}" if host else text
+            return f"{scheme}://{host}{text}"
         return urljoin(base, text)
     except ValueError as exc:
         raise _refused("is malformed", text) from exc

@@ -190,8 +190,16 @@ def test_a_fault_in_a_worker_is_raised_in_the_callers_thread(service: FakeServic
 def test_of_the_faults_of_several_workers_the_first_is_raised(service: FakeService) -> None:
     """And only once: it is one bug, most likely."""
     both = threading.Barrier(2)
-    service.answers(ZeroDivisionError("a bug"), at="submit")
-    service.on_request = lambda _: both.wait(20)
+    service.job("a").answers(ZeroDivisionError("a bug"), at="submit")
+    service.job("b").answers(LookupError("the same bug"), at="submit")
+
+    def fail_one_after_the_other(sent: SentRequest) -> None:
+        both.wait(20)
+        until = monotonic() + 20
+        while sent.fields["prompt"] == "b" and len(workers()) > 1 and monotonic() < until:
+            sleep(0.001)
+
+    service.on_request = fail_one_after_the_other
     batch = client_of(service).generate_many(["a", "b"], workers=2)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         next(batch)

@@ -97,7 +97,10 @@ def test_open_seeds_are_picked_and_given_ones_kept() -> None:
     assert picked.seed == 7
     assert picked.subseed is not None
     assert picked.with_seeds() == picked
-    assert ImageRequest("x").with_seeds() != ImageRequest("x").with_seeds()
+    requests = [ImageRequest("x").with_seeds() for _ in range(10)]
+    seeds = {seed for each in requests for seed in (each.seed, each.subseed)}
+    assert len(seeds) == 20
+    assert all(seed is not None and 10**9 <= seed < 2**32 for seed in seeds)
 
 
 @pytest.mark.parametrize(("seed", "subseed"), [(0, 1), (7, 8), (2**63 - 1, 0)])

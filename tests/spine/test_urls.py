@@ -39,6 +39,8 @@ BASE = "https://api.test/v1/progress"
         ("x.png?n=1", "https://api.test/v1/x.png?n=1"),
         ("./x", "https://api.test/v1/x"),
         ("../x", "https://api.test/x"),
+        ("/out/../x.png", "https://api.test/x.png"),
+        ("/./x.png", "https://api.test/x.png"),
         ("out/7", "https://api.test/v1/out/7"),
         ("//cdn.test/x.png", "https://cdn.test/x.png"),
         ("\\\\cdn.test\\a\\x.png", "https://cdn.test/a/x.png"),

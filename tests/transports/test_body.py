@@ -48,6 +48,15 @@ def test_codings_are_undone(server: FaultyServer, carry: Any, encoding: str, bod
     assert carry(get(server.url + "/x"))[1] == b"plain"
 
 
+def test_a_body_that_never_ceases_to_be_gzip_is_undone_twice(
+    server: FaultyServer, carry: Any
+) -> None:
+    """There are files that hold themselves."""
+    body = squeezed(squeezed(squeezed(b"plain")))
+    server.scripts["/x"] = [faulty.reply(200, body, ("Content-Encoding", "gzip"))]
+    assert carry(get(server.url + "/x"))[1] == squeezed(b"plain")
+
+
 def test_a_task_id_is_kept_whatever_coding_is_named(server: FaultyServer, connect: Connect) -> None:
     """Some servers name a character set there, or name gzip and send plain text."""
     for coding in ("UTF-8", "gzip"):
