@@ -12,34 +12,22 @@ import json
 import os
 import signal
 import ssl
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
+from imagelabs_sdk.testing.script import png
+
 __all__ = ["Service", "ends_at", "running"]
 
 ROOT = Path(__file__).parent.parent
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-
-# A PNG of one pixel, with a private chunk of zeros before its end that makes it as large as asked.
-# That chunk's checksum is zero, too: no decoder looks at it.
-_PIXEL = (
-    b"\x89PNG\r\n\x1a\n"
-    + _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
-    + _chunk(b"IDAT", zlib.compress(b"\0\0"))
-)
-_TAIL = _chunk(b"IEND", b"")
+_PIXEL = png(1, 1)
+_PIXEL, _TAIL = _PIXEL[:-12], _PIXEL[-12:]  # before its end, and the end
 _ZEROS = memoryview(bytes(1 << 20))
 _numbers = itertools.count()
 
@@ -149,6 +137,7 @@ class _Peer(asyncio.Protocol):
             self._transport.write(_head("application/json", len(answer)) + answer)
 
     def _start_image(self, size: int) -> None:
+        # As large as asked by a private chunk of zeros, whose checksum no decoder looks at.
         start = _PIXEL + (size - len(_PIXEL) - len(_TAIL) - 12).to_bytes(4, "big") + b"fiLl"
         self._transport.write(_head("image/png", size) + start)
         self._left = size - len(start)

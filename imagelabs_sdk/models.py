@@ -293,12 +293,12 @@ def pick_seeds(given: Mapping[str, Any]) -> dict[str, Any]:
     to repeat an image; after the largest seed it is 0. Without a seed, both are picked at random.
     """
     seed, subseed = plain_int(given.get("seed")), given.get("subseed")
-    first, second = _two_seeds()
-    picked = {} if seed is not None else {"seed": first}
-    if subseed is None:
-        follows = type(seed) is int and seed >= 0
-        picked["subseed"] = (seed + 1) % (LARGEST_INT + 1) if follows else second
-    return picked
+    if seed is None:
+        seed, following = _two_seeds()
+        return {"seed": seed} if subseed is not None else {"seed": seed, "subseed": following}
+    if subseed is None and type(seed) is int:  # any other type is refused with the request
+        return {"subseed": (seed + 1) % (LARGEST_INT + 1)}
+    return {}
 
 
 def _two_seeds() -> tuple[int, int]:

@@ -136,9 +136,9 @@ class Adaptive:
         maximum: No pause is longer, in seconds.
         min_render_time: Seconds that rendering takes at the least, once it has begun. An image
             that is rendered sooner is noticed as if it had taken so long.
-        long_polls: True: a blocking wait may leave its polls open at a service that has announced
-            that it answers them when there is news (our own server). Where it does not, the
-            pauses count. False: it polls by the pauses alone.
+        long_polls: True: at a service that has announced long polls (our own server does), a
+            blocking wait may use them: each poll is answered when something has changed. At any
+            other service it polls by the pauses. False: it always polls by the pauses.
         clock: A monotonic clock, in seconds.
         sleep: Waits so many seconds of that clock.
     """

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -376,19 +376,25 @@ def test_a_transport_that_fails_in_its_own_way_leaves_no_row_waiting(
     assert heard == [("unknown", "unknown")]
 
 
-@db
-def test_a_database_that_fails_after_the_submit_leaves_the_task_in_the_log(
-    service: FakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The image is bought; nobody else knows its name."""
+@contextmanager
+def failing_database() -> Iterator[None]:
+    """Nothing can be written of what a step has found."""
 
     def gone(*_: object) -> None:
         raise DatabaseError("the server has gone away")
 
-    module = "imagelabs_sdk.contrib.django.lifecycle"
-    monkeypatch.setattr(f"{module}._record_columns", gone)
-    job = start()
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("imagelabs_sdk.contrib.django.lifecycle._record_columns", gone)
+        yield
+
+
+@db
+def test_a_database_that_fails_after_the_submit_leaves_the_task_in_the_log(
+    service: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The image is bought; nobody else knows its name."""
+    with failing_database():
+        job = start()
     assert "task-1" in caplog.text
     assert row(job).state == JobState.SUBMITTING
     assert advance(due(job))
@@ -398,19 +404,12 @@ def test_a_database_that_fails_after_the_submit_leaves_the_task_in_the_log(
 
 @db
 def test_a_database_that_fails_after_a_poll_loses_nothing(
-    service: FakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: FakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next poll finds what this one did; no task id has to be told."""
-
-    def gone(*_: object) -> None:
-        raise DatabaseError("the server has gone away")
-
     job = start()
-    module = "imagelabs_sdk.contrib.django.lifecycle"
-    monkeypatch.setattr(f"{module}._record_columns", gone)
-    with pytest.raises(DatabaseError):
+    with failing_database(), pytest.raises(DatabaseError):
         advance(due(job))
-    monkeypatch.undo()
     assert "task-1" not in caplog.text
     assert advance(due(job))
     assert row(job).state == JobState.DONE
