@@ -111,8 +111,16 @@ def test_the_seed_alone_repeats_an_image(seed: int, subseed: int) -> None:
     assert make_request(ImageRequest("x", seed=seed), {}).subseed == subseed
 
 
+def test_a_seed_of_another_type_is_refused_before_the_subseed_follows_it() -> None:
+    """By name, as any other value."""
+    with pytest.raises(InvalidRequestError) as caught:
+        make_request("x", {"seed": "7"})
+    assert caught.value.field == "seed"
+
+
 def test_a_subseed_that_is_given_is_kept() -> None:
     """Also without a seed, which is then picked."""
+    assert make_request("x", {"seed": 7, "subseed": 5}).subseed == 5
     request = make_request("x", {"subseed": 5})
     assert request.subseed == 5
     assert request.seed is not None

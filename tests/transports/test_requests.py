@@ -160,6 +160,7 @@ def test_only_the_machine_is_asked_also_through_a_proxy(
     server.scripts[f"127.0.0.1:{tls_server.port}"] = [tunnelling(server, tls_server.port)]
     more = {"proxy": server.url} if through_proxy else {}
     assert connect(tls_server, verify="system", **more).submit("x").id == "task-1"
+    assert server.count(f"127.0.0.1:{tls_server.port}") == through_proxy
 
 
 def test_without_the_extra_the_machine_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
